@@ -1,0 +1,41 @@
+# Imported targets for everything in third_party/README.md. Small and ours: torch's own CMake
+# config breaks under CMake 3.25, and its include folder would shadow the system's Protobuf.
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+find_package(fmt REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(yaml-cpp REQUIRED)
+find_package(CLI11 REQUIRED)
+find_package(GTest REQUIRED)
+find_package(Protobuf REQUIRED)
+find_package(gRPC REQUIRED)
+find_package(SQLite3 REQUIRED)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(CAIRO REQUIRED IMPORTED_TARGET cairo)
+pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
+
+if(NIBBLE_WITH_TORCH)
+  file(GLOB torch_roots "${NIBBLE_DEPS_DIR}/venv/lib/python3*/site-packages/torch")
+  if(NOT torch_roots)
+    message(FATAL_ERROR "LibTorch not found under ${NIBBLE_DEPS_DIR}; run scripts/bootstrap.sh first")
+  endif()
+  list(GET torch_roots 0 NIBBLE_TORCH_ROOT)
+  add_library(nibble_torch INTERFACE)
+  add_library(nibble::torch ALIAS nibble_torch)
+  # -idirafter: after the system's folders, so that its bundled google/protobuf never wins.
+  target_compile_options(nibble_torch INTERFACE
+    "SHELL:-idirafter ${NIBBLE_TORCH_ROOT}/include/torch/csrc/api/include"
+    "SHELL:-idirafter ${NIBBLE_TORCH_ROOT}/include")
+  target_compile_definitions(nibble_torch INTERFACE USE_C10D_GLOO USE_DISTRIBUTED)
+  target_link_libraries(nibble_torch INTERFACE
+    "${NIBBLE_TORCH_ROOT}/lib/libtorch_cpu.so" "${NIBBLE_TORCH_ROOT}/lib/libc10.so")
+  target_link_options(nibble_torch INTERFACE
+    -Wl,--allow-shlib-undefined "-Wl,-rpath,${NIBBLE_TORCH_ROOT}/lib")
+endif()
+
+if(NIBBLE_WITH_CUDA)
+  set(CMAKE_CUDA_ARCHITECTURES OFF)   # -gencode flags are given per target
+  enable_language(CUDA)
+  find_package(CUDAToolkit REQUIRED)
+endif()

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <stop_token>
+#include <thread>
+
+namespace nibble {
+
+/// One thread that stops by token and never loses an error. What `body` throws is kept and
+/// rethrown by the next check(). The destructor asks the body to stop and joins.
+class BackgroundTask {
+ public:
+  explicit BackgroundTask(std::function<void(std::stop_token)> body);
+  /// Rethrows what the body threw, if it did. Any thread.
+  void check() const;
+  /// Asks the body to stop; does not wait.
+  void request_stop() { thread_.request_stop(); }
+
+ private:
+  mutable std::mutex mutex_;
+  std::exception_ptr error_;  // guarded by mutex_
+  std::jthread thread_;       // last member: joins before the others go away
+};
+
+}  // namespace nibble
