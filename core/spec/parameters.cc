@@ -1,0 +1,84 @@
+#include "core/spec/parameters.h"
+
+#include "core/base/fail.h"
+
+namespace nibble {
+namespace {
+
+class TableBuilder {
+ public:
+  explicit TableBuilder(const ModelConfig& config) : config_(config) {}
+
+  int64_t add(const std::string& module, ParameterRole role, int64_t rows, int64_t cols) {
+    table_.parameters.push_back({module, role, rows, cols, layer_, expert_});
+    return table_.size() - 1;
+  }
+
+  void add_attention(const std::string& prefix, LayerParameters& layer) {
+    const auto role = ParameterRole::kAttention;
+    layer.q = add(prefix + "q_proj", role, config_.q_rows(), config_.hidden);
+    layer.k = add(prefix + "k_proj", role, config_.kv_rows(), config_.hidden);
+    layer.v = add(prefix + "v_proj", role, config_.kv_rows(), config_.hidden);
+    layer.o = add(prefix + "o_proj", role, config_.hidden, config_.q_rows());
+    if (config_.qk_norm) {
+      layer.q_norm = add(prefix + "q_norm", ParameterRole::kNorm, 1, config_.head_dim);
+      layer.k_norm = add(prefix + "k_norm", ParameterRole::kNorm, 1, config_.head_dim);
+    }
+  }
+
+  int64_t add_mlp(const std::string& prefix, ParameterRole role, int64_t intermediate) {
+    const int64_t gate = add(prefix + "gate_proj", role, intermediate, config_.hidden);
+    add(prefix + "up_proj", role, intermediate, config_.hidden);
+    add(prefix + "down_proj", role, config_.hidden, intermediate);
+    return gate;
+  }
+
+  void add_layer(int64_t index) {
+    layer_ = index;
+    const std::string prefix = fmt::format("model.layers.{}.", index);
+    LayerParameters layer;
+    layer.input_norm = add(prefix + "input_layernorm", ParameterRole::kNorm, 1, config_.hidden);
+    add_attention(prefix + "self_attn.", layer);
+    layer.post_norm =
+        add(prefix + "post_attention_layernorm", ParameterRole::kNorm, 1, config_.hidden);
+    if (config_.layer_is_moe[static_cast<size_t>(index)]) {
+      layer.router = add(prefix + "mlp.gate", ParameterRole::kRouter, config_.moe.num_experts,
+                         config_.hidden);
+      for (expert_ = 0; expert_ < config_.moe.num_experts; ++expert_) {
+        const int64_t gate = add_mlp(fmt::format("{}mlp.experts.{}.", prefix, expert_),
+                                     ParameterRole::kExpert, config_.moe.intermediate);
+        if (expert_ == 0) layer.first_expert = gate;
+      }
+      expert_ = -1;
+    } else {
+      layer.gate = add_mlp(prefix + "mlp.", ParameterRole::kMlp, config_.intermediate);
+      layer.up = layer.gate + 1;
+      layer.down = layer.gate + 2;
+    }
+    table_.layers.push_back(layer);
+    layer_ = -1;
+  }
+
+  ParameterTable build() {
+    table_.embedding =
+        add("model.embed_tokens", ParameterRole::kEmbedding, config_.vocab, config_.hidden);
+    for (int64_t i = 0; i < config_.num_layers; ++i) add_layer(i);
+    table_.final_norm = add("model.norm", ParameterRole::kNorm, 1, config_.hidden);
+    table_.lm_head = config_.tied_embeddings
+                         ? table_.embedding
+                         : add("lm_head", ParameterRole::kLmHead, config_.vocab, config_.hidden);
+    return std::move(table_);
+  }
+
+ private:
+  const ModelConfig& config_;
+  ParameterTable table_;
+  int64_t layer_ = -1;
+  int64_t expert_ = -1;
+};
+
+}  // namespace
+
+ParameterTable model_parameters(const ModelConfig& config) { return TableBuilder(config).build(); }
+
+}  // namespace nibble

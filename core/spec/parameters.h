@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/spec/model_config.h"
+
+namespace nibble {
+
+/// What a parameter is for. Only attention, mlp and expert matrices can be quantized.
+enum class ParameterRole { kEmbedding, kNorm, kAttention, kMlp, kRouter, kExpert, kLmHead };
+
+/// One trainable parameter under its Hugging Face name. A vector (norm) has rows = 1.
+struct ParameterSpec {
+  std::string module;  ///< e.g. "model.layers.0.self_attn.q_proj"; the tensor is module + ".weight"
+  ParameterRole role = ParameterRole::kNorm;
+  int64_t rows = 0;    ///< output features
+  int64_t cols = 0;    ///< input features
+  int64_t layer = -1;  ///< decoder layer, or -1
+  int64_t expert = -1;
+
+  std::string name() const { return module + ".weight"; }
+  int64_t num_elements() const { return rows * cols; }
+  bool is_vector() const { return role == ParameterRole::kNorm; }
+};
+
+/// Index of every parameter of one decoder layer in model_parameters(); -1 where it has none.
+struct LayerParameters {
+  int64_t input_norm = -1;
+  int64_t q = -1, k = -1, v = -1, o = -1;
+  int64_t q_norm = -1, k_norm = -1;
+  int64_t post_norm = -1;
+  int64_t gate = -1, up = -1, down = -1;  ///< dense MLP
+  int64_t router = -1;
+  int64_t first_expert = -1;  ///< experts e: gate, up, down at first_expert + 3 e + {0, 1, 2}
+};
+
+/// All parameters in their canonical order (embedding, layers, final norm, head) and where each
+/// layer's are. Tied embeddings have no separate head: lm_head == embedding.
+struct ParameterTable {
+  std::vector<ParameterSpec> parameters;
+  std::vector<LayerParameters> layers;
+  int64_t embedding = -1;
+  int64_t final_norm = -1;
+  int64_t lm_head = -1;
+
+  const ParameterSpec& at(int64_t index) const { return parameters[static_cast<size_t>(index)]; }
+  int64_t size() const { return static_cast<int64_t>(parameters.size()); }
+};
+
+ParameterTable model_parameters(const ModelConfig& config);
+
+}  // namespace nibble

@@ -1,0 +1,77 @@
+#include "core/spec/parameters.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "core/base/error.h"
+#include "core/checkpoint/hf_directory.h"
+#include "core/spec/quantization.h"
+
+namespace nibble {
+namespace {
+
+const std::filesystem::path kModels = NIBBLE_SOURCE_DIR "/tests/oracles/models";
+constexpr const char* kNames[] = {"dense_untied", "dense_tied", "moe_norm",
+                                  "moe_nonorm",   "moe_mixed",  "llama_smol"};
+
+TEST(ModelParameters, AreExactlyTheTensorsTransformersSaved) {
+  for (const char* name : kNames) {
+    const HfDirectory model(kModels / name / "bf16");
+    const ParameterTable table = model_parameters(parse_model_config(model.config(), name));
+    std::set<std::string> ours;
+    for (const ParameterSpec& parameter : table.parameters) {
+      const std::vector<int64_t> shape =
+          parameter.is_vector() ? std::vector{parameter.cols} : std::vector{parameter.rows, parameter.cols};
+      EXPECT_NO_THROW(model.tensor(parameter.name(), DType::kBf16, shape));
+      ours.insert(parameter.name());
+    }
+    std::set<std::string> theirs;
+    for (const TensorInfo& info : model.tensors()) theirs.insert(info.name);
+    EXPECT_EQ(ours, theirs) << name;
+  }
+}
+
+TEST(QuantizationPlan, MatchesTheTensorsAndIgnoreListOfTheFixtures) {
+  for (const char* name : kNames) {
+    const HfDirectory model(kModels / name / "int4_sym7");
+    const ModelConfig config = parse_model_config(model.config(), name);
+    const ParameterTable table = model_parameters(config);
+    const auto stated = parse_quantization_config(model.config(), name);
+    ASSERT_TRUE(stated.has_value());
+    const QuantizationPlan read = plan_from_config(table, *stated);
+    const QuantizationPlan made =
+        plan_quantization(table, default_targets(config), 4, stated->group_size);
+    EXPECT_EQ(read.quantized, made.quantized) << name;
+    EXPECT_EQ(made.config.ignore, stated->ignore) << name;
+    for (int64_t i = 0; i < table.size(); ++i) {
+      EXPECT_EQ(read.quantized[static_cast<size_t>(i)],
+                model.contains(table.at(i).module + ".weight_packed"))
+          << table.at(i).module;
+    }
+  }
+}
+
+TEST(QuantizationPlan, GroupThatDoesNotDivideNamesTheTensor) {
+  const HfDirectory model(kModels / "llama_smol" / "bf16");
+  const ParameterTable table = model_parameters(parse_model_config(model.config(), "x"));
+  try {
+    plan_quantization(table, QuantTargets::kLinear, 4, 128);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("q_proj"), std::string::npos);
+    EXPECT_NE(std::string(error.what()).find("96"), std::string::npos);
+  }
+}
+
+TEST(QuantizationPlan, HalfQuantizedFusedLayerIsRefused) {
+  const HfDirectory model(kModels / "dense_tied" / "bf16");
+  const ParameterTable table = model_parameters(parse_model_config(model.config(), "x"));
+  QuantizationConfig config{4, 32, {"lm_head", "model.layers.1.mlp.up_proj"}};
+  EXPECT_THROW(plan_from_config(table, config), Error);
+  config.ignore.push_back("re:model\\.layers\\.1\\.mlp\\.gate_proj$");
+  EXPECT_NO_THROW(plan_from_config(table, config));
+}
+
+}  // namespace
+}  // namespace nibble
