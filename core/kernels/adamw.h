@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+
+#include "core/kernels/parallel.h"
+
+namespace nibble::kernels {
+
+struct AdamwParams {
+  float lr = 1e-6f;
+  float beta1 = 0.9f;
+  float beta2 = 0.98f;
+  float eps = 1e-8f;
+  float weight_decay = 0.1f;
+  int64_t step = 1;         ///< 1 for the first update
+  float grad_scale = 1.0f;  ///< clipping coefficient
+};
+
+/// One decoupled-decay AdamW update (torch.optim.AdamW: decay first, eps outside the root).
+///   master, m, v  float32 [count], updated
+///   grad          float32 [count]
+void adamw(float* master, float* m, float* v, const float* grad, int64_t count,
+           const AdamwParams& params, const Parallel& parallel);
+
+/// Sum of squares in double, in an order that depends on `count` alone.
+double sum_of_squares(const float* x, int64_t count, const Parallel& parallel);
+
+}  // namespace nibble::kernels

@@ -1,0 +1,19 @@
+#include "core/kernels/activation_cpu.h"
+#include "core/kernels/adamw_cpu.h"
+#include "core/kernels/attention_cpu.h"
+#include "core/kernels/isa.h"
+#include "core/kernels/linear_cpu.h"
+#include "core/kernels/log_softmax_cpu.h"
+#include "core/kernels/norm_cpu.h"
+#include "core/kernels/quantize_cpu.h"
+#include "core/kernels/rope_cpu.h"
+#include "core/kernels/router_cpu.h"
+
+// Compiled with the flags of this instruction set (CMakeLists.txt); the body is in the headers.
+namespace nibble::kernels {
+
+#include "core/kernels/isa_table.inc"
+extern const IsaTable kIsaTable_avx512;
+const IsaTable kIsaTable_avx512 = NIBBLE_ISA_TABLE;
+
+}  // namespace nibble::kernels
