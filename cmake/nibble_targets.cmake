@@ -34,8 +34,9 @@ function(nibble_test name)
   target_compile_definitions(${name} PRIVATE
     NIBBLE_SOURCE_DIR="${CMAKE_SOURCE_DIR}" NIBBLE_BINARY_DIR="${CMAKE_BINARY_DIR}")
   add_test(NAME ${name} COMMAND ${name})
+  # Tests share two cores: OpenMP threads that spin for each other would only take turns.
   set_tests_properties(${name} PROPERTIES LABELS "${arg_LABELS}" TIMEOUT ${arg_TIMEOUT}
-    ENVIRONMENT "${arg_ENVIRONMENT}")
+    ENVIRONMENT "OMP_NUM_THREADS=1;${arg_ENVIRONMENT}")
 endfunction()
 
 add_custom_target(benchmarks)

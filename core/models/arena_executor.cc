@@ -1,0 +1,226 @@
+#include "core/models/arena_executor.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/base/fail.h"
+#include "core/kernels/activation.h"
+#include "core/kernels/attention.h"
+#include "core/kernels/expert_order.h"
+#include "core/kernels/linear.h"
+#include "core/kernels/norm.h"
+#include "core/kernels/router.h"
+#include "core/models/rope_table.h"
+
+namespace nibble {
+namespace {
+
+// Floats a token needs in the widest layer, with every operation's result alive until its end.
+int64_t arena_floats_per_token(const ModelConfig& config) {
+  const int64_t attention = 2 * config.hidden + 4 * config.q_rows() + 4 * config.kv_rows();
+  const int64_t dense = 2 * config.hidden + 3 * config.intermediate;
+  const MoeConfig& moe = config.moe;
+  const int64_t routed = 3 * config.hidden + 2 * moe.num_experts + moe.top_k +
+                         moe.top_k * (2 * config.hidden + 3 * moe.intermediate);
+  return attention + std::max(dense, routed) + config.hidden;
+}
+
+}  // namespace
+
+KvCache::KvCache(const ModelConfig& config, int64_t num_slots)
+    : num_slots_(num_slots),
+      slot_floats_(config.kv_rows()),
+      layer_floats_(num_slots * config.kv_rows()),
+      data_(new float[static_cast<size_t>(2 * config.num_layers * layer_floats_)]) {}
+
+int64_t KvCache::bytes_per_slot(const ModelConfig& config) {
+  return 2 * config.num_layers * config.kv_rows() * static_cast<int64_t>(sizeof(float));
+}
+
+ArenaExecutor::ArenaExecutor(const ModelSpec& spec, Limits limits,
+                             const kernels::Parallel& parallel, ActivationType activations)
+    : spec_(spec),
+      limits_(limits),
+      parallel_(parallel),
+      activations_(activations),
+      rope_(make_rope_table(spec.config.rope, spec.config.head_dim, limits.max_positions)),
+      residual_(static_cast<size_t>(limits.max_tokens * spec.config.hidden)),
+      arena_(static_cast<size_t>(limits.max_tokens * arena_floats_per_token(spec.config))),
+      routes_(static_cast<size_t>(spec.config.num_moe_layers()),
+              std::vector<int32_t>(static_cast<size_t>(limits.max_tokens * spec.config.moe.top_k))) {}
+
+const float* ArenaExecutor::run(const ArenaStep& step, const ops::WeightSource& weights,
+                                KvCache& cache) {
+  const auto tokens = static_cast<int64_t>(step.tokens.size());
+  NIBBLE_CHECK(tokens >= 1 && tokens <= limits_.max_tokens &&
+                   step.position.size() == step.tokens.size() &&
+                   step.slot.size() == step.tokens.size(),
+               "a step of {} tokens, at most {}", tokens, limits_.max_tokens);
+  for (size_t i = 0; i < step.tokens.size(); ++i) {
+    NIBBLE_CHECK(step.tokens[i] >= 0 && step.tokens[i] < spec_.config.vocab &&
+                     step.position[i] >= 0 && step.position[i] < limits_.max_positions &&
+                     step.slot[i] >= 0 && step.slot[i] < cache.num_slots(),
+                 "token {}: id {}, position {}, slot {}", i, step.tokens[i], step.position[i],
+                 step.slot[i]);
+  }
+  step_ = &step;
+  weights_ = &weights;
+  cache_ = &cache;
+  used_ = 0;
+  allocations_.clear();
+  next_moe_layer_ = 0;
+  return run_decoder(*this, spec_);
+}
+
+std::span<const int32_t> ArenaExecutor::routes(int64_t moe_layer) const {
+  return std::span(routes_[static_cast<size_t>(moe_layer)])
+      .first(step_->tokens.size() * static_cast<size_t>(spec_.config.moe.top_k));
+}
+
+float* ArenaExecutor::allocate(int64_t width, int64_t tokens) {
+  const int64_t count = width * tokens;
+  NIBBLE_CHECK(used_ + count <= static_cast<int64_t>(arena_.size()),
+               "arena of {} floats is full", arena_.size());
+  allocations_.push_back({used_, width});
+  used_ += count;
+  return arena_.data() + used_ - count;
+}
+
+int64_t ArenaExecutor::width_of(const float* value) const {
+  if (value == residual_.data()) return spec_.config.hidden;
+  for (const Allocation& allocation : allocations_) {
+    if (arena_.data() + allocation.offset == value) return allocation.width;
+  }
+  NIBBLE_CHECK(false, "a value of another step");
+  return 0;
+}
+
+ArenaExecutor::Value ArenaExecutor::rounded(Value value, int64_t count) const {
+  if (activations_ == ActivationType::kBfloat16) {
+    kernels::round_to_bf16(value, count, parallel_);
+  }
+  return value;
+}
+
+ArenaExecutor::Value ArenaExecutor::embed(int64_t parameter) {
+  const kernels::WeightView w = weights_->weight(parameter);
+  kernels::embed(step_->tokens.data(), static_cast<int64_t>(step_->tokens.size()), w.bf16(), w.cols,
+                 residual_.data(), parallel_);
+  return residual_.data();
+}
+
+void ArenaExecutor::enter_layer(int64_t /*layer*/, Value& /*residual*/) {
+  used_ = 0;
+  allocations_.clear();
+}
+
+void ArenaExecutor::leave_layer(int64_t /*layer*/, Value& /*residual*/) const {}
+
+ArenaExecutor::Value ArenaExecutor::rms_norm(Value x, int64_t parameter) {
+  const kernels::WeightView w = weights_->weight(parameter);
+  const auto tokens = static_cast<int64_t>(step_->tokens.size());
+  const int64_t width = width_of(x);
+  float* y = allocate(width, tokens);
+  kernels::rms_norm(x, w.bf16(), {tokens * width / w.cols, w.cols, spec_.config.rms_eps}, y,
+                    parallel_);
+  return rounded(y, tokens * width);
+}
+
+ArenaExecutor::Value ArenaExecutor::linear(Value x, int64_t parameter) {
+  const kernels::WeightView w = weights_->weight(parameter);
+  const auto tokens = static_cast<int64_t>(step_->tokens.size());
+  float* y = allocate(w.rows, tokens);
+  kernels::linear(x, w, tokens, y, w.rows, parallel_);
+  return rounded(y, tokens * w.rows);
+}
+
+ArenaExecutor::Value ArenaExecutor::rope(Value x) {
+  const auto tokens = static_cast<int64_t>(step_->tokens.size());
+  const int64_t width = width_of(x);
+  kernels::rope(x, step_->position.data(), tokens, width / spec_.config.head_dim, *rope_,
+                kernels::RopeDirection::kForward, parallel_);
+  return rounded(x, tokens * width);
+}
+
+ArenaExecutor::Value ArenaExecutor::attention(int64_t layer, Value q, Value k, Value v) {
+  const ModelConfig& config = spec_.config;
+  const auto tokens = static_cast<int64_t>(step_->tokens.size());
+  const int64_t width = cache_->slot_floats();
+  for (int64_t t = 0; t < tokens; ++t) {
+    const int64_t slot = step_->slot[static_cast<size_t>(t)];
+    std::memcpy(cache_->keys(layer) + slot * width, k + t * width, static_cast<size_t>(width) * 4);
+    std::memcpy(cache_->values(layer) + slot * width, v + t * width,
+                static_cast<size_t>(width) * 4);
+  }
+  float* out = allocate(config.q_rows(), tokens);
+  const kernels::AttentionShape shape{tokens, config.num_heads, config.num_kv_heads,
+                                      config.head_dim,
+                                      1.0f / std::sqrt(static_cast<float>(config.head_dim))};
+  kernels::attention(q, cache_->keys(layer), cache_->values(layer), step_->keys, shape, out,
+                     nullptr, parallel_);
+  return rounded(out, tokens * config.q_rows());
+}
+
+ArenaExecutor::Value ArenaExecutor::silu_mul(Value gate, Value up) {
+  const auto tokens = static_cast<int64_t>(step_->tokens.size());
+  const int64_t width = width_of(gate);
+  float* out = allocate(width, tokens);
+  kernels::silu_mul(gate, up, tokens * width, out, parallel_);
+  return rounded(out, tokens * width);
+}
+
+ArenaExecutor::Value ArenaExecutor::add(Value residual, Value x) {
+  const auto count = static_cast<int64_t>(step_->tokens.size()) * spec_.config.hidden;
+  kernels::add(residual, x, count, parallel_);
+  return rounded(residual, count);
+}
+
+ArenaExecutor::Routing ArenaExecutor::route(int64_t /*layer*/, Value logits) {
+  const MoeConfig& moe = spec_.config.moe;
+  const auto tokens = static_cast<int64_t>(step_->tokens.size());
+  float* prob = allocate(moe.num_experts, tokens);
+  float* weight = allocate(moe.top_k, tokens);
+  int32_t* expert = routes_[static_cast<size_t>(next_moe_layer_++)].data();
+  kernels::router_top_k(logits, {tokens, moe.num_experts, moe.top_k, moe.norm_topk_prob},
+                        kernels::RouterMode::kChoose, prob, expert, weight, parallel_);
+  return {expert, weight};
+}
+
+ArenaExecutor::Value ArenaExecutor::experts(Value x, const Routing& routing,
+                                            int64_t first_expert) {
+  const MoeConfig& moe = spec_.config.moe;
+  const int64_t hidden = spec_.config.hidden;
+  const auto tokens = static_cast<int64_t>(step_->tokens.size());
+  const int64_t pairs = tokens * moe.top_k;
+  const auto order = kernels::order_by_expert(routing.expert, tokens, moe.top_k, moe.num_experts);
+  float* input = allocate(hidden, pairs);
+  float* gate = allocate(moe.intermediate, pairs);
+  float* up = allocate(moe.intermediate, pairs);
+  float* active = allocate(moe.intermediate, pairs);
+  float* part = allocate(hidden, pairs);
+  const auto row_bytes = static_cast<size_t>(hidden) * sizeof(float);
+  for (int64_t e = 0; e < moe.num_experts; ++e) {
+    const int64_t begin = order.begin[static_cast<size_t>(e)];
+    const int64_t count = order.begin[static_cast<size_t>(e) + 1] - begin;
+    if (count == 0) continue;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t token = order.pair[static_cast<size_t>(begin + i)] / moe.top_k;
+      std::memcpy(input + i * hidden, x + token * hidden, row_bytes);
+    }
+    const int64_t index = first_expert + 3 * e;
+    kernels::linear(input, weights_->weight(index), count, gate, moe.intermediate, parallel_);
+    kernels::linear(input, weights_->weight(index + 1), count, up, moe.intermediate, parallel_);
+    kernels::silu_mul(gate, up, count * moe.intermediate, active, parallel_);
+    kernels::linear(active, weights_->weight(index + 2), count, input, hidden, parallel_);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t pair = order.pair[static_cast<size_t>(begin + i)];
+      std::memcpy(part + pair * hidden, input + i * hidden, row_bytes);
+    }
+  }
+  float* y = allocate(hidden, tokens);
+  kernels::combine_experts(part, routing.weight, tokens, moe.top_k, hidden, y, parallel_);
+  return rounded(y, tokens * hidden);
+}
+
+}  // namespace nibble

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/kernels/parallel.h"
+#include "core/models/decoder.h"
+#include "core/models/kv_cache.h"
+#include "core/models/tape_executor.h"
+#include "core/ops/weight_source.h"
+
+namespace nibble {
+
+/// Tokens of one engine step, of any mixture of sequences, prefill chunks and decodes.
+struct ArenaStep {
+  std::span<const int32_t> tokens;    ///< [T], T >= 1
+  std::span<const int32_t> position;  ///< [T]
+  std::span<const int32_t> slot;      ///< [T]: cache slot that receives this token's key and value
+  kernels::KeyIndex keys;             ///< rows are cache slots; include the token's own
+};
+
+/// Runs a decoder over static buffers and a KV cache (run_decoder): nothing is allocated after
+/// construction. Same operations and summation order as TapeExecutor. One thread.
+class ArenaExecutor {
+ public:
+  using Value = float*;
+  struct Routing {
+    const int32_t* expert;
+    const float* weight;
+  };
+
+  struct Limits {
+    int64_t max_tokens = 0;     ///< of one step
+    int64_t max_positions = 0;  ///< of a sequence
+  };
+  ArenaExecutor(const ModelSpec& spec, Limits limits, const kernels::Parallel& parallel,
+                ActivationType activations = ActivationType::kFloat32);
+
+  /// Final hidden states float32 [T, hidden], valid until the next call. `weights` may differ from
+  /// step to step: that is how a new version is swapped in.
+  const float* run(const ArenaStep& step, const ops::WeightSource& weights, KvCache& cache);
+
+  /// Chosen experts of MoE layer `i` in the last step: int32 [T, k].
+  std::span<const int32_t> routes(int64_t moe_layer) const;
+
+  // The operations of run_layer().
+  Value embed(int64_t parameter);
+  void enter_layer(int64_t layer, Value& residual);
+  void leave_layer(int64_t layer, Value& residual) const;
+  Value rms_norm(Value x, int64_t parameter);
+  Value linear(Value x, int64_t parameter);
+  Value rope(Value x);
+  Value attention(int64_t layer, Value q, Value k, Value v);
+  Value silu_mul(Value gate, Value up);
+  Value add(Value residual, Value x);
+  Routing route(int64_t layer, Value logits);
+  Value experts(Value x, const Routing& routing, int64_t first_expert);
+
+ private:
+  struct Allocation {
+    int64_t offset;
+    int64_t width;  // floats a token
+  };
+  float* allocate(int64_t width, int64_t tokens);
+  int64_t width_of(const float* value) const;
+  Value rounded(Value value, int64_t count) const;
+
+  const ModelSpec& spec_;
+  const Limits limits_;
+  const kernels::Parallel& parallel_;
+  const ActivationType activations_;
+  std::shared_ptr<const kernels::RopeTable> rope_;
+  std::vector<float> residual_;
+  std::vector<float> arena_;
+  int64_t used_ = 0;
+  std::vector<Allocation> allocations_;
+  std::vector<std::vector<int32_t>> routes_;  // one per MoE layer, [max_tokens * k]
+  int64_t next_moe_layer_ = 0;
+  const ArenaStep* step_ = nullptr;               // during run()
+  const ops::WeightSource* weights_ = nullptr;    // during run()
+  KvCache* cache_ = nullptr;                      // during run()
+};
+
+}  // namespace nibble

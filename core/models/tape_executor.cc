@@ -1,0 +1,120 @@
+#include "core/models/tape_executor.h"
+
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+
+#include "core/base/fail.h"
+#include "core/kernels/activation.h"
+#include "core/ops/torch_parallel.h"
+
+namespace nibble {
+namespace {
+
+template <typename T>
+at::Tensor to_tensor(const std::vector<T>& values, at::ScalarType type) {
+  return at::from_blob(const_cast<T*>(values.data()), {static_cast<int64_t>(values.size())},
+                       at::TensorOptions().dtype(type))
+      .clone();
+}
+
+}  // namespace
+
+TapeExecutor::TapeExecutor(const ModelSpec& spec, ops::WeightSource& source,
+                           std::shared_ptr<const kernels::RopeTable> rope, const TapeInputs& inputs,
+                           ActivationType activations)
+    : spec_(spec),
+      source_(source),
+      rope_(std::move(rope)),
+      inputs_(inputs),
+      activations_(activations) {
+  for (const int32_t position : inputs.batch.index->position) {
+    if (position >= rope_->num_positions) {
+      fail(ErrorCode::kInvalidArgument, "a sequence reaches position {}; at most {} are allowed",
+           position, rope_->num_positions);
+    }
+  }
+  for (const int32_t id : inputs.batch.tokens) {
+    if (id < 0 || id >= spec.config.vocab) {
+      fail(ErrorCode::kInvalidArgument, "token id {} is outside the vocabulary of {}", id,
+           spec.config.vocab);
+    }
+  }
+}
+
+TapeExecutor::Value TapeExecutor::rounded(Value value) const {
+  if (activations_ == ActivationType::kBfloat16) {
+    kernels::round_to_bf16(value.data_ptr<float>(), value.numel(), ops::torch_parallel());
+  }
+  return value;
+}
+
+TapeExecutor::Value TapeExecutor::embed(int64_t parameter) {
+  const at::Tensor anchor =
+      at::zeros({1}, at::TensorOptions().dtype(at::kFloat)).set_requires_grad(true);
+  return ops::embed(anchor, to_tensor(inputs_.batch.tokens, at::kInt), {&source_, parameter});
+}
+
+void TapeExecutor::enter_layer(int64_t layer, Value& residual) {
+  residual = ops::enter_layer(residual, source_, layer);
+}
+
+void TapeExecutor::leave_layer(int64_t layer, Value& residual) {
+  residual = ops::leave_layer(residual, source_, layer);
+}
+
+TapeExecutor::Value TapeExecutor::rms_norm(const Value& x, int64_t parameter) {
+  return rounded(ops::rms_norm(x, {&source_, parameter}, spec_.config.rms_eps));
+}
+
+TapeExecutor::Value TapeExecutor::linear(const Value& x, int64_t parameter) {
+  return rounded(ops::linear(x, {&source_, parameter}));
+}
+
+TapeExecutor::Value TapeExecutor::rope(const Value& x) {
+  return rounded(ops::rope(x, inputs_.batch.index, rope_));
+}
+
+TapeExecutor::Value TapeExecutor::attention(int64_t /*layer*/, const Value& q, const Value& k,
+                                            const Value& v) {
+  const ModelConfig& config = spec_.config;
+  const kernels::AttentionShape shape{q.size(0), config.num_heads, config.num_kv_heads,
+                                      config.head_dim,
+                                      1.0f / std::sqrt(static_cast<float>(config.head_dim))};
+  return rounded(ops::attention(q, k, v, inputs_.batch.index, shape));
+}
+
+TapeExecutor::Value TapeExecutor::silu_mul(const Value& gate, const Value& up) {
+  return rounded(ops::silu_mul(gate, up));
+}
+
+TapeExecutor::Value TapeExecutor::add(const Value& a, const Value& b) { return rounded(a.add(b)); }
+
+TapeExecutor::Routing TapeExecutor::route(int64_t /*layer*/, const Value& logits) {
+  const MoeConfig& moe = spec_.config.moe;
+  const at::Tensor replay = inputs_.replay.empty() ? at::Tensor() : inputs_.replay[routes_.size()];
+  Routing routing = ops::route(
+      logits, replay, {logits.size(0), moe.num_experts, moe.top_k, moe.norm_topk_prob});
+  routes_.push_back(routing.expert);
+  return routing;
+}
+
+TapeExecutor::Value TapeExecutor::experts(const Value& x, const Routing& routing,
+                                          int64_t first_expert) {
+  return rounded(
+      ops::experts(x, routing, {&source_, first_expert}, spec_.config.moe.num_experts));
+}
+
+TapeResult run_log_probs(const ModelSpec& spec, ops::WeightSource& source,
+                         std::shared_ptr<const kernels::RopeTable> rope, const TapeInputs& inputs,
+                         float temperature, ActivationType activations) {
+  TapeExecutor run(spec, source, std::move(rope), inputs, activations);
+  const at::Tensor hidden = run_decoder(run, spec);
+  ops::TokenTargets targets{to_tensor(inputs.batch.target_row, at::kLong),
+                            to_tensor(inputs.batch.target, at::kInt), temperature};
+  auto scored = ops::token_log_probs(hidden, {&source, spec.table.lm_head}, targets);
+  return {scored.log_prob, scored.entropy, run.routes()};
+}
+
+}  // namespace nibble

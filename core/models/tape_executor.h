@@ -1,0 +1,70 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <vector>
+
+#include "core/models/decoder.h"
+#include "core/models/packing.h"
+#include "core/ops/tape_ops.h"
+
+namespace nibble {
+
+/// What activations are rounded to between operations. float32 is the CPU's numerics; bfloat16
+/// rounds every operation's result, as a BF16 model would.
+enum class ActivationType { kFloat32, kBfloat16 };
+
+/// Inputs of one pass.
+struct TapeInputs {
+  const PackedBatch& batch;
+  std::vector<at::Tensor> replay = {};  ///< R3: int32 [T, k] per MoE layer, or empty
+};
+
+/// Runs a decoder under autograd over packed sequences (run_decoder). One thread, one pass each.
+class TapeExecutor {
+ public:
+  using Value = at::Tensor;
+  using Routing = ops::Routing;
+
+  TapeExecutor(const ModelSpec& spec, ops::WeightSource& source,
+               std::shared_ptr<const kernels::RopeTable> rope, const TapeInputs& inputs,
+               ActivationType activations = ActivationType::kFloat32);
+
+  Value embed(int64_t parameter);
+  void enter_layer(int64_t layer, Value& residual);
+  void leave_layer(int64_t layer, Value& residual);
+  Value rms_norm(const Value& x, int64_t parameter);
+  Value linear(const Value& x, int64_t parameter);
+  Value rope(const Value& x);
+  Value attention(int64_t layer, const Value& q, const Value& k, const Value& v);
+  Value silu_mul(const Value& gate, const Value& up);
+  Value add(const Value& a, const Value& b);
+  Routing route(int64_t layer, const Value& logits);
+  Value experts(const Value& x, const Routing& routing, int64_t first_expert);
+
+  /// Chosen experts of each MoE layer, int32 [T, k], in layer order.
+  const std::vector<at::Tensor>& routes() const { return routes_; }
+
+ private:
+  Value rounded(Value value) const;
+
+  const ModelSpec& spec_;
+  ops::WeightSource& source_;
+  std::shared_ptr<const kernels::RopeTable> rope_;
+  const TapeInputs inputs_;  // its batch is borrowed
+  ActivationType activations_;
+  std::vector<at::Tensor> routes_;
+};
+
+/// Log-probabilities of a packed batch's targets, and the chosen experts.
+struct TapeResult {
+  at::Tensor log_prob;  ///< float32 [N], differentiable if gradients are enabled
+  at::Tensor entropy;   ///< float32 [N]
+  std::vector<at::Tensor> routes;
+};
+TapeResult run_log_probs(const ModelSpec& spec, ops::WeightSource& source,
+                         std::shared_ptr<const kernels::RopeTable> rope, const TapeInputs& inputs,
+                         float temperature, ActivationType activations);
+
+}  // namespace nibble

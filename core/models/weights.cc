@@ -1,0 +1,202 @@
+#include "core/models/weights.h"
+
+#include <cstring>
+
+#include "core/base/fail.h"
+#include "core/kernels/quantize.h"
+#include "core/quant/bf16.h"
+#include "core/quant/pack.h"
+
+namespace nibble {
+namespace {
+
+std::vector<int64_t> shape_of(const ParameterSpec& parameter) {
+  return parameter.is_vector() ? std::vector{parameter.cols}
+                               : std::vector{parameter.rows, parameter.cols};
+}
+
+template <typename T>
+std::vector<T> copy_elements(const TensorView& view) {
+  std::vector<T> values(view.bytes.size() / sizeof(T));
+  std::memcpy(values.data(), view.bytes.data(), values.size() * sizeof(T));
+  return values;
+}
+
+void check_stored_shape(const HfDirectory& directory, const ParameterSpec& parameter) {
+  const TensorView shape = directory.tensor(parameter.module + ".weight_shape");
+  int64_t rows = -1;
+  int64_t cols = -1;
+  if (shape.dtype == DType::kI64 && shape.bytes.size() == 16) {
+    const auto values = copy_elements<int64_t>(shape);
+    rows = values[0];
+    cols = values[1];
+  } else if (shape.dtype == DType::kI32 && shape.bytes.size() == 8) {
+    const auto values = copy_elements<int32_t>(shape);
+    rows = values[0];
+    cols = values[1];
+  }
+  if (rows != parameter.rows || cols != parameter.cols) {
+    fail(ErrorCode::kInvalidArgument,
+         "checkpoint '{}', tensor '{}.weight_shape' says [{}, {}], but config.json asks for [{}, {}]",
+         directory.path().string(), parameter.module, rows, cols, parameter.rows, parameter.cols);
+  }
+}
+
+void check_scales(const HfDirectory& directory, const ParameterSpec& parameter,
+                  const std::vector<uint16_t>& scale, int64_t groups_per_row) {
+  for (size_t i = 0; i < scale.size(); ++i) {
+    if (quant::bf16_is_finite(scale[i])) continue;
+    fail(ErrorCode::kInvalidArgument,
+         "checkpoint '{}', tensor '{}.weight_scale': row {}, group {} is NaN or infinite",
+         directory.path().string(), parameter.module, static_cast<int64_t>(i) / groups_per_row,
+         static_cast<int64_t>(i) % groups_per_row);
+  }
+}
+
+void load_int4(const HfDirectory& directory, const ParameterSpec& parameter, int64_t group,
+               StoredParameter& out) {
+  for (const char* suffix : {".weight_zero_point", ".weight_g_idx"}) {
+    if (directory.contains(parameter.module + suffix)) {
+      fail(ErrorCode::kUnimplemented,
+           "checkpoint '{}' has '{}{}': zero points and act-order indices are not supported",
+           directory.path().string(), parameter.module, suffix);
+    }
+  }
+  check_stored_shape(directory, parameter);
+  out.words = copy_elements<uint32_t>(
+      directory.tensor(parameter.module + ".weight_packed", DType::kI32,
+                       {parameter.rows, quant::int4_row_words(parameter.cols)}));
+  out.scale = copy_elements<uint16_t>(directory.tensor(
+      parameter.module + ".weight_scale", DType::kBf16, {parameter.rows, parameter.cols / group}));
+  check_scales(directory, parameter, out.scale, parameter.cols / group);
+}
+
+}  // namespace
+
+kernels::WeightView StoredParameter::view(const ParameterSpec& spec, const QuantizationPlan& plan,
+                                          bool quantized) const {
+  if (!quantized) {
+    return {kernels::WeightFormat::kBf16, bf16.data(), nullptr, spec.rows, spec.cols, 0};
+  }
+  return {kernels::WeightFormat::kInt4, words.data(), scale.data(), spec.rows, spec.cols,
+          plan.config.group_size};
+}
+
+ResidentWeights::ResidentWeights(const ParameterTable& table, QuantizationPlan plan)
+    : table_(table), plan_(std::move(plan)), stored_(table.parameters.size()) {
+  if (plan_.any() && plan_.config.bits != 4) {
+    fail(ErrorCode::kUnimplemented, "W{}A16 weights cannot be run; only W4A16",
+         plan_.config.bits);
+  }
+  for (int64_t i = 0; i < table.size(); ++i) {
+    const ParameterSpec& parameter = table.at(i);
+    StoredParameter& out = stored(i);
+    if (plan_.quantized[static_cast<size_t>(i)]) {
+      out.words.resize(static_cast<size_t>(parameter.rows * parameter.cols / 8));
+      out.scale.resize(static_cast<size_t>(parameter.rows * parameter.cols / plan_.config.group_size));
+    } else {
+      out.bf16.resize(static_cast<size_t>(parameter.num_elements()));
+    }
+  }
+}
+
+kernels::WeightView ResidentWeights::weight(int64_t parameter) const {
+  return stored(parameter).view(table_.at(parameter), plan_,
+                                plan_.quantized[static_cast<size_t>(parameter)]);
+}
+
+float* ResidentWeights::grad(int64_t parameter) {
+  return grads_.empty() ? nullptr : grads_[static_cast<size_t>(parameter)].data();
+}
+
+void ResidentWeights::enable_gradients() {
+  grads_.clear();
+  for (const ParameterSpec& parameter : table_.parameters) {
+    grads_.emplace_back(static_cast<size_t>(parameter.num_elements()), 0.0f);
+  }
+}
+
+int64_t ResidentWeights::num_bytes() const {
+  int64_t bytes = 0;
+  for (const StoredParameter& p : stored_) {
+    bytes += static_cast<int64_t>(p.bf16.size() * 2 + p.words.size() * 4 + p.scale.size() * 2);
+  }
+  return bytes;
+}
+
+QuantizationPlan checkpoint_plan(const HfDirectory& directory, const ParameterTable& table) {
+  const auto config =
+      parse_quantization_config(directory.config(), (directory.path() / "config.json").string());
+  return config ? plan_from_config(table, *config) : plan_bf16(table);
+}
+
+std::unique_ptr<ResidentWeights> load_weights(const HfDirectory& directory,
+                                              const ParameterTable& table) {
+  auto weights = std::make_unique<ResidentWeights>(table, checkpoint_plan(directory, table));
+  for (int64_t i = 0; i < table.size(); ++i) {
+    const ParameterSpec& parameter = table.at(i);
+    if (weights->plan().quantized[static_cast<size_t>(i)]) {
+      load_int4(directory, parameter, weights->plan().config.group_size, weights->stored(i));
+    } else {
+      weights->stored(i).bf16 = copy_elements<uint16_t>(
+          directory.tensor(parameter.name(), DType::kBf16, shape_of(parameter)));
+    }
+  }
+  return weights;
+}
+
+std::vector<uint16_t> load_bf16(const HfDirectory& directory, const ParameterSpec& parameter) {
+  if (directory.contains(parameter.name())) {
+    return copy_elements<uint16_t>(
+        directory.tensor(parameter.name(), DType::kBf16, shape_of(parameter)));
+  }
+  const auto config =
+      parse_quantization_config(directory.config(), (directory.path() / "config.json").string());
+  if (!config || config->bits != 4) {
+    fail(ErrorCode::kNotFound, "checkpoint '{}' has no tensor '{}'", directory.path().string(),
+         parameter.name());
+  }
+  StoredParameter packed;
+  load_int4(directory, parameter, config->group_size, packed);
+  std::vector<int8_t> code(static_cast<size_t>(parameter.num_elements()));
+  quant::unpack_rows(packed.words.data(), parameter.rows, parameter.cols, 4, code.data());
+  std::vector<uint16_t> weight(code.size());
+  quant::dequantize_rows(code.data(), packed.scale.data(),
+                         {parameter.rows, parameter.cols, config->group_size}, weight.data());
+  return weight;
+}
+
+void quantize_parameter(const ParameterSpec& parameter, const float* master,
+                        const QuantizationPlan& plan, const kernels::Parallel& parallel,
+                        StoredParameter& out) {
+  const quant::GroupShape shape{parameter.rows, parameter.cols, plan.config.group_size};
+  out.words.resize(static_cast<size_t>(shape.rows * shape.cols / 8));
+  out.scale.resize(static_cast<size_t>(shape.rows * shape.groups_per_row()));
+  const auto problem = kernels::quantize_pack_int4(master, shape, out.words.data(),
+                                                   out.scale.data(), parallel);
+  if (problem) {
+    fail(ErrorCode::kInvalidArgument, "tensor '{}', row {}, group {}: {}", parameter.name(),
+         problem->row, problem->group, quant::problem_text(problem->kind));
+  }
+}
+
+std::unique_ptr<ResidentWeights> load_weights_quantized(const HfDirectory& directory,
+                                                        const ParameterTable& table,
+                                                        const QuantizationPlan& plan,
+                                                        const kernels::Parallel& parallel) {
+  auto weights = std::make_unique<ResidentWeights>(table, plan);
+  for (int64_t i = 0; i < table.size(); ++i) {
+    const ParameterSpec& parameter = table.at(i);
+    std::vector<uint16_t> bf16 = load_bf16(directory, parameter);
+    if (!plan.quantized[static_cast<size_t>(i)]) {
+      weights->stored(i).bf16 = std::move(bf16);
+      continue;
+    }
+    std::vector<float> master(bf16.size());
+    for (size_t j = 0; j < bf16.size(); ++j) master[j] = quant::bf16_to_float(bf16[j]);
+    quantize_parameter(parameter, master.data(), plan, parallel, weights->stored(i));
+  }
+  return weights;
+}
+
+}  // namespace nibble

@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/checkpoint/hf_directory.h"
+#include "core/kernels/parallel.h"
+#include "core/models/decoder.h"
+#include "core/ops/weight_source.h"
+#include "core/spec/quantization.h"
+
+namespace nibble {
+
+/// One parameter's bytes as they are stored, sent and multiplied with.
+struct StoredParameter {
+  std::vector<uint16_t> bf16;    ///< [rows, cols], unless quantized
+  std::vector<uint32_t> words;   ///< [rows, cols/8] if quantized
+  std::vector<uint16_t> scale;   ///< [rows, cols/group] if quantized
+  kernels::WeightView view(const ParameterSpec& spec, const QuantizationPlan& plan,
+                           bool quantized) const;
+};
+
+/// All weights of a model in memory: what a rollout engine serves, what the reference and offline
+/// commands run on. With enable_gradients() also a trainer's source for tests and small models.
+class ResidentWeights : public ops::WeightSource {
+ public:
+  /// Empty buffers of the right sizes.
+  ResidentWeights(const ParameterTable& table, QuantizationPlan plan);
+
+  void enter_layer(int64_t, ops::Pass) override {}
+  void leave_layer(int64_t, ops::Pass) override {}
+  kernels::WeightView weight(int64_t parameter) const override;
+  float* grad(int64_t parameter) override;
+
+  void enable_gradients();
+  const QuantizationPlan& plan() const { return plan_; }
+  StoredParameter& stored(int64_t parameter) { return stored_[static_cast<size_t>(parameter)]; }
+  const StoredParameter& stored(int64_t parameter) const {
+    return stored_[static_cast<size_t>(parameter)];
+  }
+  int64_t num_bytes() const;
+
+ private:
+  const ParameterTable& table_;
+  QuantizationPlan plan_;
+  std::vector<StoredParameter> stored_;
+  std::vector<std::vector<float>> grads_;  // empty unless enabled
+};
+
+/// Reads a Hugging Face checkpoint, BF16 or INT4, as it is. `table` must outlive the result.
+/// Throws Error naming the tensor if one is missing, misshapen or of another type.
+std::unique_ptr<ResidentWeights> load_weights(const HfDirectory& directory,
+                                              const ParameterTable& table);
+
+/// Reads a checkpoint and quantizes it by `plan` (sym7): what a trainer with QAT multiplies with.
+/// An INT4 checkpoint is dequantized to masters first. Throws Error{kInvalidArgument} naming tensor,
+/// row and group for weights that cannot be quantized.
+std::unique_ptr<ResidentWeights> load_weights_quantized(const HfDirectory& directory,
+                                                        const ParameterTable& table,
+                                                        const QuantizationPlan& plan,
+                                                        const kernels::Parallel& parallel);
+
+/// BF16 values of one parameter, dequantized if the checkpoint stores it in INT4.
+std::vector<uint16_t> load_bf16(const HfDirectory& directory, const ParameterSpec& parameter);
+
+/// Quantizes one matrix given in float32 into `out`; throws as load_weights_quantized.
+void quantize_parameter(const ParameterSpec& parameter, const float* master,
+                        const QuantizationPlan& plan, const kernels::Parallel& parallel,
+                        StoredParameter& out);
+
+/// The plan a directory's quantization_config states; nothing quantized if it has none.
+QuantizationPlan checkpoint_plan(const HfDirectory& directory, const ParameterTable& table);
+
+}  // namespace nibble
