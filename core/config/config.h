@@ -32,12 +32,12 @@ struct LoadedConfig {
 };
 
 namespace detail {
-ConfigSource read_fields(Fields fields, std::string_view text, std::string_view name,
+ConfigSource read_fields(const Fields& fields, std::string_view text, std::string_view name,
                          std::span<const std::string> overrides);
 std::string read_config_text(const std::filesystem::path& file);
 std::string dump_fields(const Fields& fields, const Fields& defaults);
-std::string fields_reference(Fields defaults);
-std::string fields_json_schema(Fields defaults, std::string_view title);
+std::string fields_reference(const Fields& defaults);
+std::string fields_json_schema(const Fields& defaults, std::string_view title);
 }  // namespace detail
 
 /// Reads YAML text called `name` into a Config that starts at its defaults, then applies

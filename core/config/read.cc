@@ -171,7 +171,7 @@ std::string read_config_text(const std::filesystem::path& file) {
   return read_file(file, kMaxYamlBytes);
 }
 
-ConfigSource read_fields(Fields fields, std::string_view text, std::string_view name,
+ConfigSource read_fields(const Fields& fields, std::string_view text, std::string_view name,
                          std::span<const std::string> overrides) {
   ConfigSource source;
   Reader(fields, name, source).read_section(fields, parse_yaml(text, name), "");

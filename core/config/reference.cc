@@ -146,13 +146,13 @@ OrderedJson section_schema(const Fields& fields) {
 
 namespace detail {
 
-std::string fields_reference(Fields defaults) {
+std::string fields_reference(const Fields& defaults) {
   std::string out;
   write_tables(defaults, "", out);
   return out;
 }
 
-std::string fields_json_schema(Fields defaults, std::string_view title) {
+std::string fields_json_schema(const Fields& defaults, std::string_view title) {
   OrderedJson schema;
   schema["$schema"] = "https://json-schema.org/draft/2020-12/schema";
   schema["title"] = title;
