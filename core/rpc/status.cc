@@ -11,7 +11,6 @@
 namespace nibble {
 namespace {
 
-constexpr std::string_view kDetailsPrefix = "nibble:";
 constexpr size_t kMaxMessageBytes = 2048;
 
 struct CodePair {
@@ -31,13 +30,12 @@ constexpr std::array<CodePair, 10> kCodes = {{
     {ErrorCode::kInternal, grpc::StatusCode::INTERNAL},
 }};
 
+std::string details_of(ErrorCode code) { return fmt::format("nibble:{}", error_code_name(code)); }
+
 ErrorCode code_of(const grpc::Status& status) {
-  std::string_view details = status.error_details();
-  if (details.starts_with(kDetailsPrefix)) {
-    details.remove_prefix(kDetailsPrefix.size());
-    for (const CodePair& pair : kCodes) {
-      if (details == error_code_name(pair.ours)) return pair.ours;
-    }
+  const std::string details = status.error_details();
+  for (const CodePair& pair : kCodes) {
+    if (details == details_of(pair.ours)) return pair.ours;
   }
   for (const CodePair& pair : kCodes) {
     if (pair.theirs == status.error_code()) return pair.ours;
@@ -68,7 +66,7 @@ grpc::Status to_status(const Error& error) {
     message.resize(kMaxMessageBytes);
     message += "...";
   }
-  return {code, message, fmt::format("{}{}", kDetailsPrefix, error_code_name(error.code()))};
+  return {code, message, details_of(error.code())};
 }
 
 Error from_status(const grpc::Status& status) {
