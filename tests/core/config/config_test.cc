@@ -64,11 +64,11 @@ void visit_fields(Visitor& v, Train& c) {
   v.section("sources", c.sources, "prompt files");
 }
 
-Train parse(std::string_view text, std::vector<std::string> overrides = {}) {
+Train parse(std::string_view text, const std::vector<std::string>& overrides = {}) {
   return parse_config<Train>(text, "train.yaml", overrides).config;
 }
 
-std::string refusal(std::string_view text, std::vector<std::string> overrides = {}) {
+std::string refusal(std::string_view text, const std::vector<std::string>& overrides = {}) {
   try {
     parse(text, overrides);
   } catch (const Error& error) {
