@@ -15,6 +15,7 @@ function(nibble_library name)
     target_link_libraries(nibble_${name} INTERFACE ${arg_DEPS})
   endif()
   add_library(nibble::${name} ALIAS nibble_${name})
+  set_property(GLOBAL APPEND PROPERTY NIBBLE_LIBRARIES nibble_${name})  # for nibble_headers.cmake
 endfunction()
 
 function(nibble_test name)

@@ -8,10 +8,10 @@ namespace nibble {
 
 /// Every environment variable that changes behaviour, read in this one place.
 struct Env {
-  std::optional<bool> fake_qat_flag;       ///< OPEN_TRAINING_INT4_FAKE_QAT_FLAG: 0 or 1
-  std::optional<int64_t> fake_qat_group;   ///< OPEN_TRAINING_INT4_GROUP_SIZE: 32, 64 or 128
-  std::optional<std::string> cpu_isa;      ///< NIBBLE_CPU_ISA: scalar | avx2 | avx512 (a cap)
-  std::optional<std::string> log_level;    ///< NIBBLE_LOG: trace | debug | info | warn | error
+  std::optional<bool> fake_qat_flag;      ///< OPEN_TRAINING_INT4_FAKE_QAT_FLAG: 0 or 1
+  std::optional<int64_t> fake_qat_group;  ///< OPEN_TRAINING_INT4_GROUP_SIZE: 32, 64 or 128
+  std::optional<std::string> cpu_isa;     ///< NIBBLE_CPU_ISA: scalar | avx2 | avx512 (a cap)
+  std::optional<std::string> log_level;   ///< NIBBLE_LOG: trace | debug | info | warn | error
 };
 
 /// Reads the variables above. Throws Error{kInvalidArgument} naming a variable with a bad value.

@@ -22,10 +22,11 @@ template <typename... Args>
 
 }  // namespace nibble
 
-/// For our own bugs: throws Error{kInternal} with the formatted message, the condition and the place.
-#define NIBBLE_CHECK(condition, ...)                                                            \
-  do {                                                                                          \
-    if (!(condition)) [[unlikely]] {                                                            \
+/// For our own bugs: throws Error{kInternal} with the formatted message, the condition and the
+/// place.
+#define NIBBLE_CHECK(condition, ...)                                                             \
+  do {                                                                                           \
+    if (!(condition)) [[unlikely]] {                                                             \
       ::nibble::detail::throw_check(#condition, __FILE__, __LINE__, ::fmt::format(__VA_ARGS__)); \
-    }                                                                                           \
+    }                                                                                            \
   } while (false)

@@ -15,7 +15,8 @@ template <typename AnyJson>
 AnyJson parse_checked(std::string_view text, std::string_view what) {
   std::vector<std::set<std::string>> keys;
   const auto callback = [&](int depth, typename AnyJson::parse_event_t event, AnyJson& value) {
-    if (depth > kMaxDepth) fail(ErrorCode::kInvalidArgument, "{}: JSON nested deeper than {}", what, kMaxDepth);
+    if (depth > kMaxDepth)
+      fail(ErrorCode::kInvalidArgument, "{}: JSON nested deeper than {}", what, kMaxDepth);
     using Event = typename AnyJson::parse_event_t;
     if (event == Event::object_start) keys.emplace_back();
     if (event == Event::object_end && !keys.empty()) keys.pop_back();

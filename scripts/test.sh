@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Everything a change has to pass. Prints the seconds of each phase at the end.
+#   scripts/test.sh [--tier commit|full]
+# commit (default): bootstrap, format, include arrows, build, headers, tests, clang-tidy on changes.
+# full: also the tests under AddressSanitizer + UBSan and, torch-free ones, ThreadSanitizer.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+tier=commit
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --tier) tier=${2:-}; shift 2 || true ;;
+    --tier=*) tier=${1#--tier=}; shift ;;
+    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) echo "test.sh: unknown argument '$1'; see --help" >&2; exit 2 ;;
+  esac
+done
+case "$tier" in
+  commit | full) ;;
+  *) echo "test.sh: --tier is '$tier'; it must be commit or full" >&2; exit 2 ;;
+esac
+
+deps=${NIBBLE_DEPS_DIR:-$PWD/.deps}
+jobs=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}
+summary=""
+current="start"
+
+finish() {
+  local status=$?
+  printf '\ntest.sh, tier %s:\n%s' "$tier" "$summary"
+  printf '  %-28s %5d s\n' total "$SECONDS"
+  [ "$status" = 0 ] || echo "test.sh: FAILED in phase: $current"
+}
+trap finish EXIT
+
+# phase NAME COMMAND...
+phase() {
+  local start=$SECONDS
+  current=$1
+  shift
+  printf '\n== %s\n' "$current"
+  "$@"
+  summary+=$(printf '  %-28s %5d s' "$current" $((SECONDS - start)))$'\n'
+}
+
+build() { cmake --build --preset "$1" -j "$jobs" "${@:2}"; }
+
+phase bootstrap scripts/bootstrap.sh
+phase format scripts/check_format.sh
+phase "include arrows" python3 -B scripts/check_includes.py
+phase configure cmake --preset cpu "-DNIBBLE_DEPS_DIR=$deps"
+phase build build cpu
+phase "self-contained headers" build cpu --target check_headers
+phase test ctest --preset cpu
+phase clang-tidy scripts/check_tidy.sh
+if [ "$tier" = full ]; then
+  for preset in cpu-asan cpu-tsan; do
+    phase "$preset configure" cmake --preset "$preset" "-DNIBBLE_DEPS_DIR=$deps"
+    phase "$preset build" build "$preset"
+    phase "$preset test" ctest --preset "$preset"
+  done
+fi
