@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "core/kernels/parallel.h"
+#include "core/models/activation_type.h"
 #include "core/models/decoder.h"
 #include "core/models/kv_cache.h"
-#include "core/models/tape_executor.h"
 #include "core/ops/weight_source.h"
 
 namespace nibble {

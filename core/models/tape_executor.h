@@ -5,15 +5,12 @@
 #include <memory>
 #include <vector>
 
+#include "core/models/activation_type.h"
 #include "core/models/decoder.h"
 #include "core/models/packing.h"
 #include "core/ops/tape_ops.h"
 
 namespace nibble {
-
-/// What activations are rounded to between operations. float32 is the CPU's numerics; bfloat16
-/// rounds every operation's result, as a BF16 model would.
-enum class ActivationType { kFloat32, kBfloat16 };
 
 /// Inputs of one pass.
 struct TapeInputs {
