@@ -26,9 +26,10 @@ void round_to_bf16(float* x, int64_t count, const Parallel& parallel);
 void embed(const int32_t* id, int64_t tokens, const uint16_t* table, int64_t cols, float* out,
            const Parallel& parallel);
 
-/// dtable[id[t]] += dout[t] in token order.
+/// dtable[id[t]] += dout[t] in token order, but for tokens equal to `padding` (-1: none), whose
+/// rows get no gradient from being looked up (torch.nn.Embedding's padding_idx).
 ///   dtable  float32 [rows, cols]
-void embed_backward(const int32_t* id, int64_t tokens, const float* dout, int64_t cols,
-                    float* dtable, const Parallel& parallel);
+void embed_backward(const int32_t* id, int64_t tokens, int32_t padding, const float* dout,
+                    int64_t cols, float* dtable, const Parallel& parallel);
 
 }  // namespace nibble::kernels

@@ -66,11 +66,12 @@ void embed_isa(const int32_t* id, int64_t tokens, const uint16_t* table, int64_t
   });
 }
 
-void embed_backward_isa(const int32_t* id, int64_t tokens, const float* dout, int64_t cols,
-                        float* dtable, const Parallel& parallel) {
+void embed_backward_isa(const int32_t* id, int64_t tokens, int32_t padding, const float* dout,
+                        int64_t cols, float* dtable, const Parallel& parallel) {
   // Threads own columns: tokens may repeat, and their order must not depend on threads.
   parallel.run(cols / kLanes, 4, [&](int64_t begin, int64_t end) {
     for (int64_t t = 0; t < tokens; ++t) {
+      if (id[t] == padding) continue;
       float* row = dtable + id[t] * cols;
       for (int64_t c = begin * kLanes; c < end * kLanes; c += kLanes) {
         store(row + c, load(row + c) + load(dout + t * cols + c));

@@ -53,7 +53,8 @@ TapeExecutor::Value TapeExecutor::rounded(Value value) const {
 TapeExecutor::Value TapeExecutor::embed(int64_t parameter) {
   const at::Tensor anchor =
       at::zeros({1}, at::TensorOptions().dtype(at::kFloat)).set_requires_grad(true);
-  return ops::embed(anchor, to_tensor(inputs_.batch.tokens, at::kInt), {&source_, parameter});
+  return ops::embed(anchor, to_tensor(inputs_.batch.tokens, at::kInt), {&source_, parameter},
+                    spec_.config.pad_token);
 }
 
 void TapeExecutor::enter_layer(int64_t layer, Value& residual) {
@@ -94,16 +95,15 @@ TapeExecutor::Value TapeExecutor::add(const Value& a, const Value& b) { return r
 TapeExecutor::Routing TapeExecutor::route(int64_t /*layer*/, const Value& logits) {
   const MoeConfig& moe = spec_.config.moe;
   const at::Tensor replay = inputs_.replay.empty() ? at::Tensor() : inputs_.replay[routes_.size()];
-  Routing routing = ops::route(
-      logits, replay, {logits.size(0), moe.num_experts, moe.top_k, moe.norm_topk_prob});
+  Routing routing =
+      ops::route(logits, replay, {logits.size(0), moe.num_experts, moe.top_k, moe.norm_topk_prob});
   routes_.push_back(routing.expert);
   return routing;
 }
 
 TapeExecutor::Value TapeExecutor::experts(const Value& x, const Routing& routing,
                                           int64_t first_expert) {
-  return rounded(
-      ops::experts(x, routing, {&source_, first_expert}, spec_.config.moe.num_experts));
+  return rounded(ops::experts(x, routing, {&source_, first_expert}, spec_.config.moe.num_experts));
 }
 
 TapeResult run_log_probs(const ModelSpec& spec, ops::WeightSource& source,

@@ -14,9 +14,9 @@ namespace {
 
 struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static kernels::NormShape shape_of(const at::Tensor& x, const kernels::WeightView& w, float eps) {
-    NIBBLE_CHECK(w.format == kernels::WeightFormat::kBf16 && x.is_contiguous() &&
-                     x.numel() % w.cols == 0,
-                 "rms_norm: {} elements in rows of {}", x.numel(), w.cols);
+    NIBBLE_CHECK(
+        w.format == kernels::WeightFormat::kBf16 && x.is_contiguous() && x.numel() % w.cols == 0,
+        "rms_norm: {} elements in rows of {}", x.numel(), w.cols);
     return {x.numel() / w.cols, w.cols, eps};
   }
 
@@ -24,9 +24,8 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
                             double eps) {
     const kernels::WeightView w = weight.source->weight(weight.index);
     at::Tensor y = at::empty_like(x);
-    kernels::rms_norm(x.const_data_ptr<float>(), w.bf16(),
-                      shape_of(x, w, static_cast<float>(eps)), y.data_ptr<float>(),
-                      torch_parallel());
+    kernels::rms_norm(x.const_data_ptr<float>(), w.bf16(), shape_of(x, w, static_cast<float>(eps)),
+                      y.data_ptr<float>(), torch_parallel());
     context->save_for_backward({x});
     keep(context, "weight", weight);
     context->saved_data["eps"] = eps;
@@ -54,13 +53,14 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
 
 struct EmbedFunction : torch::autograd::Function<EmbedFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& anchor,
-                            const at::Tensor& ids, Weight weight) {
+                            const at::Tensor& ids, Weight weight, int64_t padding) {
     const kernels::WeightView w = weight.source->weight(weight.index);
     at::Tensor out = at::empty({ids.size(0), w.cols}, anchor.options());
     kernels::embed(ids.const_data_ptr<int32_t>(), ids.size(0), w.bf16(), w.cols,
                    out.data_ptr<float>(), torch_parallel());
     context->save_for_backward({ids});
     keep(context, "weight", weight);
+    context->saved_data["padding"] = padding;
     return out;
   }
 
@@ -70,9 +70,10 @@ struct EmbedFunction : torch::autograd::Function<EmbedFunction> {
     const at::Tensor dout = grads[0].contiguous();
     if (float* grad = weight.source->grad(weight.index)) {
       kernels::embed_backward(ids.const_data_ptr<int32_t>(), ids.size(0),
+                              static_cast<int32_t>(context->saved_data["padding"].toInt()),
                               dout.const_data_ptr<float>(), dout.size(1), grad, torch_parallel());
     }
-    return {at::Tensor(), at::Tensor(), at::Tensor()};
+    return {at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -108,8 +109,8 @@ at::Tensor rms_norm(const at::Tensor& x, Weight weight, float eps) {
   return RmsNormFunction::apply(x, weight, static_cast<double>(eps));
 }
 
-at::Tensor embed(const at::Tensor& anchor, const at::Tensor& ids, Weight weight) {
-  return EmbedFunction::apply(anchor, ids, weight);
+at::Tensor embed(const at::Tensor& anchor, const at::Tensor& ids, Weight weight, int64_t padding) {
+  return EmbedFunction::apply(anchor, ids, weight, padding);
 }
 
 at::Tensor enter_layer(const at::Tensor& x, WeightSource& source, int64_t layer) {

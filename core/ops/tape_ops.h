@@ -37,8 +37,9 @@ struct PackedIndex {
 using SharedIndex = std::shared_ptr<const PackedIndex>;  // shared: kept by autograd nodes
 
 /// Embedding rows of `ids` (int32 [T]) -> [T, C]. `anchor` is any float tensor; the result needs a
-/// gradient if it does (weights are no leaves, so something must start the graph).
-at::Tensor embed(const at::Tensor& anchor, const at::Tensor& ids, Weight weight);
+/// gradient if it does (weights are no leaves, so something must start the graph). `padding` (-1:
+/// none) is the token whose lookups give its row no gradient, as in Transformers.
+at::Tensor embed(const at::Tensor& anchor, const at::Tensor& ids, Weight weight, int64_t padding);
 
 /// Marks the residual stream [T, C] on entry to and exit from a layer, in both passes.
 at::Tensor enter_layer(const at::Tensor& x, WeightSource& source, int64_t layer);

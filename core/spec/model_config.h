@@ -15,7 +15,7 @@ std::string_view architecture_name(Architecture architecture);
 struct RopeConfig {
   double theta = 10000.0;
   bool llama3 = false;
-  double factor = 1.0;             ///< llama3 only, like the next three
+  double factor = 1.0;  ///< llama3 only, like the next three
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
   double original_max_position = 8192;
@@ -42,7 +42,8 @@ struct ModelConfig {
   int64_t max_position = 0;
   float rms_eps = 1e-6f;
   bool tied_embeddings = false;
-  bool qk_norm = false;  ///< RMS norm of every query and key head before RoPE (Qwen3)
+  int64_t pad_token = -1;  ///< its embedding row learns nothing from lookups, as in Transformers
+  bool qk_norm = false;    ///< RMS norm of every query and key head before RoPE (Qwen3)
   RopeConfig rope;
   MoeConfig moe;
   std::vector<bool> layer_is_moe;  ///< one per layer
