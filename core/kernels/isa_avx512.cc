@@ -2,6 +2,7 @@
 #include "core/kernels/adamw_cpu.h"
 #include "core/kernels/attention_cpu.h"
 #include "core/kernels/isa.h"
+#include "core/kernels/isa_table_macro.h"
 #include "core/kernels/linear_cpu.h"
 #include "core/kernels/log_softmax_cpu.h"
 #include "core/kernels/norm_cpu.h"
@@ -12,7 +13,6 @@
 // Compiled with the flags of this instruction set (CMakeLists.txt); the body is in the headers.
 namespace nibble::kernels {
 
-#include "core/kernels/isa_table.inc"
 extern const IsaTable kIsaTable_avx512;
 const IsaTable kIsaTable_avx512 = NIBBLE_ISA_TABLE;
 

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/comm/process_group.h"
+
+namespace nibble {
+
+/// Rows of a matrix that each rank owns: contiguous, as even as possible, the same on every rank.
+struct RowShard {
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t rows() const { return end - begin; }
+};
+RowShard row_shard(int64_t rows, int rank, int world);
+
+/// Element-wise sum over ranks of small arrays, in rank order on every rank, so that all ranks hold
+/// the same bits. Collective.
+void all_reduce_sum(ProcessGroup& group, std::span<double> values);
+
+}  // namespace nibble

@@ -1,0 +1,157 @@
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <numeric>
+
+#include "core/base/fail.h"
+#include "core/comm/process_group.h"
+#include "core/comm/reduce.h"
+#include "tests/core/comm/run_ranks.h"
+
+namespace nibble {
+namespace {
+
+using namespace std::chrono_literals;
+
+// A port that was free a moment ago; children start too early for the parent to host the store.
+int free_port() {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof address;
+  if (bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
+      getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+    return 0;
+  }
+  close(fd);
+  return ntohs(address.sin_port);
+}
+
+struct Member {
+  Member(int port, int rank, int world, std::chrono::milliseconds timeout = 20s) {
+    if (rank == 0) server = std::make_unique<RendezvousServer>(port);
+    group = join_gloo_group({"127.0.0.1", port, "test", timeout}, rank, world);
+  }
+  std::unique_ptr<RendezvousServer> server;
+  std::unique_ptr<ProcessGroup> group;
+};
+
+void require(bool condition, const char* what) {
+  if (!condition) fail(ErrorCode::kInternal, "{}", what);
+}
+
+TEST(GlooGroup, AllGatherAllToAllAndPointToPointMoveTheRightBytes) {
+  const int port = free_port();
+  const int good = run_ranks(3, 60s, [port](int rank) {
+    Member member(port, rank, 3);
+    std::vector<int32_t> local(5, rank + 1);
+    std::vector<int32_t> all(15);
+    member.group
+        ->all_gather(std::as_bytes(std::span(local)), std::as_writable_bytes(std::span(all)))
+        ->wait();
+    for (int i = 0; i < 15; ++i) require(all[static_cast<size_t>(i)] == i / 5 + 1, "all_gather");
+
+    // Rank r sends r + 1 words to each peer.
+    std::vector<int32_t> send(static_cast<size_t>(3 * (rank + 1)));
+    std::iota(send.begin(), send.end(), 100 * rank);
+    std::vector<int64_t> send_bytes(3, 4 * (rank + 1));
+    std::vector<int64_t> recv_bytes = {4, 8, 12};
+    std::vector<int32_t> recv(6);
+    member.group
+        ->all_to_all(std::as_bytes(std::span(send)), send_bytes,
+                     std::as_writable_bytes(std::span(recv)), recv_bytes)
+        ->wait();
+    require(recv[0] == rank && recv[1] == 100 + 2 * rank && recv[5] == 200 + 3 * rank + 2,
+            "all_to_all");
+
+    if (rank == 1) {
+      std::vector<int32_t> message(1000, 42);
+      member.group->send(std::as_bytes(std::span(message)), 2, 7)->wait();
+    } else if (rank == 2) {
+      std::vector<int32_t> message(1000);
+      member.group->receive(std::as_writable_bytes(std::span(message)), 1, 7)->wait();
+      require(message[999] == 42, "receive");
+    }
+    std::vector<double> values = {static_cast<double>(rank), 1.0};
+    all_reduce_sum(*member.group, values);
+    require(values[0] == 3.0 && values[1] == 3.0, "all_reduce_sum");
+  });
+  EXPECT_EQ(good, 3);
+}
+
+TEST(GlooGroup, ADeadPeerIsATypedErrorWithinTheTimeout) {
+  const int port = free_port();
+  const int good = run_ranks(2, 30s, [port](int rank) {
+    Member member(port, rank, 2, 5s);
+    if (rank == 1) raise(SIGKILL);
+    std::vector<int32_t> message(1 << 20);
+    try {
+      member.group->receive(std::as_writable_bytes(std::span(message)), 1, 0)->wait();
+    } catch (const Error& error) {
+      require(
+          error.code() == ErrorCode::kUnavailable || error.code() == ErrorCode::kDeadlineExceeded,
+          "code");
+      require(std::string(error.what()).find("'test'") != std::string::npos, "names the group");
+      return;
+    }
+    fail(ErrorCode::kInternal, "received from the dead");
+  });
+  EXPECT_EQ(good, 1);  // the killed rank does not count
+}
+
+TEST(GlooGroup, ASilentPeerIsADeadline) {
+  const int port = free_port();
+  const int good = run_ranks(2, 20s, [port](int rank) {
+    Member member(port, rank, 2, 2s);
+    if (rank == 1) {
+      std::vector<int32_t> go(1);
+      try {
+        member.group->receive(std::as_writable_bytes(std::span(go)), 0, 99)->wait();
+      } catch (const Error&) {
+      }
+      return;
+    }
+    std::vector<int32_t> message(4);
+    try {
+      member.group->receive(std::as_writable_bytes(std::span(message)), 1, 0)->wait();
+    } catch (const Error& error) {
+      require(error.code() == ErrorCode::kDeadlineExceeded, error.what());
+      return;
+    }
+    fail(ErrorCode::kInternal, "nothing was sent");
+  });
+  EXPECT_EQ(good, 2);
+}
+
+TEST(GlooGroup, AMissingRankIsADeadlineThatNamesTheGroup) {
+  const int port = free_port();
+  const int good = run_ranks(1, 20s, [port](int rank) {
+    try {
+      Member member(port, rank, 2, 1s);
+    } catch (const Error& error) {
+      require(error.code() == ErrorCode::kDeadlineExceeded, error.what());
+      return;
+    }
+    fail(ErrorCode::kInternal, "a group of one rank formed");
+  });
+  EXPECT_EQ(good, 1);
+}
+
+TEST(RowShard, PartitionsRowsForAnyWorld) {
+  for (int64_t rows : {1, 7, 64, 577}) {
+    for (int world : {1, 2, 3, 8}) {
+      int64_t next = 0;
+      for (int rank = 0; rank < world; ++rank) {
+        const RowShard shard = row_shard(rows, rank, world);
+        EXPECT_EQ(shard.begin, next);
+        next = shard.end;
+      }
+      EXPECT_EQ(next, rows);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace nibble
