@@ -1,0 +1,79 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "core/comm/process_group.h"
+#include "core/ops/weight_source.h"
+#include "trainer/parallel/packed_shards.h"
+
+namespace nibble {
+
+/// Bytes that the ring moved since the last reset, by kind (this rank's received bytes).
+struct GatherBytes {
+  int64_t quantized = 0;
+  int64_t plain = 0;
+};
+
+/// The trainer's weights during a pass. With one rank they are the packed shards themselves. With
+/// more, each layer's packed bytes are gathered from all ranks into a ring of two layers, one layer
+/// ahead of use, forward and again backward; embedding, final norm and head stay gathered for a
+/// whole pass. INT4 codes and scales move for quantized parameters, BF16 for the rest: lossless,
+/// because the forward pass uses nothing else. Gradients of a layer are summed over the ranks (in
+/// rank order) into the owner's float32 shard while the next layer computes.
+///
+/// All ranks must run the same sequence of passes. One thread.
+class GatheredWeights final : public ops::WeightSource {
+ public:
+  /// `group` and `layout.table` must outlive this.
+  GatheredWeights(const ShardLayout& layout, ProcessGroup& group);
+  ~GatheredWeights() override;
+
+  /// Weights of the next passes.
+  void set_shards(std::shared_ptr<const PackedShards> shards);
+
+  /// Gathers what is not in a layer. Collective; call before each pass.
+  void begin_pass();
+  /// Ends a pass with gradients: sums those of embedding, norm and head, and waits for the layers'.
+  /// Collective.
+  void finish_backward();
+
+  void enter_layer(int64_t layer, ops::Pass pass) override;
+  void leave_layer(int64_t layer, ops::Pass pass) override;
+  kernels::WeightView weight(int64_t parameter) const override;
+  float* grad(int64_t parameter) override;
+
+  /// From now on passes leave gradients; allocates the float32 shards.
+  void enable_gradients();
+  void zero_gradients();
+  /// This rank's rows of dL/dw', one array per parameter.
+  std::vector<std::vector<float>>& gradients() { return gradient_shards_; }
+
+  GatherBytes take_bytes();
+
+ private:
+  struct Unit;  // the parameters that are gathered together: a layer, or everything outside layers
+  struct Slot;  // one gathered unit
+  class Reduction;
+
+  void start_gather(Slot& slot, int64_t unit);
+  void finish_gather(Slot& slot);
+  void start_reduction(Slot& slot);
+  void finish_reduction();
+  Slot& slot_of_layer(int64_t layer);
+  void fill_slot(Slot& slot, int rank, const std::byte* source, const Unit& unit) const;
+
+  ShardLayout layout_;
+  ProcessGroup& group_;
+  std::shared_ptr<const PackedShards> shards_;  // shared with the weight sender: a published version
+  std::vector<Unit> units_;                     // layers, then the outer unit
+  std::vector<std::pair<int64_t, int64_t>> place_;  // parameter -> (unit, index in unit)
+  std::vector<std::unique_ptr<Slot>> ring_;
+  std::unique_ptr<Slot> outer_;
+  std::unique_ptr<Reduction> reduction_;
+  std::vector<std::vector<float>> gradient_shards_;
+  GatherBytes bytes_;
+};
+
+}  // namespace nibble

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/comm/reduce.h"
+#include "core/kernels/parallel.h"
+#include "core/kernels/quantize.h"
+#include "core/models/weights.h"
+#include "core/spec/parameters.h"
+#include "core/spec/quantization.h"
+
+namespace nibble {
+
+/// How this rank's share of a model is cut: contiguous rows of every parameter, so that no group
+/// of the quantizer is ever split.
+struct ShardLayout {
+  const ParameterTable* table = nullptr;
+  QuantizationPlan plan;
+  int rank = 0;
+  int world = 1;
+
+  RowShard shard(int64_t parameter) const { return shard_of(parameter, rank); }
+  RowShard shard_of(int64_t parameter, int of_rank) const;
+  int64_t shard_elements(int64_t parameter) const;
+  bool quantized(int64_t parameter) const {
+    return plan.quantized[static_cast<size_t>(parameter)];
+  }
+};
+
+/// This rank's rows of every parameter as they are multiplied with and published: packed INT4 where
+/// quantized, BF16 elsewhere. Immutable once made; a new optimizer step makes a new one.
+struct PackedShards {
+  std::vector<StoredParameter> parameters;  ///< one per ParameterTable entry
+};
+
+/// Differences between two packings of the same layout.
+struct PackChanges {
+  int64_t codes = 0;        ///< INT4 codes in the shard
+  int64_t changed_codes = 0;
+  int64_t scales = 0;
+  int64_t changed_scales = 0;
+};
+
+/// Packs float32 masters (one array per parameter, this rank's rows). One pass over each. Throws
+/// Error{kInvalidArgument} naming tensor, row and group if a weight is not finite or overflows.
+std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
+                                                std::span<const std::vector<float>> masters,
+                                                const kernels::Parallel& parallel);
+
+PackChanges count_changes(const ShardLayout& layout, const PackedShards& before,
+                          const PackedShards& after, const kernels::Parallel& parallel);
+
+}  // namespace nibble
