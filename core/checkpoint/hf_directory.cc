@@ -23,7 +23,8 @@ HfDirectory::HfDirectory(const fs::path& directory) : path_(directory) {
   }
   if (!fs::exists(path_ / "config.json")) {
     fail(ErrorCode::kNotFound,
-         "'{}' has no config.json; give the directory of a Hugging Face checkpoint", path_.string());
+         "'{}' has no config.json; give the directory of a Hugging Face checkpoint",
+         path_.string());
   }
   config_ = read_json_file(path_ / "config.json", 16 << 20);
   if (!config_.is_object()) {
@@ -35,10 +36,11 @@ HfDirectory::HfDirectory(const fs::path& directory) : path_(directory) {
     files_.emplace_back(path_ / "model.safetensors");
     for (const TensorInfo& info : files_[0].tensors()) file_of_[info.name] = 0;
   } else {
-    fail(ErrorCode::kNotFound,
-         "'{}' has neither model.safetensors nor model.safetensors.index.json; other weight formats "
-         "(.bin, .pt) can carry code and are not read: convert them to safetensors first",
-         path_.string());
+    fail(
+        ErrorCode::kNotFound,
+        "'{}' has neither model.safetensors nor model.safetensors.index.json; other weight formats "
+        "(.bin, .pt) can carry code and are not read: convert them to safetensors first",
+        path_.string());
   }
 }
 
@@ -86,7 +88,8 @@ TensorView HfDirectory::tensor(const std::string& name) const {
 TensorView HfDirectory::tensor(const std::string& name, DType dtype,
                                const std::vector<int64_t>& shape) const {
   const TensorView view = tensor(name);
-  const bool same_shape = std::equal(view.shape.begin(), view.shape.end(), shape.begin(), shape.end());
+  const bool same_shape =
+      std::equal(view.shape.begin(), view.shape.end(), shape.begin(), shape.end());
   if (view.dtype != dtype || !same_shape) {
     fail(ErrorCode::kInvalidArgument,
          "checkpoint '{}', tensor '{}': found {} {}, but config.json asks for {} {}",
@@ -122,12 +125,11 @@ HfWriter::HfWriter(const fs::path& directory, const std::vector<TensorInfo>& ten
 
 void HfWriter::open_next_file() {
   NIBBLE_CHECK(next_file_ < files_.size(), "all {} files are written", files_.size());
-  const std::string name =
-      files_.size() == 1
-          ? "model.safetensors"
-          : fmt::format("model-{:05}-of-{:05}.safetensors", next_file_ + 1, files_.size());
-  writer_ = std::make_unique<SafetensorsWriter>(directory_ / name, files_[next_file_],
-                                                std::map<std::string, std::string>{{"format", "pt"}});
+  const std::string name = files_.size() == 1 ? "model.safetensors"
+                                              : fmt::format("model-{:05}-of-{:05}.safetensors",
+                                                            next_file_ + 1, files_.size());
+  writer_ = std::make_unique<SafetensorsWriter>(
+      directory_ / name, files_[next_file_], std::map<std::string, std::string>{{"format", "pt"}});
   written_in_file_ = 0;
 }
 
@@ -153,7 +155,8 @@ void HfWriter::finish() {
       weight_map[info.name] = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, files_.size());
     }
   }
-  const OrderedJson index = {{"metadata", {{"total_size", total_bytes}}}, {"weight_map", weight_map}};
+  const OrderedJson index = {{"metadata", {{"total_size", total_bytes}}},
+                             {"weight_map", weight_map}};
   write_file_atomically(directory_ / "model.safetensors.index.json", index.dump(2) + "\n");
 }
 

@@ -169,9 +169,8 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
   for (const TensorInfo& info : tensors_) {
     NIBBLE_CHECK(names.insert(info.name).second, "tensor '{}' is listed twice", info.name);
     const int64_t end = offset + info.num_bytes();
-    header[info.name] = {{"dtype", dtype_name(info.dtype)},
-                         {"shape", info.shape},
-                         {"data_offsets", {offset, end}}};
+    header[info.name] = {
+        {"dtype", dtype_name(info.dtype)}, {"shape", info.shape}, {"data_offsets", {offset, end}}};
     offset = end;
   }
   std::string text = header.dump();

@@ -2,8 +2,8 @@
 
 // Body of adamw.h for one ISA; included only by isa_*.cc.
 
-#include "core/kernels/adamw.h"
 #include "core/kernels/activation_cpu.h"
+#include "core/kernels/adamw.h"
 #include "core/kernels/simd.h"
 
 namespace nibble::kernels {

@@ -7,7 +7,7 @@
 namespace nibble::kernels {
 
 struct AttentionShape {
-  int64_t tokens = 0;    ///< query tokens
+  int64_t tokens = 0;  ///< query tokens
   int64_t heads = 0;
   int64_t kv_heads = 0;  ///< divides heads
   int64_t head_dim = 0;  ///< multiple of 16, at most 256

@@ -86,9 +86,9 @@ void attention_isa(const float* q, const float* k, const float* v, const KeyInde
                    const AttentionShape& shape, float* out, float* lse, const Parallel& parallel) {
   parallel.run(shape.tokens * shape.heads, 8, [&](int64_t begin, int64_t end) {
     switch (shape.head_dim / kLanes) {
-#define NIBBLE_HEAD(D)                                                           \
-  case D:                                                                        \
-    attention_heads<D>(q, k, v, index, shape, out, lse, begin, end);             \
+#define NIBBLE_HEAD(D)                                               \
+  case D:                                                            \
+    attention_heads<D>(q, k, v, index, shape, out, lse, begin, end); \
     break;
       NIBBLE_HEAD(1)
       NIBBLE_HEAD(2)

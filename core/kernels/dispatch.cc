@@ -1,11 +1,11 @@
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <cmath>
 #include <functional>
+#include <limits>
 #include <mutex>
 #include <numeric>
-#include <cmath>
-#include <limits>
 #include <vector>
 
 #include "core/base/env.h"
@@ -39,7 +39,7 @@ const IsaTable& isa_table(Isa isa) {
   if (!isa_is_available(isa)) {
     fail(ErrorCode::kFailedPrecondition, "this processor has no {}", isa_name(isa));
   }
-  return isa == Isa::kAvx512  ? kIsaTable_avx512
+  return isa == Isa::kAvx512 ? kIsaTable_avx512
          : isa == Isa::kAvx2 ? kIsaTable_avx2
                              : kIsaTable_scalar;
 }
@@ -113,8 +113,8 @@ void embed_backward(const int32_t* id, int64_t tokens, const float* dout, int64_
 namespace {
 void check_attention(const AttentionShape& shape) {
   const int64_t d = shape.head_dim / 16;
-  const bool known = shape.head_dim % 16 == 0 &&
-                     ((d >= 1 && d <= 8) || d == 10 || d == 12 || d == 16);
+  const bool known =
+      shape.head_dim % 16 == 0 && ((d >= 1 && d <= 8) || d == 10 || d == 12 || d == 16);
   NIBBLE_CHECK(known && shape.heads % shape.kv_heads == 0,
                "attention: head_dim {} or {} heads on {} key-value heads not supported",
                shape.head_dim, shape.heads, shape.kv_heads);

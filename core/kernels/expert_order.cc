@@ -16,7 +16,8 @@ ExpertOrder order_by_expert(const int32_t* expert, int64_t tokens, int64_t top_k
     }
     ++order.begin[static_cast<size_t>(expert[i]) + 1];
   }
-  for (size_t e = 0; e < static_cast<size_t>(num_experts); ++e) order.begin[e + 1] += order.begin[e];
+  for (size_t e = 0; e < static_cast<size_t>(num_experts); ++e)
+    order.begin[e + 1] += order.begin[e];
   std::vector<int64_t> next(order.begin.begin(), order.begin.end() - 1);
   order.pair.resize(static_cast<size_t>(pairs));
   for (int64_t i = 0; i < pairs; ++i) {

@@ -207,9 +207,8 @@ void linear_isa(const float* x, const WeightView& w, int64_t m, float* y, int64_
 }
 
 void dequantize_isa(const WeightView& w, float* weight, const Parallel& parallel) {
-  parallel.run(w.rows, max_of(1, 65536 / w.cols), [&](int64_t begin, int64_t end) {
-    expand(w, begin, end, weight + begin * w.cols);
-  });
+  parallel.run(w.rows, max_of(1, 65536 / w.cols),
+               [&](int64_t begin, int64_t end) { expand(w, begin, end, weight + begin * w.cols); });
 }
 
 }  // namespace

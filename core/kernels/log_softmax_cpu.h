@@ -118,7 +118,8 @@ int32_t sample_row_isa(const float* logits, int64_t vocab, float temperature, fl
   }
   // Rounding left the target at the very end: the last token that may be drawn.
   for (int64_t i = vocab - 1; i > 0; --i) {
-    if (logits[i] >= floor && logits[i] / temperature - max > -87.0f) return static_cast<int32_t>(i);
+    if (logits[i] >= floor && logits[i] / temperature - max > -87.0f)
+      return static_cast<int32_t>(i);
   }
   return 0;
 }

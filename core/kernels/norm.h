@@ -24,7 +24,6 @@ void rms_norm(const float* x, const uint16_t* weight, const NormShape& shape, fl
 ///   dx       float32 [rows, cols], overwritten; may be dy
 ///   dweight  float32 [cols], added to
 void rms_norm_backward(const float* x, const uint16_t* weight, const float* dy,
-                       const NormShape& shape, float* dx, float* dweight,
-                       const Parallel& parallel);
+                       const NormShape& shape, float* dx, float* dweight, const Parallel& parallel);
 
 }  // namespace nibble::kernels

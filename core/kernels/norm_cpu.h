@@ -2,8 +2,8 @@
 
 // Body of norm.h for one ISA; included only by isa_*.cc.
 
-#include "core/kernels/norm.h"
 #include "core/kernels/linear_cpu.h"
+#include "core/kernels/norm.h"
 #include "core/kernels/simd.h"
 
 namespace nibble::kernels {

@@ -71,8 +71,9 @@ inline F32x16 exp2_integer(F32x16 n) {
 inline float reduce_max(F32x16 a) { return _mm512_reduce_max_ps(a.v); }
 /// The fixed tree: lanes i and i+8, then i+4, i+2, i+1.
 inline float reduce_add(F32x16 a) {
-  const __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(a.v),
-                                  _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.v), 1)));
+  const __m256 s8 =
+      _mm256_add_ps(_mm512_castps512_ps256(a.v),
+                    _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.v), 1)));
   const __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
   const __m128 s2 = _mm_add_ps(s4, _mm_movehl_ps(s4, s4));
   return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));

@@ -23,7 +23,8 @@ inline Int4Group int4_group(float scale) {
 inline F32x16 int4_weights(const Int4Group& group, const uint32_t* words) {
   const __m512i lane_word = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
   const __m512i shift = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
-  const __m512i pair = _mm512_castsi128_si512(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(words)));
+  const __m512i pair =
+      _mm512_castsi128_si512(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(words)));
   const __m512i codes = _mm512_srlv_epi32(_mm512_permutexvar_epi32(lane_word, pair), shift);
   return {_mm512_permutexvar_ps(codes, group.table)};  // uses the low four bits of each lane
 }

@@ -47,8 +47,9 @@ ArenaExecutor::ArenaExecutor(const ModelSpec& spec, Limits limits,
       rope_(make_rope_table(spec.config.rope, spec.config.head_dim, limits.max_positions)),
       residual_(static_cast<size_t>(limits.max_tokens * spec.config.hidden)),
       arena_(static_cast<size_t>(limits.max_tokens * arena_floats_per_token(spec.config))),
-      routes_(static_cast<size_t>(spec.config.num_moe_layers()),
-              std::vector<int32_t>(static_cast<size_t>(limits.max_tokens * spec.config.moe.top_k))) {}
+      routes_(
+          static_cast<size_t>(spec.config.num_moe_layers()),
+          std::vector<int32_t>(static_cast<size_t>(limits.max_tokens * spec.config.moe.top_k))) {}
 
 const float* ArenaExecutor::run(const ArenaStep& step, const ops::WeightSource& weights,
                                 KvCache& cache) {
@@ -80,8 +81,8 @@ std::span<const int32_t> ArenaExecutor::routes(int64_t moe_layer) const {
 
 float* ArenaExecutor::allocate(int64_t width, int64_t tokens) {
   const int64_t count = width * tokens;
-  NIBBLE_CHECK(used_ + count <= static_cast<int64_t>(arena_.size()),
-               "arena of {} floats is full", arena_.size());
+  NIBBLE_CHECK(used_ + count <= static_cast<int64_t>(arena_.size()), "arena of {} floats is full",
+               arena_.size());
   allocations_.push_back({used_, width});
   used_ += count;
   return arena_.data() + used_ - count;
@@ -187,8 +188,7 @@ ArenaExecutor::Routing ArenaExecutor::route(int64_t /*layer*/, Value logits) {
   return {expert, weight};
 }
 
-ArenaExecutor::Value ArenaExecutor::experts(Value x, const Routing& routing,
-                                            int64_t first_expert) {
+ArenaExecutor::Value ArenaExecutor::experts(Value x, const Routing& routing, int64_t first_expert) {
   const MoeConfig& moe = spec_.config.moe;
   const int64_t hidden = spec_.config.hidden;
   const auto tokens = static_cast<int64_t>(step_->tokens.size());

@@ -78,9 +78,9 @@ class ArenaExecutor {
   std::vector<Allocation> allocations_;
   std::vector<std::vector<int32_t>> routes_;  // one per MoE layer, [max_tokens * k]
   int64_t next_moe_layer_ = 0;
-  const ArenaStep* step_ = nullptr;               // during run()
-  const ops::WeightSource* weights_ = nullptr;    // during run()
-  KvCache* cache_ = nullptr;                      // during run()
+  const ArenaStep* step_ = nullptr;             // during run()
+  const ops::WeightSource* weights_ = nullptr;  // during run()
+  KvCache* cache_ = nullptr;                    // during run()
 };
 
 }  // namespace nibble

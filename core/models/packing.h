@@ -16,10 +16,10 @@ struct SequenceGroup {
 
 /// Groups laid out without padding: every prompt once, then its responses, group after group.
 struct PackedBatch {
-  std::vector<int32_t> tokens;     ///< [T]
-  ops::SharedIndex index;          ///< [T]
-  std::vector<int64_t> target_row; ///< [N]: row whose hidden state predicts target i
-  std::vector<int32_t> target;     ///< [N]: response tokens, group by group, response by response
+  std::vector<int32_t> tokens;      ///< [T]
+  ops::SharedIndex index;           ///< [T]
+  std::vector<int64_t> target_row;  ///< [N]: row whose hidden state predicts target i
+  std::vector<int32_t> target;      ///< [N]: response tokens, group by group, response by response
 };
 
 /// Lays out groups. A response's tokens see the prompt and their own predecessors only.

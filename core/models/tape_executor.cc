@@ -94,16 +94,15 @@ TapeExecutor::Value TapeExecutor::add(const Value& a, const Value& b) { return r
 TapeExecutor::Routing TapeExecutor::route(int64_t /*layer*/, const Value& logits) {
   const MoeConfig& moe = spec_.config.moe;
   const at::Tensor replay = inputs_.replay.empty() ? at::Tensor() : inputs_.replay[routes_.size()];
-  Routing routing = ops::route(
-      logits, replay, {logits.size(0), moe.num_experts, moe.top_k, moe.norm_topk_prob});
+  Routing routing =
+      ops::route(logits, replay, {logits.size(0), moe.num_experts, moe.top_k, moe.norm_topk_prob});
   routes_.push_back(routing.expert);
   return routing;
 }
 
 TapeExecutor::Value TapeExecutor::experts(const Value& x, const Routing& routing,
                                           int64_t first_expert) {
-  return rounded(
-      ops::experts(x, routing, {&source_, first_expert}, spec_.config.moe.num_experts));
+  return rounded(ops::experts(x, routing, {&source_, first_expert}, spec_.config.moe.num_experts));
 }
 
 TapeResult run_log_probs(const ModelSpec& spec, ops::WeightSource& source,

@@ -37,7 +37,8 @@ void check_stored_shape(const HfDirectory& directory, const ParameterSpec& param
   }
   if (rows != parameter.rows || cols != parameter.cols) {
     fail(ErrorCode::kInvalidArgument,
-         "checkpoint '{}', tensor '{}.weight_shape' says [{}, {}], but config.json asks for [{}, {}]",
+         "checkpoint '{}', tensor '{}.weight_shape' says [{}, {}], but config.json asks for [{}, "
+         "{}]",
          directory.path().string(), parameter.module, rows, cols, parameter.rows, parameter.cols);
   }
 }
@@ -85,15 +86,15 @@ kernels::WeightView StoredParameter::view(const ParameterSpec& spec, const Quant
 ResidentWeights::ResidentWeights(const ParameterTable& table, QuantizationPlan plan)
     : table_(table), plan_(std::move(plan)), stored_(table.parameters.size()) {
   if (plan_.any() && plan_.config.bits != 4) {
-    fail(ErrorCode::kUnimplemented, "W{}A16 weights cannot be run; only W4A16",
-         plan_.config.bits);
+    fail(ErrorCode::kUnimplemented, "W{}A16 weights cannot be run; only W4A16", plan_.config.bits);
   }
   for (int64_t i = 0; i < table.size(); ++i) {
     const ParameterSpec& parameter = table.at(i);
     StoredParameter& out = stored(i);
     if (plan_.quantized[static_cast<size_t>(i)]) {
       out.words.resize(static_cast<size_t>(parameter.rows * parameter.cols / 8));
-      out.scale.resize(static_cast<size_t>(parameter.rows * parameter.cols / plan_.config.group_size));
+      out.scale.resize(
+          static_cast<size_t>(parameter.rows * parameter.cols / plan_.config.group_size));
     } else {
       out.bf16.resize(static_cast<size_t>(parameter.num_elements()));
     }
@@ -172,8 +173,8 @@ void quantize_parameter(const ParameterSpec& parameter, const float* master,
   const quant::GroupShape shape{parameter.rows, parameter.cols, plan.config.group_size};
   out.words.resize(static_cast<size_t>(shape.rows * shape.cols / 8));
   out.scale.resize(static_cast<size_t>(shape.rows * shape.groups_per_row()));
-  const auto problem = kernels::quantize_pack_int4(master, shape, out.words.data(),
-                                                   out.scale.data(), parallel);
+  const auto problem =
+      kernels::quantize_pack_int4(master, shape, out.words.data(), out.scale.data(), parallel);
   if (problem) {
     fail(ErrorCode::kInvalidArgument, "tensor '{}', row {}, group {}: {}", parameter.name(),
          problem->row, problem->group, quant::problem_text(problem->kind));

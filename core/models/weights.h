@@ -14,9 +14,9 @@ namespace nibble {
 
 /// One parameter's bytes as they are stored, sent and multiplied with.
 struct StoredParameter {
-  std::vector<uint16_t> bf16;    ///< [rows, cols], unless quantized
-  std::vector<uint32_t> words;   ///< [rows, cols/8] if quantized
-  std::vector<uint16_t> scale;   ///< [rows, cols/group] if quantized
+  std::vector<uint16_t> bf16;   ///< [rows, cols], unless quantized
+  std::vector<uint32_t> words;  ///< [rows, cols/8] if quantized
+  std::vector<uint16_t> scale;  ///< [rows, cols/group] if quantized
   kernels::WeightView view(const ParameterSpec& spec, const QuantizationPlan& plan,
                            bool quantized) const;
 };
@@ -54,8 +54,8 @@ std::unique_ptr<ResidentWeights> load_weights(const HfDirectory& directory,
                                               const ParameterTable& table);
 
 /// Reads a checkpoint and quantizes it by `plan` (sym7): what a trainer with QAT multiplies with.
-/// An INT4 checkpoint is dequantized to masters first. Throws Error{kInvalidArgument} naming tensor,
-/// row and group for weights that cannot be quantized.
+/// An INT4 checkpoint is dequantized to masters first. Throws Error{kInvalidArgument} naming
+/// tensor, row and group for weights that cannot be quantized.
 std::unique_ptr<ResidentWeights> load_weights_quantized(const HfDirectory& directory,
                                                         const ParameterTable& table,
                                                         const QuantizationPlan& plan,

@@ -40,8 +40,7 @@ struct RopeFunction : torch::autograd::Function<RopeFunction> {
 
 struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k,
-                            const at::Tensor& v, SharedIndex index,
-                            kernels::AttentionShape shape) {
+                            const at::Tensor& v, SharedIndex index, kernels::AttentionShape shape) {
     check_matrix(q, shape.heads * shape.head_dim, "attention q");
     check_matrix(k, shape.kv_heads * shape.head_dim, "attention k");
     check_matrix(v, shape.kv_heads * shape.head_dim, "attention v");
@@ -62,12 +61,16 @@ struct AttentionFunction : torch::autograd::Function<AttentionFunction> {
     at::Tensor dq = at::empty_like(saved[0]);
     at::Tensor dk = at::empty_like(saved[1]);
     at::Tensor dv = at::empty_like(saved[2]);
-    const kernels::AttentionGradient gradient{
-        saved[0].const_data_ptr<float>(), saved[1].const_data_ptr<float>(),
-        saved[2].const_data_ptr<float>(), saved[3].const_data_ptr<float>(),
-        saved[4].const_data_ptr<float>(), dout.const_data_ptr<float>(),
-        dq.data_ptr<float>(),             dk.data_ptr<float>(),
-        dv.data_ptr<float>(),             saved[1].size(0)};
+    const kernels::AttentionGradient gradient{saved[0].const_data_ptr<float>(),
+                                              saved[1].const_data_ptr<float>(),
+                                              saved[2].const_data_ptr<float>(),
+                                              saved[3].const_data_ptr<float>(),
+                                              saved[4].const_data_ptr<float>(),
+                                              dout.const_data_ptr<float>(),
+                                              dq.data_ptr<float>(),
+                                              dk.data_ptr<float>(),
+                                              dv.data_ptr<float>(),
+                                              saved[1].size(0)};
     kernels::attention_backward(gradient, kept<SharedIndex>(context, "index")->keys(),
                                 kept<kernels::AttentionShape>(context, "shape"), torch_parallel());
     return {dq, dk, dv, at::Tensor(), at::Tensor()};

@@ -26,9 +26,9 @@ struct RouteFunction : torch::autograd::Function<RouteFunction> {
     const at::Tensor& replay = given.expert;
     at::Tensor prob = at::empty_like(logits);
     at::Tensor weight = at::empty({shape.tokens, shape.top_k}, logits.options());
-    at::Tensor expert = replay.defined()
-                            ? replay
-                            : at::empty({shape.tokens, shape.top_k}, logits.options().dtype(at::kInt));
+    at::Tensor expert =
+        replay.defined() ? replay
+                         : at::empty({shape.tokens, shape.top_k}, logits.options().dtype(at::kInt));
     kernels::router_top_k(
         logits.const_data_ptr<float>(), shape,
         replay.defined() ? kernels::RouterMode::kReplay : kernels::RouterMode::kChoose,
@@ -82,13 +82,12 @@ at::Tensor expert_linear(const at::Tensor& x, const Weight& weight) {
 }
 
 struct ExpertsFunction : torch::autograd::Function<ExpertsFunction> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x,
-                            const at::Tensor& weight, const at::Tensor& expert, Weight first,
-                            int64_t num_experts) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
+                            const at::Tensor& expert, Weight first, int64_t num_experts) {
     const int64_t tokens = x.size(0);
     const int64_t top_k = weight.size(1);
-    const auto order = kernels::order_by_expert(expert.const_data_ptr<int32_t>(), tokens, top_k,
-                                                num_experts);
+    const auto order =
+        kernels::order_by_expert(expert.const_data_ptr<int32_t>(), tokens, top_k, num_experts);
     at::Tensor part = at::empty({tokens * top_k, x.size(1)}, x.options());
     variable_list saved = {x, weight, part};
     for (int64_t e = 0; e < num_experts; ++e) {

@@ -14,9 +14,9 @@ namespace {
 
 struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static kernels::NormShape shape_of(const at::Tensor& x, const kernels::WeightView& w, float eps) {
-    NIBBLE_CHECK(w.format == kernels::WeightFormat::kBf16 && x.is_contiguous() &&
-                     x.numel() % w.cols == 0,
-                 "rms_norm: {} elements in rows of {}", x.numel(), w.cols);
+    NIBBLE_CHECK(
+        w.format == kernels::WeightFormat::kBf16 && x.is_contiguous() && x.numel() % w.cols == 0,
+        "rms_norm: {} elements in rows of {}", x.numel(), w.cols);
     return {x.numel() / w.cols, w.cols, eps};
   }
 
@@ -24,9 +24,8 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
                             double eps) {
     const kernels::WeightView w = weight.source->weight(weight.index);
     at::Tensor y = at::empty_like(x);
-    kernels::rms_norm(x.const_data_ptr<float>(), w.bf16(),
-                      shape_of(x, w, static_cast<float>(eps)), y.data_ptr<float>(),
-                      torch_parallel());
+    kernels::rms_norm(x.const_data_ptr<float>(), w.bf16(), shape_of(x, w, static_cast<float>(eps)),
+                      y.data_ptr<float>(), torch_parallel());
     context->save_for_backward({x});
     keep(context, "weight", weight);
     context->saved_data["eps"] = eps;

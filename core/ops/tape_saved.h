@@ -25,7 +25,8 @@ struct Kept : torch::CustomClassHolder {
 
 template <typename T>
 void keep(AutogradContext* context, const std::string& name, T value) {
-  context->saved_data[name] = c10::IValue::make_capsule(c10::make_intrusive<Kept<T>>(std::move(value)));
+  context->saved_data[name] =
+      c10::IValue::make_capsule(c10::make_intrusive<Kept<T>>(std::move(value)));
 }
 
 template <typename T>

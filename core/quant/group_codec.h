@@ -14,7 +14,8 @@ namespace nibble::quant {
 /// How a group's scale follows from its largest magnitude.
 enum class Grid : uint8_t {
   kSym7,    ///< INT4: s = bf16(absmax / 7), codes [-7, 7]. Idempotent; the training grid.
-  kSym7p5,  ///< INT4: s = bf16(absmax / 7.5), codes [-8, 7]. llm-compressor's RTN; held scales only.
+  kSym7p5,  ///< INT4: s = bf16(absmax / 7.5), codes [-8, 7]. llm-compressor's RTN; held scales
+            ///< only.
   kSym127,  ///< INT8: s = bf16(absmax / 127), codes [-127, 127].
 };
 

@@ -9,9 +9,8 @@
 namespace nibble::quant {
 
 const char* problem_text(QuantizeProblem::Kind kind) {
-  return kind == QuantizeProblem::Kind::kNonFiniteWeight
-             ? "a weight is NaN or infinite"
-             : "a dequantized weight overflows BF16";
+  return kind == QuantizeProblem::Kind::kNonFiniteWeight ? "a weight is NaN or infinite"
+                                                         : "a dequantized weight overflows BF16";
 }
 
 std::optional<QuantizeProblem> quantize_rows(const uint16_t* weight, const GroupShape& shape,

@@ -10,15 +10,38 @@ namespace nibble {
 namespace {
 
 // Fields that say nothing about the computation.
-constexpr std::array kHarmless = {
-    "architectures",     "bos_token_id",        "eos_token_id",       "pad_token_id",
-    "unk_token_id",      "initializer_range",   "dtype",              "torch_dtype",
-    "transformers_version", "use_cache",        "pretraining_tp",     "router_aux_loss_coef",
-    "output_router_logits", "_name_or_path",    "_attn_implementation", "is_llama_config",
-    "transformers.js_config", "max_window_layers", "rope_interleaved", "unsloth_version",
-    "id2label", "label2id", "return_dict", "output_hidden_states", "output_attentions",
-    "quantization_config", "_attn_implementation_autoset", "unsloth_fixed", "chunk_size_feed_forward",
-    "problem_type", "is_encoder_decoder", "tokenizer_class"};
+constexpr std::array kHarmless = {"architectures",
+                                  "bos_token_id",
+                                  "eos_token_id",
+                                  "pad_token_id",
+                                  "unk_token_id",
+                                  "initializer_range",
+                                  "dtype",
+                                  "torch_dtype",
+                                  "transformers_version",
+                                  "use_cache",
+                                  "pretraining_tp",
+                                  "router_aux_loss_coef",
+                                  "output_router_logits",
+                                  "_name_or_path",
+                                  "_attn_implementation",
+                                  "is_llama_config",
+                                  "transformers.js_config",
+                                  "max_window_layers",
+                                  "rope_interleaved",
+                                  "unsloth_version",
+                                  "id2label",
+                                  "label2id",
+                                  "return_dict",
+                                  "output_hidden_states",
+                                  "output_attentions",
+                                  "quantization_config",
+                                  "_attn_implementation_autoset",
+                                  "unsloth_fixed",
+                                  "chunk_size_feed_forward",
+                                  "problem_type",
+                                  "is_encoder_decoder",
+                                  "tokenizer_class"};
 
 /// Reads fields of one JSON object and remembers which were read.
 class Fields {
@@ -97,9 +120,9 @@ void parse_rope_kind(const Json& object, const std::string& what, RopeConfig& ro
   const char* kind_key = fields.has("rope_type") ? "rope_type" : "type";
   fields.ignore("rope_type");
   fields.ignore("type");
-  const std::string kind =
-      fields.has(kind_key) && object[kind_key].is_string() ? object[kind_key].get<std::string>()
-                                                           : std::string("default");
+  const std::string kind = fields.has(kind_key) && object[kind_key].is_string()
+                               ? object[kind_key].get<std::string>()
+                               : std::string("default");
   if (fields.has("rope_theta")) rope.theta = fields.number("rope_theta");
   if (kind == "llama3") {
     rope.llama3 = true;
@@ -237,8 +260,8 @@ ModelConfig parse_model_config(const Json& json, const std::string& what) {
   if (fields.has("layer_types")) {
     for (const Json& layer : fields.raw("layer_types")) {
       if (layer != "full_attention") {
-        fail(ErrorCode::kUnimplemented, "{}: layer_types has {}; only full_attention is implemented",
-             what, layer.dump());
+        fail(ErrorCode::kUnimplemented,
+             "{}: layer_types has {}; only full_attention is implemented", what, layer.dump());
       }
     }
   }

@@ -15,7 +15,7 @@ std::string_view architecture_name(Architecture architecture);
 struct RopeConfig {
   double theta = 10000.0;
   bool llama3 = false;
-  double factor = 1.0;             ///< llama3 only, like the next three
+  double factor = 1.0;  ///< llama3 only, like the next three
   double low_freq_factor = 1.0;
   double high_freq_factor = 4.0;
   double original_max_position = 8192;

@@ -42,8 +42,8 @@ class TableBuilder {
     layer.post_norm =
         add(prefix + "post_attention_layernorm", ParameterRole::kNorm, 1, config_.hidden);
     if (config_.layer_is_moe[static_cast<size_t>(index)]) {
-      layer.router = add(prefix + "mlp.gate", ParameterRole::kRouter, config_.moe.num_experts,
-                         config_.hidden);
+      layer.router =
+          add(prefix + "mlp.gate", ParameterRole::kRouter, config_.moe.num_experts, config_.hidden);
       for (expert_ = 0; expert_ < config_.moe.num_experts; ++expert_) {
         const int64_t gate = add_mlp(fmt::format("{}mlp.experts.{}.", prefix, expert_),
                                      ParameterRole::kExpert, config_.moe.intermediate);

@@ -17,20 +17,22 @@ TEST(QuantizationConfig, ReadsWhatLlmCompressorWrites) {
   EXPECT_EQ(parsed->group_size, 128);
   EXPECT_TRUE(parsed->ignores("lm_head"));
   EXPECT_FALSE(parsed->ignores("model.layers.0.mlp.up_proj"));
-  EXPECT_FALSE(parse_quantization_config(read_json_file(kModels / "dense_tied/bf16/config.json"), "x"));
+  EXPECT_FALSE(
+      parse_quantization_config(read_json_file(kModels / "dense_tied/bf16/config.json"), "x"));
 }
 
 TEST(QuantizationConfig, WhatWeWriteReadsBackEqual) {
   const QuantizationConfig config{4, 64, {"lm_head", "re:^model\\.layers\\.[0-9]+\\.mlp\\.gate$"}};
-  const Json stored = {{"quantization_config", Json::parse(quantization_config_json(config).dump())}};
+  const Json stored = {
+      {"quantization_config", Json::parse(quantization_config_json(config).dump())}};
   EXPECT_EQ(parse_quantization_config(stored, "x"), config);
   EXPECT_TRUE(config.ignores("model.layers.12.mlp.gate"));
   EXPECT_FALSE(config.ignores("model.layers.12.mlp.gate_proj"));
 }
 
 TEST(QuantizationConfig, OtherSchemesAreRefusedByField) {
-  Json base = {{"quantization_config",
-                Json::parse(quantization_config_json({4, 32, {"lm_head"}}).dump())}};
+  Json base = {
+      {"quantization_config", Json::parse(quantization_config_json({4, 32, {"lm_head"}}).dump())}};
   const auto refused = [&](const Json::json_pointer& at, const Json& value) {
     Json changed = base;
     changed["quantization_config"][at] = value;

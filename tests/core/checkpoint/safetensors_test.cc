@@ -25,8 +25,7 @@ class SafetensorsTest : public ::testing::Test {
   fs::path raw(const std::string& header, size_t data_bytes, int64_t header_bytes = -1) {
     const fs::path path = directory_ / "raw.safetensors";
     std::ofstream out(path, std::ios::binary);
-    const uint64_t length =
-        header_bytes < 0 ? header.size() : static_cast<uint64_t>(header_bytes);
+    const uint64_t length = header_bytes < 0 ? header.size() : static_cast<uint64_t>(header_bytes);
     out.write(reinterpret_cast<const char*>(&length), 8);
     out << header << std::string(data_bytes, '\0');
     return path;
@@ -48,8 +47,9 @@ TEST_F(SafetensorsTest, WrittenTensorsReadBackByteForByte) {
   const std::vector<float> a = {1.5f, -2.0f};
   const std::vector<uint8_t> b = {1, 2, 3};
   const fs::path path = directory_ / "model.safetensors";
-  SafetensorsWriter writer(path, {{"b", DType::kU8, {3}}, {"a", DType::kF32, {2, 1}}, {"e", DType::kF32, {0}}},
-                           {{"format", "pt"}});
+  SafetensorsWriter writer(
+      path, {{"b", DType::kU8, {3}}, {"a", DType::kF32, {2, 1}}, {"e", DType::kF32, {0}}},
+      {{"format", "pt"}});
   writer.write("b", std::as_bytes(std::span(b)));
   writer.write_part("a", std::as_bytes(std::span(a)).subspan(0, 4));
   EXPECT_FALSE(fs::exists(path)) << "nothing half-written is visible";

@@ -54,7 +54,8 @@ float ordered_dot(const float* x, const uint16_t* w, int64_t cols) {
   return lane[0];
 }
 
-void expect_bits(const std::vector<float>& a, const std::vector<float>& b, const std::string& what) {
+void expect_bits(const std::vector<float>& a, const std::vector<float>& b,
+                 const std::string& what) {
   ASSERT_EQ(a.size(), b.size());
   EXPECT_EQ(std::memcmp(a.data(), b.data(), a.size() * 4), 0) << what;
 }
@@ -78,9 +79,11 @@ TEST_P(Linear, FollowsTheWrittenOrderOnEveryIsaAndThreadCount) {
       double exact = 0.0;
       for (int64_t k = 0; k < cols; ++k) {
         exact += static_cast<double>(x[static_cast<size_t>(i * cols + k)]) *
-                 static_cast<double>(quant::bf16_to_float(matrix.bf16[static_cast<size_t>(n * cols + k)]));
+                 static_cast<double>(
+                     quant::bf16_to_float(matrix.bf16[static_cast<size_t>(n * cols + k)]));
       }
-      worst = std::max(worst, std::fabs(exact - static_cast<double>(want[static_cast<size_t>(i * rows + n)])));
+      worst = std::max(
+          worst, std::fabs(exact - static_cast<double>(want[static_cast<size_t>(i * rows + n)])));
     }
   }
   EXPECT_LT(worst, 1e-6 * static_cast<double>(cols));
@@ -128,8 +131,8 @@ TEST(Dequantize, CoversEveryCodeUnderEveryScaleMantissa) {
       std::vector<float> weight(32);
       isa_table(isa).dequantize(view, weight.data(), Serial());
       for (size_t i = 0; i < 32; ++i) {
-        const float want = quant::bf16_to_float(
-            quant::dequantize_code(code[i], quant::bf16_to_float(scale_bits)));
+        const float want =
+            quant::bf16_to_float(quant::dequantize_code(code[i], quant::bf16_to_float(scale_bits)));
         ASSERT_EQ(std::memcmp(&weight[i], &want, 4), 0) << mantissa << " " << i;
       }
     }

@@ -51,7 +51,8 @@ struct OracleModel {
     std::memcpy(out.data(), view.bytes.data(), out.size() * 4);
     return out;
   }
-  std::vector<float> log_probs(int sequence, ActivationType activations = ActivationType::kFloat32) {
+  std::vector<float> log_probs(int sequence,
+                               ActivationType activations = ActivationType::kFloat32) {
     const at::NoGradGuard no_grad;
     const PackedBatch batch = pack_sequence(ids(sequence));
     const TapeResult result = run_log_probs(spec, *weights, rope, {batch}, 1.0f, activations);

@@ -18,7 +18,8 @@ class TapeOracle : public ::testing::TestWithParam<std::string> {};
 void expect_close(const std::vector<float>& got, const std::vector<float>& want, float tolerance,
                   const std::string& what) {
   ASSERT_EQ(got.size(), want.size()) << what;
-  for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], want[i], tolerance) << what << " " << i;
+  for (size_t i = 0; i < got.size(); ++i)
+    ASSERT_NEAR(got[i], want[i], tolerance) << what << " " << i;
 }
 
 TEST_P(TapeOracle, LogProbsMatchTransformersInFloat32) {
@@ -31,8 +32,8 @@ TEST_P(TapeOracle, LogProbsMatchTransformersInFloat32) {
 }
 
 TEST_P(TapeOracle, Int4CheckpointsOfOthersGiveTheirLogProbs) {
-  for (const auto& [variant, prefix] : {std::pair<std::string, std::string>{"int4_sym7", "sym7."},
-                                        {"int4_llmcompressor", "ct."}}) {
+  for (const auto& [variant, prefix] :
+       {std::pair<std::string, std::string>{"int4_sym7", "sym7."}, {"int4_llmcompressor", "ct."}}) {
     if (!std::filesystem::exists(OracleModel(GetParam()).root / variant)) continue;
     OracleModel model(GetParam(), variant);
     EXPECT_TRUE(model.weights->plan().any());
@@ -155,7 +156,8 @@ TEST_P(TapeOracle, QuantizingTheBf16CheckpointGivesTheInt4CheckpointsBytes) {
   OracleModel bf16(GetParam());
   OracleModel int4(GetParam(), "int4_sym7");
   const kernels::Serial serial;
-  const auto made = load_weights_quantized(bf16.directory, bf16.spec.table, int4.weights->plan(), serial);
+  const auto made =
+      load_weights_quantized(bf16.directory, bf16.spec.table, int4.weights->plan(), serial);
   for (int64_t p = 0; p < bf16.spec.table.size(); ++p) {
     EXPECT_EQ(made->stored(p).words, int4.weights->stored(p).words) << bf16.spec.table.at(p).module;
     EXPECT_EQ(made->stored(p).scale, int4.weights->stored(p).scale);
@@ -175,8 +177,8 @@ TEST_P(TapeOracle, ReplayedRoutesMatchTransformers) {
   for (int64_t layer = 0; layer < model.spec.config.num_layers; ++layer) {
     if (!model.spec.config.layer_is_moe[static_cast<size_t>(layer)]) continue;
     const TensorView want = model.io.tensor("replay.layer" + std::to_string(layer) + ".indices");
-    at::Tensor route = at::empty({static_cast<int64_t>(ids.size()) - 1, k},
-                                 at::TensorOptions().dtype(at::kInt));
+    at::Tensor route =
+        at::empty({static_cast<int64_t>(ids.size()) - 1, k}, at::TensorOptions().dtype(at::kInt));
     for (int64_t i = 0; i < route.numel(); ++i) {
       route.data_ptr<int32_t>()[i] = want.dtype == DType::kI64
                                          ? static_cast<int32_t>(want.as<int64_t>()[i])
@@ -184,9 +186,10 @@ TEST_P(TapeOracle, ReplayedRoutesMatchTransformers) {
     }
     inputs.replay.push_back(route);
   }
-  const TapeResult result = run_log_probs(model.spec, *model.weights, model.rope, inputs, 1.0f,
-                                          ActivationType::kFloat32);
-  expect_close({result.log_prob.data_ptr<float>(), result.log_prob.data_ptr<float>() + result.log_prob.numel()},
+  const TapeResult result =
+      run_log_probs(model.spec, *model.weights, model.rope, inputs, 1.0f, ActivationType::kFloat32);
+  expect_close({result.log_prob.data_ptr<float>(),
+                result.log_prob.data_ptr<float>() + result.log_prob.numel()},
                model.floats(key), 5e-5f, key);
   result.log_prob.sum().neg().backward();
   for (const LayerParameters& layer : model.spec.table.layers) {

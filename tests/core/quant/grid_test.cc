@@ -22,8 +22,7 @@ struct Quantized {
 Quantized quantize(const uint16_t* weight, const GroupShape& shape, Grid grid) {
   Quantized out{std::vector<uint16_t>(static_cast<size_t>(shape.rows * shape.groups_per_row())),
                 std::vector<int8_t>(static_cast<size_t>(shape.rows * shape.cols))};
-  const auto problem =
-      quantize_rows(weight, shape, grid, out.scale.data(), out.code.data());
+  const auto problem = quantize_rows(weight, shape, grid, out.scale.data(), out.code.data());
   EXPECT_FALSE(problem.has_value());
   return out;
 }
@@ -75,8 +74,9 @@ std::vector<Json> cases() {
   return read_json_file(kFixtures / "cases.json")["cases"].get<std::vector<Json>>();
 }
 
-INSTANTIATE_TEST_SUITE_P(All, QuantFixture, ::testing::ValuesIn(cases()),
-                         [](const auto& param) { return param.param["name"].template get<std::string>(); });
+INSTANTIATE_TEST_SUITE_P(All, QuantFixture, ::testing::ValuesIn(cases()), [](const auto& param) {
+  return param.param["name"].template get<std::string>();
+});
 
 TEST(Pack, MatchesCompressedTensorsForFourAndEightBitsAndRaggedWidths) {
   const Json fixture = read_json_file(kFixtures / "cases.json");

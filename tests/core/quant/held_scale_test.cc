@@ -44,7 +44,8 @@ TEST(HeldScale, StartAndUpdateMatchTheFixturesBitForBit) {
 
 TEST(HeldScale, UnusableScalesAreRefused) {
   const SafetensorsFile file(kFixtures / "calibrated_errors.safetensors");
-  for (const char* name : {"scale_zero", "scale_negative", "scale_nan", "scale_inf", "scale_huge"}) {
+  for (const char* name :
+       {"scale_zero", "scale_negative", "scale_nan", "scale_inf", "scale_huge"}) {
     const TensorView scales = file.tensor(std::string(name) + ".weight_scale");
     int invalid = 0;
     for (size_t i = 0; i < scales.bytes.size() / 2; ++i) {

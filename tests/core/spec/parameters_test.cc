@@ -21,8 +21,9 @@ TEST(ModelParameters, AreExactlyTheTensorsTransformersSaved) {
     const ParameterTable table = model_parameters(parse_model_config(model.config(), name));
     std::set<std::string> ours;
     for (const ParameterSpec& parameter : table.parameters) {
-      const std::vector<int64_t> shape =
-          parameter.is_vector() ? std::vector{parameter.cols} : std::vector{parameter.rows, parameter.cols};
+      const std::vector<int64_t> shape = parameter.is_vector()
+                                             ? std::vector{parameter.cols}
+                                             : std::vector{parameter.rows, parameter.cols};
       EXPECT_NO_THROW(model.tensor(parameter.name(), DType::kBf16, shape));
       ours.insert(parameter.name());
     }
