@@ -10,7 +10,8 @@ namespace nibble::jinja {
 namespace {
 
 Value missing(const Value& value, std::string_view name) {
-  return Value::undefined(fmt::format("'{} object' has no attribute '{}'", value.type_name(), name));
+  return Value::undefined(
+      fmt::format("'{} object' has no attribute '{}'", value.type_name(), name));
 }
 
 Value item_or_undefined(Runtime& runtime, const LoopState& loop, int64_t index) {
@@ -93,7 +94,8 @@ namespace {
 std::vector<int64_t> slice_indices(Runtime& runtime, const List& bounds, int64_t size) {
   const auto bound = [&](size_t i, int64_t absent) {
     if (bounds[i].is_none()) return absent;
-    if (!bounds[i].is_integral()) runtime.error("a slice needs integers, not {}", bounds[i].type_name());
+    if (!bounds[i].is_integral())
+      runtime.error("a slice needs integers, not {}", bounds[i].type_name());
     return bounds[i].as_int();
   };
   const int64_t step = bound(2, 1);
@@ -141,7 +143,8 @@ Value get_slice(Runtime& runtime, const Value& value, const List& bounds) {
 List iterate(Runtime& runtime, const Value& value) {
   List items;
   if (const std::string* text = value.string()) {
-    for (const std::string_view c : characters(*text)) items.push_back(runtime.text(std::string(c)));
+    for (const std::string_view c : characters(*text))
+      items.push_back(runtime.text(std::string(c)));
   } else if (const Dict* dict = value.dict()) {
     for (const auto& [key, unused] : dict->entries) items.push_back(key);
   } else if (const Sequence* sequence = value.sequence()) {

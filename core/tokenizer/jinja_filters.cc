@@ -27,8 +27,8 @@ std::string title_words(std::string_view text) {
   std::string out;
   bool start = true;
   for (const std::string_view c : characters(text)) {
-    const bool between = strip_text(c, nullptr, Ends::kBoth).empty() ||
-                         kOpening.find(c) != std::string_view::npos;
+    const bool between =
+        strip_text(c, nullptr, Ends::kBoth).empty() || kOpening.find(c) != std::string_view::npos;
     out += start && !between ? to_upper(c) : to_lower(c);
     start = between;
   }
@@ -125,7 +125,8 @@ Value to_float(Runtime& runtime, const Value& value, const Arguments& arguments)
   const BoundArguments bound(runtime, "float", arguments, {"default"});
   if (value.is_number()) return Value::number(value.as_double());
   double parsed = 0;
-  if (value.is_string() && parse_double(strip_text(*value.string(), nullptr, Ends::kBoth), parsed)) {
+  if (value.is_string() &&
+      parse_double(strip_text(*value.string(), nullptr, Ends::kBoth), parsed)) {
     return Value::number(parsed);
   }
   return bound.has(0) ? bound.at(0) : Value::number(0);
@@ -145,7 +146,8 @@ Value to_int(Runtime& runtime, const Value& value, const Arguments& arguments) {
     int64_t whole = 0;
     const char* end = text.data() + text.size();
     const auto parsed = std::from_chars(text.data(), end, whole);
-    if (parsed.ec == std::errc() && parsed.ptr == end && !text.empty()) return Value::integer(whole);
+    if (parsed.ec == std::errc() && parsed.ptr == end && !text.empty())
+      return Value::integer(whole);
     if (!parse_double(text, number)) return absent;
   } else {
     return absent;

@@ -91,7 +91,8 @@ int64_t BoundArguments::integer(size_t index, int64_t absent) const {
 
 const std::string& BoundArguments::text(size_t index) const {
   if (!has(index) || !at(index).is_string()) {
-    runtime_.error("{} needs a string, not {}", what_, has(index) ? at(index).type_name() : "nothing");
+    runtime_.error("{} needs a string, not {}", what_,
+                   has(index) ? at(index).type_name() : "nothing");
   }
   return *at(index).string();
 }

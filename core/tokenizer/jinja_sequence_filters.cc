@@ -28,7 +28,8 @@ Value dotted(Runtime& runtime, const Value& item, const Value& attribute) {
 
 /// What sort, min, max and unique compare: the attribute, in lower case unless case counts.
 Value sort_key(Runtime& runtime, const Value& item, const Value* attribute, bool case_sensitive) {
-  Value key = attribute == nullptr || attribute->is_none() ? item : dotted(runtime, item, *attribute);
+  Value key =
+      attribute == nullptr || attribute->is_none() ? item : dotted(runtime, item, *attribute);
   if (case_sensitive || !key.is_string()) return key;
   return runtime.text(to_lower(*key.string()));
 }
@@ -183,7 +184,8 @@ Value reverse(Runtime& runtime, const Value& value, const Arguments& arguments) 
 }
 
 Value sort(Runtime& runtime, const Value& value, const Arguments& arguments) {
-  const BoundArguments bound(runtime, "sort", arguments, {"reverse", "case_sensitive", "attribute"});
+  const BoundArguments bound(runtime, "sort", arguments,
+                             {"reverse", "case_sensitive", "attribute"});
   const Value* attribute = bound.has(2) ? &bound.at(2) : nullptr;
   if (attribute != nullptr && attribute->is_string() &&
       attribute->string()->find(',') != std::string::npos) {

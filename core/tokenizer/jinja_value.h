@@ -31,9 +31,10 @@ class Value {
  public:
   using None = std::monostate;
   using Text = std::shared_ptr<const std::string>;
-  using Data = std::variant<None, Undefined, bool, int64_t, double, Text,
-                            std::shared_ptr<const Sequence>, std::shared_ptr<const Dict>,
-                            Namespace*, std::shared_ptr<const Callable>, std::shared_ptr<LoopState>>;
+  using Data =
+      std::variant<None, Undefined, bool, int64_t, double, Text, std::shared_ptr<const Sequence>,
+                   std::shared_ptr<const Dict>, Namespace*, std::shared_ptr<const Callable>,
+                   std::shared_ptr<LoopState>>;
 
   Value() = default;  ///< None
   Value(Data data) : data_(std::move(data)) {}
