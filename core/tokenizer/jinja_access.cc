@@ -78,8 +78,7 @@ Value get_item(Runtime& runtime, const Value& value, const Value& key) {
     return character_at(runtime, *value.string(), key.as_int());
   }
   const Sequence* sequence = value.sequence();
-  if (key.is_integral() && sequence != nullptr &&
-      (sequence->form == Sequence::Form::kList || sequence->form == Sequence::Form::kTuple)) {
+  if (key.is_integral() && sequence != nullptr && sequence->indexable()) {
     const auto size = std::ssize(sequence->items);
     const int64_t index = key.as_int() + (key.as_int() < 0 ? size : 0);
     if (index >= 0 && index < size) return sequence->items[index];
@@ -129,9 +128,8 @@ Value get_slice(Runtime& runtime, const Value& value, const List& bounds) {
     return runtime.text(std::move(out));
   }
   const Sequence* sequence = value.sequence();
-  if (sequence == nullptr || sequence->form == Sequence::Form::kView ||
-      sequence->form == Sequence::Form::kGenerator) {
-    return missing(value, "slice");
+  if (sequence == nullptr || !sequence->indexable()) {
+    runtime.error("a {} cannot be sliced", value.type_name());
   }
   List items;
   for (const int64_t i : slice_indices(runtime, bounds, std::ssize(sequence->items))) {

@@ -65,7 +65,8 @@ Value indent(Runtime& runtime, const Value& value, const Arguments& arguments) {
     margin.assign(static_cast<size_t>(width), ' ');
   }
   const bool blank = bound.truthy(2, false);
-  std::string text = to_str(runtime, value);
+  if (!value.is_string()) runtime.error("indent needs a string, not {}", value.type_name());
+  std::string text = *value.string();
   text += '\n';  // so a last empty line counts
   std::string out;
   bool first_line = true;
@@ -123,6 +124,7 @@ bool parse_double(std::string_view text, double& out) {
 
 Value to_float(Runtime& runtime, const Value& value, const Arguments& arguments) {
   const BoundArguments bound(runtime, "float", arguments, {"default"});
+  if (const auto* missing = value.get_if<Undefined>()) runtime.error("{}", *missing->what);
   if (value.is_number()) return Value::number(value.as_double());
   double parsed = 0;
   if (value.is_string() &&
@@ -134,6 +136,7 @@ Value to_float(Runtime& runtime, const Value& value, const Arguments& arguments)
 
 Value to_int(Runtime& runtime, const Value& value, const Arguments& arguments) {
   const BoundArguments bound(runtime, "int", arguments, {"default", "base"});
+  if (const auto* missing = value.get_if<Undefined>()) runtime.error("{}", *missing->what);
   if (bound.integer(1, 10) != 10) runtime.error("int: only base 10 is supported");
   if (value.is_integral()) return Value::integer(value.as_int());
   const Value absent = bound.has(0) ? bound.at(0) : Value::integer(0);
