@@ -13,24 +13,14 @@
 #include "core/kernels/rope.h"
 #include "core/models/decoder.h"
 #include "core/models/packing.h"
-#include "trainer/algo/advantages.h"
 #include "trainer/algo/policy_loss.h"
 #include "trainer/batching.h"
 #include "trainer/parallel/gathered_weights.h"
 #include "trainer/state/optimizer_state.h"
 #include "trainer/state/train_checkpoint.h"
+#include "trainer/train_config.h"
 
 namespace nibble {
-
-/// When the BF16 reference model runs.
-enum class ReferenceMode { kAuto, kAlways, kNever };
-
-struct AlgorithmConfig {
-  AdvantageConfig advantage;
-  PolicyLossConfig loss;
-  ReferenceMode reference = ReferenceMode::kAuto;
-  int64_t kl_metric_every = 1;  ///< steps between KL measurements; 0 = never
-};
 
 struct TrainerConfig {
   std::filesystem::path model;      ///< Hugging Face directory the masters start from

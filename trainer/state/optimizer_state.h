@@ -6,25 +6,10 @@
 #include "core/comm/process_group.h"
 #include "core/kernels/adamw.h"
 #include "core/kernels/parallel.h"
-#include "trainer/algo/schedule.h"
 #include "trainer/parallel/packed_shards.h"
+#include "trainer/train_config.h"
 
 namespace nibble {
-
-struct OptimizerConfig {
-  double lr = 1e-6;  ///< after warm-up
-  LrStyle schedule = LrStyle::kConstant;
-  int64_t warmup_steps = 0;
-  int64_t decay_steps = 0;  ///< step at which min_lr is reached (linear, cosine)
-  double min_lr = 0.0;
-  double beta1 = 0.9;
-  double beta2 = 0.98;
-  double eps = 1e-8;
-  double weight_decay = 0.1;  ///< decoupled; norms are not decayed
-  double clip_norm = 1.0;     ///< global gradient norm; 0 = off
-  int64_t global_batch = 64;  ///< samples of one optimizer step
-  int64_t steps_per_rollout = 1;
-};
 
 /// What one optimizer step did.
 struct UpdateStats {
