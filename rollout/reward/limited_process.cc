@@ -79,6 +79,7 @@ LimitedProcess::LimitedProcess(const std::vector<std::string>& command,
     fail(ErrorCode::kInvalidArgument, "the command of a child process is empty");
   }
   std::vector<char*> argv;
+  argv.reserve(command.size() + 1);
   for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
   int ends[2];

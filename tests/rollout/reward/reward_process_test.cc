@@ -37,6 +37,7 @@ RewardProcessOptions options_of(const std::vector<std::string>& arguments) {
 
 std::vector<RewardSample> samples_of(const std::vector<std::string>& responses) {
   std::vector<RewardSample> samples;
+  samples.reserve(responses.size());
   for (const std::string& response : responses) samples.push_back({response, "label"});
   return samples;
 }
@@ -91,6 +92,7 @@ RewardOutcome outcome_of(RewardProcess& process, const std::string& order) {
 TEST(RewardProcess, ScoresWithTheRealScorerInOrder) {
   RewardProcess process(options_of({"real", "last_number"}));
   std::vector<RewardSample> samples;
+  samples.reserve(500);
   for (int i = 0; i < 500; ++i) {
     samples.push_back({"the answer is " + std::to_string(i), i % 3 == 0 ? i : -1});
   }
