@@ -31,7 +31,8 @@ if(NIBBLE_WITH_TORCH)
     "SHELL:-idirafter ${NIBBLE_TORCH_ROOT}/include")
   target_compile_definitions(nibble_torch INTERFACE USE_C10D_GLOO USE_DISTRIBUTED)
   target_link_libraries(nibble_torch INTERFACE
-    "${NIBBLE_TORCH_ROOT}/lib/libtorch_cpu.so" "${NIBBLE_TORCH_ROOT}/lib/libc10.so")
+    "${NIBBLE_TORCH_ROOT}/lib/libtorch_cpu.so" "${NIBBLE_TORCH_ROOT}/lib/libc10.so"
+    "${NIBBLE_TORCH_ROOT}/lib/libgomp.so.1")
   target_link_options(nibble_torch INTERFACE
     -Wl,--allow-shlib-undefined "-Wl,-rpath,${NIBBLE_TORCH_ROOT}/lib")
 endif()
