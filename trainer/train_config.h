@@ -60,8 +60,9 @@ struct ModelSection {
 template <typename Visitor>
 void visit_fields(Visitor& v, ModelSection& c) {
   v.field("path", c.path, "", "Hugging Face directory the masters start from (BF16, or INT4)");
-  v.field("int4", c.int4, "",
-          "INT4 checkpoint whose quantization_config says what is quantized; empty: `path` says it");
+  v.field(
+      "int4", c.int4, "",
+      "INT4 checkpoint whose quantization_config says what is quantized; empty: `path` says it");
   v.field("reference", c.reference, "", "BF16 directory of the KL reference; empty: `path`");
 }
 
