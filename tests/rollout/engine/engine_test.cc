@@ -73,6 +73,19 @@ TEST_F(EngineTest, GivesTheSameSampleAgainAfterOtherTraffic) {
   EXPECT_EQ(after.log_probs, before.log_probs);
 }
 
+TEST_F(EngineTest, ASampleThatWasCutShortGoesOnFromALongerPrompt) {
+  serve();
+  submit_one(engine_, request_of(1, {9, 8, 7}, 12));
+  const Completion whole = finish_all(engine_).at(0);
+  GenerateRequest rest = request_of(1, {9, 8, 7}, 12);
+  rest.prompt.insert(rest.prompt.end(), whole.tokens.begin(), whole.tokens.begin() + 5);
+  rest.max_new_tokens = 7;
+  submit_one(engine_, std::move(rest));
+  const Completion got = finish_all(engine_).at(0);
+  EXPECT_EQ(got.tokens, std::vector<int32_t>(whole.tokens.begin() + 5, whole.tokens.end()));
+  EXPECT_EQ(got.log_probs, std::vector<float>(whole.log_probs.begin() + 5, whole.log_probs.end()));
+}
+
 TEST_F(EngineTest, AnotherSeedOrSampleIndexGivesAnotherSample) {
   serve();
   submit_group(1, 3, 16);
