@@ -197,9 +197,13 @@ Value repeat(Runtime& runtime, const Value& value, int64_t count) {
     return runtime.text(std::move(out));
   }
   const Sequence& sequence = *value.sequence();
+  const auto size = std::ssize(sequence.items);
+  if (size > 0 && count > runtime.limits.value_bytes / static_cast<int64_t>(sizeof(Value)) / size) {
+    runtime.error("a {} of {} times {} items is too large", value.type_name(), count, size);
+  }
   List items;
-  for (int64_t i = 0; i < count && !sequence.items.empty(); ++i) {
-    runtime.step(static_cast<int64_t>(sequence.items.size()));
+  for (int64_t i = 0; i < count && size > 0; ++i) {
+    runtime.step(size);
     items.insert(items.end(), sequence.items.begin(), sequence.items.end());
   }
   return runtime.list(std::move(items), sequence.form);

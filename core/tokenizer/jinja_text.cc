@@ -103,7 +103,8 @@ std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends)
 size_t find_text(std::string_view text, std::string_view wanted, size_t from) {
   if (from > text.size()) return std::string_view::npos;
   if (wanted.empty()) return from;
-  // memmem is linear in the worst case; std::string_view::find is not.
+  constexpr size_t kShort = 32;  // the find of the library takes time in the order of the product
+  if (wanted.size() <= kShort) return text.find(wanted, from);
   const void* found = memmem(text.data() + from, text.size() - from, wanted.data(), wanted.size());
   if (found == nullptr) return std::string_view::npos;
   return static_cast<size_t>(static_cast<const char*>(found) - text.data());

@@ -116,7 +116,7 @@ class Hostile : public ::testing::TestWithParam<std::string> {};
 TEST_P(Hostile, TemplateEndsWithAnErrorSoon) {
   const Stopwatch watch;
   EXPECT_THROW(render(GetParam()), Error) << GetParam().substr(0, 100);
-  EXPECT_LT(watch.elapsed_ms(), 20'000);
+  EXPECT_LT(watch.elapsed_ms(), 60'000);
 }
 
 std::string nested(const std::string& open, const std::string& close, int count) {
