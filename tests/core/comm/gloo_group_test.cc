@@ -1,6 +1,4 @@
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
 
 #include <numeric>
 #include <thread>
@@ -8,27 +6,13 @@
 #include "core/base/fail.h"
 #include "core/comm/process_group.h"
 #include "core/comm/reduce.h"
+#include "tests/core/comm/free_port.h"
 #include "tests/core/comm/run_ranks.h"
 
 namespace nibble {
 namespace {
 
 using namespace std::chrono_literals;
-
-// A port that was free a moment ago; children start too early for the parent to host the store.
-int free_port() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof address;
-  if (bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
-      getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
-    return 0;
-  }
-  close(fd);
-  return ntohs(address.sin_port);
-}
 
 struct Member {
   Member(int port, int rank, int world, std::chrono::milliseconds timeout = 20s) {
