@@ -10,6 +10,7 @@ find_package(CLI11 REQUIRED)
 find_package(GTest REQUIRED)
 find_package(Protobuf REQUIRED)
 find_package(gRPC REQUIRED)
+find_package(OpenSSL REQUIRED)
 find_package(SQLite3 REQUIRED)
 find_package(OpenSSL REQUIRED)
 find_package(ZLIB REQUIRED)
@@ -33,8 +34,8 @@ if(NIBBLE_WITH_TORCH)
   target_link_libraries(nibble_torch INTERFACE
     "${NIBBLE_TORCH_ROOT}/lib/libtorch_cpu.so" "${NIBBLE_TORCH_ROOT}/lib/libc10.so"
     "${NIBBLE_TORCH_ROOT}/lib/libgomp.so.1")
-  target_link_options(nibble_torch INTERFACE
-    -Wl,--allow-shlib-undefined "-Wl,-rpath,${NIBBLE_TORCH_ROOT}/lib")
+  # CMake itself puts the folder into the RPATH of the build, and leaves it out when installing.
+  target_link_options(nibble_torch INTERFACE -Wl,--allow-shlib-undefined)
 endif()
 
 if(NIBBLE_WITH_CUDA)

@@ -2,36 +2,39 @@
 
 #include <openssl/evp.h>
 
+#include <array>
+
 #include "core/base/fail.h"
 
 namespace nibble {
 
-struct Sha256::Context {
-  EVP_MD_CTX* handle = EVP_MD_CTX_new();
-  Context() = default;
-  Context(const Context&) = delete;
-  Context& operator=(const Context&) = delete;
-  ~Context() { EVP_MD_CTX_free(handle); }
+struct Sha256::State {
+  EVP_MD_CTX* context = EVP_MD_CTX_new();
+  ~State() { EVP_MD_CTX_free(context); }
 };
 
-Sha256::Sha256() : context_(std::make_unique<Context>()) {
-  NIBBLE_CHECK(EVP_DigestInit_ex(context_->handle, EVP_sha256(), nullptr) == 1,
-               "OpenSSL has no SHA-256");
+Sha256::Sha256() : state_(std::make_unique<State>()) {
+  NIBBLE_CHECK(
+      state_->context != nullptr && EVP_DigestInit_ex(state_->context, EVP_sha256(), nullptr) == 1,
+      "OpenSSL refuses SHA-256");
 }
 
 Sha256::~Sha256() = default;
 
 void Sha256::update(std::span<const std::byte> bytes) {
-  NIBBLE_CHECK(EVP_DigestUpdate(context_->handle, bytes.data(), bytes.size()) == 1,
-               "SHA-256 update failed");
+  NIBBLE_CHECK(EVP_DigestUpdate(state_->context, bytes.data(), bytes.size()) == 1,
+               "OpenSSL cannot hash {} bytes", bytes.size());
 }
 
+void Sha256::update(std::string_view text) { update(std::as_bytes(std::span(text))); }
+
 std::string Sha256::finish() {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned length = 0;
-  NIBBLE_CHECK(EVP_DigestFinal_ex(context_->handle, digest, &length) == 1, "SHA-256 failed");
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest;
+  unsigned int size = 0;
+  NIBBLE_CHECK(EVP_DigestFinal_ex(state_->context, digest.data(), &size) == 1 && size == 32,
+               "OpenSSL returned a digest of {} bytes", size);
   std::string text;
-  for (unsigned i = 0; i < length; ++i) text += fmt::format("{:02x}", digest[i]);
+  for (unsigned int i = 0; i < size; ++i) text += fmt::format("{:02x}", digest[i]);
   return text;
 }
 

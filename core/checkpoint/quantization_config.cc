@@ -61,6 +61,20 @@ bool QuantizationConfig::ignores(const std::string& module) const {
   return false;
 }
 
+void check_ignore_entry(const std::string& entry) {
+  if (entry.size() > kMaxPattern) {
+    fail(ErrorCode::kInvalidArgument, "ignore entry '{}...' is longer than {} characters",
+         entry.substr(0, 60), kMaxPattern);
+  }
+  if (!entry.starts_with("re:")) return;
+  try {
+    const std::regex pattern(entry.substr(3), std::regex::ECMAScript);
+  } catch (const std::regex_error& error) {
+    fail(ErrorCode::kInvalidArgument, "ignore entry '{}' is no regular expression: {}", entry,
+         error.what());
+  }
+}
+
 std::optional<QuantizationConfig> parse_quantization_config(const Json& model_config,
                                                             const std::string& what) {
   if (!model_config.contains("quantization_config") ||
@@ -89,9 +103,8 @@ std::optional<QuantizationConfig> parse_quantization_config(const Json& model_co
   const Json ignore = root.value("ignore", Json::array());
   if (!ignore.is_array() || ignore.size() > kMaxIgnored) refuse(what, "ignore", "list");
   for (const Json& entry : ignore) {
-    if (!entry.is_string() || entry.get<std::string>().size() > kMaxPattern) {
-      refuse(what, "ignore", entry);
-    }
+    if (!entry.is_string()) refuse(what, "ignore", entry);
+    check_ignore_entry(entry.get<std::string>());
     config.ignore.push_back(entry.get<std::string>());
   }
   return config;

@@ -21,6 +21,10 @@ struct QuantizationConfig {
   friend bool operator==(const QuantizationConfig&, const QuantizationConfig&) = default;
 };
 
+/// Throws Error{kInvalidArgument} naming an entry of an ignore list that is too long or, after
+/// "re:", no regular expression.
+void check_ignore_entry(const std::string& entry);
+
 /// Reads compressed-tensors "pack-quantized", symmetric, group-wise INT4 or INT8. nullopt if the
 /// model config has none. Throws Error{kInvalidArgument} naming `what` and the field for every
 /// other scheme (asymmetric, activation quantization, act-order indices, other formats).

@@ -5,7 +5,6 @@
 #include "core/base/fail.h"
 #include "core/kernels/quantize.h"
 #include "core/quant/bf16.h"
-#include "core/quant/pack.h"
 
 namespace nibble {
 namespace {
@@ -54,8 +53,9 @@ void check_scales(const HfDirectory& directory, const ParameterSpec& parameter,
   }
 }
 
-void load_int4(const HfDirectory& directory, const ParameterSpec& parameter, int64_t group,
-               StoredParameter& out) {
+void load_packed(const HfDirectory& directory, const ParameterSpec& parameter,
+                 const QuantizationConfig& config, StoredParameter& out) {
+  const int64_t groups_per_row = parameter.cols / config.group_size;
   for (const char* suffix : {".weight_zero_point", ".weight_g_idx"}) {
     if (directory.contains(parameter.module + suffix)) {
       fail(ErrorCode::kUnimplemented,
@@ -66,10 +66,10 @@ void load_int4(const HfDirectory& directory, const ParameterSpec& parameter, int
   check_stored_shape(directory, parameter);
   out.words = copy_elements<uint32_t>(
       directory.tensor(parameter.module + ".weight_packed", DType::kI32,
-                       {parameter.rows, quant::int4_row_words(parameter.cols)}));
+                       {parameter.rows, parameter.cols * config.bits / 32}));
   out.scale = copy_elements<uint16_t>(directory.tensor(
-      parameter.module + ".weight_scale", DType::kBf16, {parameter.rows, parameter.cols / group}));
-  check_scales(directory, parameter, out.scale, parameter.cols / group);
+      parameter.module + ".weight_scale", DType::kBf16, {parameter.rows, groups_per_row}));
+  check_scales(directory, parameter, out.scale, groups_per_row);
 }
 
 }  // namespace
@@ -137,7 +137,7 @@ std::unique_ptr<ResidentWeights> load_weights(const HfDirectory& directory,
   for (int64_t i = 0; i < table.size(); ++i) {
     const ParameterSpec& parameter = table.at(i);
     if (weights->plan().quantized[static_cast<size_t>(i)]) {
-      load_int4(directory, parameter, weights->plan().config.group_size, weights->stored(i));
+      load_packed(directory, parameter, weights->plan().config, weights->stored(i));
     } else {
       weights->stored(i).bf16 = copy_elements<uint16_t>(
           directory.tensor(parameter.name(), DType::kBf16, shape_of(parameter)));
@@ -153,14 +153,15 @@ std::vector<uint16_t> load_bf16(const HfDirectory& directory, const ParameterSpe
   }
   const auto config =
       parse_quantization_config(directory.config(), (directory.path() / "config.json").string());
-  if (!config || config->bits != 4) {
+  if (!config) {
     fail(ErrorCode::kNotFound, "checkpoint '{}' has no tensor '{}'", directory.path().string(),
          parameter.name());
   }
   StoredParameter packed;
-  load_int4(directory, parameter, config->group_size, packed);
+  load_packed(directory, parameter, *config, packed);
   std::vector<int8_t> code(static_cast<size_t>(parameter.num_elements()));
-  quant::unpack_rows(packed.words.data(), parameter.rows, parameter.cols, 4, code.data());
+  quant::unpack_rows(packed.words.data(), parameter.rows, parameter.cols, config->bits,
+                     code.data());
   std::vector<uint16_t> weight(code.size());
   quant::dequantize_rows(code.data(), packed.scale.data(),
                          {parameter.rows, parameter.cols, config->group_size}, weight.data());

@@ -61,7 +61,7 @@ std::unique_ptr<ResidentWeights> load_weights_quantized(const HfDirectory& direc
                                                         const QuantizationPlan& plan,
                                                         const kernels::Parallel& parallel);
 
-/// BF16 values of one parameter, dequantized if the checkpoint stores it in INT4.
+/// BF16 values of one parameter, dequantized if the checkpoint stores it in INT4 or INT8.
 std::vector<uint16_t> load_bf16(const HfDirectory& directory, const ParameterSpec& parameter);
 
 /// Quantizes one matrix given in float32 into `out`; throws as load_weights_quantized.

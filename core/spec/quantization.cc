@@ -1,6 +1,7 @@
 #include "core/spec/quantization.h"
 
 #include <algorithm>
+#include <set>
 
 #include "core/base/fail.h"
 
@@ -61,6 +62,29 @@ void check_all_fused(const ParameterTable& table, const QuantizationPlan& plan) 
   }
 }
 
+// The targets that the entries name. An entry without effect is a slip of the pen: refused.
+std::set<std::string> left_out_modules(const ParameterTable& table, QuantTargets targets,
+                                       const std::vector<std::string>& entries) {
+  std::set<std::string> modules;
+  for (const std::string& entry : entries) {
+    check_ignore_entry(entry);
+    const QuantizationConfig one{4, 32, {entry}};
+    bool has_effect = false;
+    for (const ParameterSpec& parameter : table.parameters) {
+      if (!is_target(parameter.role, targets) || !one.ignores(parameter.module)) continue;
+      modules.insert(parameter.module);
+      has_effect = true;
+    }
+    if (!has_effect) {
+      fail(ErrorCode::kInvalidArgument,
+           "ignore entry '{}' matches nothing that would be quantized; give a full module name or "
+           "an anchored pattern \"re:^...$\"",
+           entry);
+    }
+  }
+  return modules;
+}
+
 }  // namespace
 
 QuantTargets parse_quant_targets(const std::string& text) {
@@ -79,11 +103,14 @@ bool QuantizationPlan::any() const {
 }
 
 QuantizationPlan plan_quantization(const ParameterTable& table, QuantTargets targets, int bits,
-                                   int64_t group_size) {
+                                   int64_t group_size,
+                                   const std::vector<std::string>& also_ignore) {
   QuantizationPlan plan{{bits, group_size, {}}, {}};
+  const std::set<std::string> left_out = left_out_modules(table, targets, also_ignore);
   bool has_head = false;
   for (const ParameterSpec& parameter : table.parameters) {
-    const bool quantized = is_target(parameter.role, targets);
+    const bool quantized =
+        is_target(parameter.role, targets) && !left_out.contains(parameter.module);
     plan.quantized.push_back(quantized);
     if (!quantized && is_linear(parameter.role)) plan.config.ignore.push_back(parameter.module);
     has_head = has_head || parameter.role == ParameterRole::kLmHead;
@@ -91,6 +118,7 @@ QuantizationPlan plan_quantization(const ParameterTable& table, QuantTargets tar
   // With tied embeddings lm_head is still a Linear module to the other loaders.
   if (!has_head) plan.config.ignore.emplace_back("lm_head");
   check_groups(table, plan);
+  if (!left_out.empty()) check_all_fused(table, plan);
   return plan;
 }
 

@@ -1,0 +1,95 @@
+#include "cli/cli_app.h"
+
+#include <CLI/CLI.hpp>
+#include <vector>
+
+#include "core/base/env.h"
+#include "core/base/fail.h"
+#include "core/config/nearest.h"
+
+namespace nibble {
+namespace {
+
+constexpr const char* kDescription =
+    "Reinforcement learning of language models whose weights live in 4 bits.\n"
+    "Results go to stdout, messages to stderr; exit code 0: done, 2: bad input, 1: a fault.";
+
+std::string suggestion(const std::string& word, const std::vector<std::string>& known) {
+  const std::string nearest = nearest_word(word, known);
+  return nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest);
+}
+
+[[noreturn]] void refuse_command(const CLI::App& app, const std::string& word) {
+  std::vector<std::string> known;
+  for (const CLI::App* command : app.get_subcommands({})) known.push_back(command->get_name());
+  const std::string near = suggestion(word, known);
+  fail(ErrorCode::kInvalidArgument, "unknown command '{}'{}", word,
+       near.empty() ? "; `nibble --help` lists them" : near);
+}
+
+[[noreturn]] void refuse_argument(const CLI::App& command, const std::string& word) {
+  std::vector<std::string> known;
+  for (const CLI::Option* option : command.get_options()) {
+    for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+  }
+  const std::string flag = word.substr(0, word.find('='));
+  const std::string near = suggestion(flag, known);
+  fail(ErrorCode::kInvalidArgument, "nibble {} does not know '{}'{}", command.get_name(), flag,
+       near.empty() ? fmt::format("; see `nibble {} --help`", command.get_name()) : near);
+}
+
+// CLI11's complaint in our words, where ours say more.
+[[noreturn]] void refuse(const CLI::App& app, const CLI::ParseError& error) {
+  const std::vector<std::string> rest = app.remaining(true);
+  const std::vector<const CLI::App*> chosen =
+      app.get_subcommands([](const CLI::App*) { return true; });
+  const CLI::App* command = nullptr;
+  for (const CLI::App* candidate : chosen) {
+    if (candidate->parsed()) command = candidate;
+  }
+  if (!rest.empty()) {
+    if (command != nullptr) refuse_argument(*command, rest.front());
+    if (rest.front().starts_with("-")) refuse_argument(app, rest.front());
+    refuse_command(app, rest.front());
+  }
+  if (command == nullptr && dynamic_cast<const CLI::RequiredError*>(&error) != nullptr) {
+    fail(ErrorCode::kInvalidArgument, "no command was given; `nibble --help` lists them");
+  }
+  const std::string name = command == nullptr ? "" : " " + command->get_name();
+  fail(ErrorCode::kInvalidArgument, "{}; see `nibble{} --help`", error.what(), name);
+}
+
+}  // namespace
+
+std::unique_ptr<ParsedCommand> parse_command_line(int argc, const char* const* argv) {
+  auto parsed = std::make_unique<ParsedCommand>();
+  parsed->log_level = read_env().log_level.value_or("info");
+  CLI::App app(kDescription, "nibble");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "nibble " NIBBLE_VERSION);
+  app.add_option("--log-level", parsed->log_level, "trace, debug, info, warn, error or off")
+      ->capture_default_str();
+  app.get_formatter()->column_width(34);
+  app.footer("`nibble COMMAND --help` shows a command's flags and an example.");
+  add_convert_command(app, parsed->context);
+  add_export_command(app, parsed->context);
+  add_tokenize_command(app, parsed->context);
+  add_logprobs_command(app, parsed->context);
+  add_inspect_command(app, parsed->context);
+  add_doctor_command(app, parsed->context);
+  add_plot_command(app, parsed->context);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    parsed->context.run = nullptr;
+    parsed->text_to_print = app.help();
+  } catch (const CLI::CallForVersion& version) {
+    parsed->context.run = nullptr;
+    parsed->text_to_print = std::string(version.what()) + "\n";
+  } catch (const CLI::ParseError& error) {
+    refuse(app, error);
+  }
+  return parsed;
+}
+
+}  // namespace nibble

@@ -1,0 +1,70 @@
+#include <fmt/format.h>
+
+#include <set>
+
+#include "cli/checkpoint_summary.h"
+#include "core/base/fail.h"
+#include "core/base/sha256.h"
+#include "core/checkpoint/hf_directory.h"
+#include "core/spec/parameters.h"
+#include "core/spec/quantization.h"
+
+namespace nibble {
+namespace {
+
+std::string hash_weights(const HfDirectory& directory, const std::vector<TensorInfo>& tensors) {
+  Sha256 sha;
+  for (const TensorInfo& info : tensors) {
+    sha.update(
+        fmt::format("{} {} {}\n", info.name, dtype_name(info.dtype), fmt::join(info.shape, "x")));
+    sha.update(directory.tensor(info.name).bytes);
+  }
+  return sha.finish();
+}
+
+// Every parameter is there, in the shape that config.json asks for; any type will do.
+void check_parameters(const HfDirectory& directory, const ParameterTable& table,
+                      const QuantizationPlan& plan) {
+  for (int64_t i = 0; i < table.size(); ++i) {
+    const ParameterSpec& p = table.at(i);
+    std::string name = p.name();
+    std::vector<int64_t> shape = p.is_vector() ? std::vector{p.cols} : std::vector{p.rows, p.cols};
+    if (plan.quantized[static_cast<size_t>(i)]) {
+      name = p.module + ".weight_packed";
+      shape[1] = p.cols * plan.config.bits / 32;
+    }
+    (void)directory.tensor(name, directory.tensor(name).dtype, shape);
+  }
+}
+
+}  // namespace
+
+CheckpointSummary summarize_hf_directory(const std::filesystem::path& path) {
+  const HfDirectory directory(path);
+  const std::string config_path = (path / "config.json").string();
+  CheckpointSummary summary;
+  summary.path = path;
+  summary.format = "huggingface";
+  summary.model = parse_model_config(directory.config(), config_path);
+  summary.quantization = parse_quantization_config(directory.config(), config_path);
+  const ParameterTable table = model_parameters(summary.model);
+  const QuantizationPlan plan =
+      summary.quantization ? plan_from_config(table, *summary.quantization) : plan_bf16(table);
+  check_parameters(directory, table, plan);
+  for (int64_t i = 0; i < table.size(); ++i) {
+    summary.num_parameters += table.at(i).num_elements();
+    if (plan.quantized[static_cast<size_t>(i)]) summary.num_quantized += table.at(i).num_elements();
+  }
+  const std::vector<TensorInfo> tensors = directory.tensors();
+  std::set<std::string> dtypes;
+  for (const TensorInfo& info : tensors) {
+    summary.num_bytes += info.num_bytes();
+    dtypes.emplace(dtype_name(info.dtype));
+  }
+  summary.num_tensors = static_cast<int64_t>(tensors.size());
+  summary.dtypes.assign(dtypes.begin(), dtypes.end());
+  summary.weights_sha256 = hash_weights(directory, tensors);
+  return summary;
+}
+
+}  // namespace nibble

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace nibble {
+
+/// The metrics of one run by name, over its steps in ascending order. NaN: no value in that step.
+struct MetricTable {
+  std::vector<double> step;
+  std::map<std::string, std::vector<double>> columns;
+};
+
+/// Reads rows {"step": 3, "reward_mean": 0.5, "phase": {"generate_ms": 12}} of a metrics.jsonl;
+/// nested names are joined with "/". A step written again (after a resume) replaces the old row.
+/// What follows the last newline is a row still being written, and is left out. Throws
+/// Error{kInvalidArgument} naming file and line, also for a file without rows.
+MetricTable read_metric_rows(const std::filesystem::path& path);
+
+}  // namespace nibble

@@ -1,0 +1,35 @@
+#include "convert/export_bf16.h"
+
+#include "core/models/weights.h"
+#include "core/spec/model_config.h"
+
+namespace nibble {
+
+int64_t export_bf16(const std::filesystem::path& input_dir, const ModelOutput::Place& place,
+                    const ConvertProgress& progress) {
+  const HfDirectory input(input_dir);
+  const ParameterTable table =
+      model_parameters(parse_model_config(input.config(), (input_dir / "config.json").string()));
+  refuse_unknown_tensors(input, table);
+  (void)checkpoint_plan(input, table);  // refuses a quantization that the model cannot have
+  std::vector<TensorInfo> tensors;
+  int64_t total_bytes = 0;
+  for (const ParameterSpec& p : table.parameters) {
+    tensors.push_back({p.name(), DType::kBf16,
+                       p.is_vector() ? std::vector{p.cols} : std::vector{p.rows, p.cols}});
+    total_bytes += tensors.back().num_bytes();
+  }
+  ModelOutput output(place, tensors);
+  int64_t done_bytes = 0;
+  for (const ParameterSpec& p : table.parameters) {
+    output.write(p.name(), load_bf16(input, p));
+    done_bytes += 2 * p.num_elements();
+    progress(done_bytes, total_bytes, p.module);
+  }
+  OrderedJson config = read_ordered_config(input_dir);
+  config.erase("quantization_config");
+  output.finish(input_dir, config);
+  return total_bytes;
+}
+
+}  // namespace nibble

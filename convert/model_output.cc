@@ -1,0 +1,67 @@
+#include "convert/model_output.h"
+
+#include <array>
+#include <set>
+
+#include "core/base/fail.h"
+#include "core/base/file.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kMaxConfigBytes = 16 << 20;
+constexpr int64_t kSideFileBytes = 32 << 20;  // tokenizer and the like, with room to spare
+
+int64_t total_bytes(const std::vector<TensorInfo>& tensors) {
+  int64_t bytes = 0;
+  for (const TensorInfo& info : tensors) bytes += info.num_bytes();
+  return bytes;
+}
+
+// Checked before the writer creates its first file.
+const PendingDirectory& with_room(const PendingDirectory& directory,
+                                  const std::vector<TensorInfo>& tensors) {
+  directory.require_free_bytes(total_bytes(tensors) + kSideFileBytes);
+  return directory;
+}
+
+}  // namespace
+
+OrderedJson read_ordered_config(const std::filesystem::path& directory) {
+  const auto path = directory / "config.json";
+  return parse_ordered_json(read_file(path, kMaxConfigBytes), path.string());
+}
+
+void refuse_unknown_tensors(const HfDirectory& directory, const ParameterTable& table) {
+  constexpr std::array kSuffixes = {".weight",       ".weight_packed",     ".weight_scale",
+                                    ".weight_shape", ".weight_zero_point", ".weight_g_idx"};
+  std::set<std::string> modules;
+  for (const ParameterSpec& parameter : table.parameters) modules.insert(parameter.module);
+  if (table.lm_head == table.embedding) modules.insert("lm_head");
+  for (const TensorInfo& info : directory.tensors()) {
+    if (info.name.ends_with(".rotary_emb.inv_freq")) continue;
+    bool known = false;
+    for (const std::string suffix : kSuffixes) {
+      known = known || (info.name.ends_with(suffix) &&
+                        modules.contains(info.name.substr(0, info.name.size() - suffix.size())));
+    }
+    if (!known) {
+      fail(ErrorCode::kInvalidArgument,
+           "checkpoint '{}' holds tensor '{}', which its config.json has no place for",
+           directory.path().string(), info.name);
+    }
+  }
+}
+
+ModelOutput::ModelOutput(const Place& place, const std::vector<TensorInfo>& tensors)
+    : directory_(place.directory, place.leftover),
+      writer_(with_room(directory_, tensors).path(), tensors, place.max_file_bytes) {}
+
+void ModelOutput::finish(const std::filesystem::path& from, const OrderedJson& config) {
+  writer_.finish();
+  copy_side_files(from, directory_.path());
+  write_file_atomically(directory_.path() / "config.json", config.dump(2) + "\n");
+  directory_.commit();
+}
+
+}  // namespace nibble

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/base/json.h"
+#include "core/base/pending_directory.h"
+#include "core/checkpoint/hf_directory.h"
+#include "core/spec/parameters.h"
+
+namespace nibble {
+
+/// Told after each parameter: how many bytes of the input are done, of how many, and its name.
+using ConvertProgress =
+    std::function<void(int64_t done_bytes, int64_t total_bytes, const std::string& name)>;
+
+/// The config.json of a directory with its keys in order.
+OrderedJson read_ordered_config(const std::filesystem::path& directory);
+
+/// Refuses tensors that are no parameter of the model, which writing would lose. A stored copy of
+/// tied embeddings and RoPE frequencies, which every loader ignores, are no loss.
+/// Throws Error{kInvalidArgument} naming directory and tensor.
+void refuse_unknown_tensors(const HfDirectory& directory, const ParameterTable& table);
+
+/// A Hugging Face directory being written: weights, then side files, config.json last, so that
+/// nothing looks complete too early; under its name only after finish().
+class ModelOutput {
+ public:
+  struct Place {
+    std::filesystem::path directory;
+    int64_t max_file_bytes = 0;  ///< of one safetensors file
+    PendingDirectory::Leftover leftover = PendingDirectory::Leftover::kRefuse;
+  };
+  /// Throws Error{kInvalidArgument} if the place is taken, Error{kResourceExhausted} if the disk
+  /// has not enough room for all tensors.
+  ModelOutput(const Place& place, const std::vector<TensorInfo>& tensors);
+  /// The next tensor of the list.
+  template <typename T>
+  void write(const std::string& name, const std::vector<T>& values) {
+    writer_.write(name, std::as_bytes(std::span(values)));
+  }
+  /// Copies the side files of `from` and makes the directory appear.
+  void finish(const std::filesystem::path& from, const OrderedJson& config);
+
+ private:
+  PendingDirectory directory_;
+  HfWriter writer_;
+};
+
+}  // namespace nibble

@@ -1,0 +1,66 @@
+#include "core/base/pending_directory.h"
+
+#include <system_error>
+
+#include "core/base/fail.h"
+#include "core/base/file.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+// "out/" names the same directory as "out".
+fs::path without_trailing_slash(fs::path path) {
+  path = fs::absolute(path).lexically_normal();
+  return path.has_filename() ? path : path.parent_path();
+}
+
+}  // namespace
+
+PendingDirectory::PendingDirectory(fs::path final_path, Leftover leftover)
+    : final_(without_trailing_slash(std::move(final_path))),
+      temporary_(final_.string() + ".partial") {
+  std::error_code error;
+  if (fs::exists(final_, error) && !(fs::is_directory(final_) && fs::is_empty(final_))) {
+    fail(ErrorCode::kInvalidArgument,
+         "output directory '{}' exists and is not empty; choose another name or remove it",
+         final_.string());
+  }
+  if (fs::exists(temporary_, error)) {
+    if (leftover == Leftover::kRefuse) {
+      fail(ErrorCode::kInvalidArgument,
+           "'{}' is there: an earlier run is at work or was interrupted; add --resume to start "
+           "over in its place",
+           temporary_.string());
+    }
+    fs::remove_all(temporary_);
+  }
+  if (!fs::create_directories(temporary_, error) || error) {
+    fail(ErrorCode::kInvalidArgument, "cannot create directory '{}': {}", temporary_.string(),
+         error.message());
+  }
+}
+
+PendingDirectory::~PendingDirectory() {
+  std::error_code ignored;  // a destructor must not throw; the name says that it is partial
+  if (!committed_) fs::remove_all(temporary_, ignored);
+}
+
+void PendingDirectory::require_free_bytes(int64_t bytes) const {
+  const auto available = static_cast<int64_t>(fs::space(temporary_).available);
+  if (available < bytes) {
+    fail(ErrorCode::kResourceExhausted,
+         "'{}' needs {:.1f} MB, but its disk has only {:.1f} MB free; free space there or choose "
+         "another directory",
+         final_.string(), static_cast<double>(bytes) / 1e6, static_cast<double>(available) / 1e6);
+  }
+}
+
+void PendingDirectory::commit() {
+  if (fs::exists(final_)) fs::remove(final_);  // empty: checked on construction, or this throws
+  publish_directory(temporary_, final_);
+  committed_ = true;
+}
+
+}  // namespace nibble

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+
+namespace nibble {
+
+/// A directory being filled under the temporary name "<final name>.partial"; commit() makes it
+/// appear under its own name, whole. Without commit() the destructor removes it; a killed process
+/// leaves only the temporary name behind. One thread.
+class PendingDirectory {
+ public:
+  /// What to do with a "<final name>.partial" that an interrupted process left.
+  enum class Leftover { kRefuse, kReplace };
+
+  /// Throws Error{kInvalidArgument} if `final_path` exists and is not an empty directory, or if
+  /// there is a leftover and it is to be refused.
+  PendingDirectory(std::filesystem::path final_path, Leftover leftover);
+  PendingDirectory(const PendingDirectory&) = delete;
+  PendingDirectory& operator=(const PendingDirectory&) = delete;
+  ~PendingDirectory();
+
+  /// Where to write.
+  const std::filesystem::path& path() const { return temporary_; }
+  const std::filesystem::path& final_path() const { return final_; }
+  /// Throws Error{kResourceExhausted} naming both numbers if the disk has less free.
+  void require_free_bytes(int64_t bytes) const;
+  void commit();
+
+ private:
+  std::filesystem::path final_;
+  std::filesystem::path temporary_;
+  bool committed_ = false;
+};
+
+}  // namespace nibble
