@@ -71,6 +71,11 @@ std::unique_ptr<ParsedCommand> parse_command_line(int argc, const char* const* a
       ->capture_default_str();
   app.get_formatter()->column_width(34);
   app.footer("`nibble COMMAND --help` shows a command's flags and an example.");
+  add_train_command(app, parsed->context);
+  add_coordinator_command(app, parsed->context);
+  add_worker_command(app, parsed->context);
+  add_reward_worker_command(app, parsed->context);
+  add_config_command(app, parsed->context);
   add_convert_command(app, parsed->context);
   add_export_command(app, parsed->context);
   add_tokenize_command(app, parsed->context);

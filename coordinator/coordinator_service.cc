@@ -1,6 +1,6 @@
 #include "coordinator/coordinator_service.h"
 
-#include <grpcpp/server_context.h>
+#include <grpcpp/grpcpp.h>
 
 #include "core/base/log.h"
 #include "core/rpc/status.h"

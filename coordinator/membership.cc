@@ -1,5 +1,7 @@
 #include "coordinator/membership.h"
 
+#include <algorithm>
+
 #include "core/base/fail.h"
 
 namespace nibble {
@@ -18,7 +20,7 @@ Member Membership::join(Member candidate) {
   candidate.index = count < num_trainers_ ? count : count - num_trainers_;
   candidate.id = fmt::format(
       "{}/{}", candidate.role == WorkerRole::kTrainer ? "trainer" : "rollout", candidate.index);
-  entries_.push_back({candidate, SteadyClock::now()});
+  entries_.push_back({candidate, SteadyClock::now(), false});
   changed_.notify_all();
   return candidate;
 }
@@ -31,6 +33,8 @@ void Membership::renew(const std::string& id) {
       fail(ErrorCode::kFailedPrecondition, "the lease of {} has run out", id);
     }
     entry.renewed = SteadyClock::now();
+    entry.serving = true;
+    changed_.notify_all();
     return;
   }
   fail(ErrorCode::kFailedPrecondition, "'{}' is not a worker of this job", id);
@@ -39,11 +43,15 @@ void Membership::renew(const std::string& id) {
 void Membership::wait_complete(Deadline deadline) {
   std::unique_lock lock(mutex_);
   const auto wanted = static_cast<size_t>(num_trainers_ + num_engines_);
-  const bool complete = changed_.wait_until(lock, deadline.time(),
-                                            [&] { return stopped_ || entries_.size() == wanted; });
+  const auto serving = [&] {
+    return static_cast<size_t>(std::count_if(entries_.begin(), entries_.end(),
+                                             [](const Entry& entry) { return entry.serving; }));
+  };
+  const bool complete = changed_.wait_until(
+      lock, deadline.time(), [&] { return stopped_ || serving() == wanted; });
   if (stopped_) fail(ErrorCode::kCancelled, "stopped while waiting for workers");
   if (!complete) {
-    fail(ErrorCode::kDeadlineExceeded, "only {} of {} workers joined in time", entries_.size(),
+    fail(ErrorCode::kDeadlineExceeded, "only {} of {} workers joined in time", serving(),
          wanted);
   }
 }

@@ -35,7 +35,7 @@ class Membership {
   /// Throws Error{kFailedPrecondition} for an unknown worker or one whose lease had run out.
   void renew(const std::string& id);
 
-  /// Waits until all roles are taken. Throws Error{kDeadlineExceeded} naming how many are missing,
+  /// Waits until all roles are taken and their workers serve. Throws Error{kDeadlineExceeded} naming how many are missing,
   /// Error{kCancelled} after stop().
   void wait_complete(Deadline deadline);
   /// Throws Error{kUnavailable} naming the first worker whose lease has run out.
@@ -54,6 +54,7 @@ class Membership {
   struct Entry {
     Member member;
     SteadyClock::time_point renewed;
+    bool serving = false;  // its first heartbeat says that its server is up
   };
   const int num_trainers_;
   const int num_engines_;

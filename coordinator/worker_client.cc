@@ -1,6 +1,6 @@
 #include "coordinator/worker_client.h"
 
-#include <grpcpp/client_context.h>
+#include <grpcpp/grpcpp.h>
 
 #include "core/base/fail.h"
 #include "core/rpc/channel.h"

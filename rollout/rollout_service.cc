@@ -1,6 +1,6 @@
 #include "rollout/rollout_service.h"
 
-#include <grpcpp/server_context.h>
+#include <grpcpp/grpcpp.h>
 
 #include "core/base/fail.h"
 #include "core/base/log.h"

@@ -1,6 +1,6 @@
 #include "trainer/sample_client.h"
 
-#include <grpcpp/client_context.h>
+#include <grpcpp/grpcpp.h>
 
 #include "core/data/sample_codec.h"
 #include "core/rpc/channel.h"

@@ -1,6 +1,6 @@
 #include "trainer/trainer_service.h"
 
-#include <grpcpp/server_context.h>
+#include <grpcpp/grpcpp.h>
 
 #include <map>
 #include <mutex>

@@ -1,0 +1,106 @@
+#include "cli/coordinator_client.h"
+
+#include <arpa/inet.h>
+#include <grpcpp/grpcpp.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+
+#include "core/base/clock.h"
+#include "core/base/fail.h"
+#include "core/rpc/channel.h"
+#include "core/rpc/status.h"
+#include "proto/nibble.grpc.pb.h"
+
+namespace nibble {
+
+using std::chrono::milliseconds;
+
+struct CoordinatorClient::Stub {
+  std::unique_ptr<v1::Coordinator::Stub> stub;
+};
+
+CoordinatorClient::CoordinatorClient(std::string address)
+    : address_(std::move(address)),
+      stub_(std::make_unique<Stub>(Stub{v1::Coordinator::NewStub(make_channel(address_))})) {}
+CoordinatorClient::~CoordinatorClient() = default;
+
+Assignment CoordinatorClient::join(int service_port, int rendezvous_port) {
+  v1::RegisterRequest request;
+  request.set_address(fmt::format("127.0.0.1:{}", service_port));
+  request.set_host("127.0.0.1");
+  request.set_rendezvous_port(rendezvous_port);
+  request.set_pid(::getpid());
+  v1::RegisterResponse response;
+  call_rpc("Register", "coordinator " + address_, milliseconds(30'000),
+           [&](grpc::ClientContext& context) {
+             return stub_->stub->Register(&context, request, &response);
+           });
+  return {response.worker_id(),
+          response.role() == v1::ROLE_TRAINER ? WorkerRole::kTrainer : WorkerRole::kRollout,
+          response.index(),
+          response.epoch(),
+          response.config_yaml(),
+          milliseconds(response.lease_ms())};
+}
+
+void CoordinatorClient::keep_alive_until_stop(const Assignment& assignment) {
+  const milliseconds interval =
+      std::clamp(assignment.lease / 4, milliseconds(50), milliseconds(500));
+  auto answered = SteadyClock::now();
+  std::mutex mutex;
+  std::condition_variable never;
+  v1::HeartbeatRequest request;
+  request.set_worker_id(assignment.worker_id);
+  request.set_epoch(assignment.epoch);
+  while (true) {
+    try {
+      v1::HeartbeatResponse response;
+      call_rpc("Heartbeat", "coordinator " + address_, interval, [&](grpc::ClientContext& context) {
+        return stub_->stub->Heartbeat(&context, request, &response);
+      });
+      if (response.stop()) return;
+      answered = SteadyClock::now();
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kFailedPrecondition) throw;
+      if (SteadyClock::now() - answered > assignment.lease) {
+        fail(ErrorCode::kUnavailable, "the coordinator at {} has not answered for {} ms: {}",
+             address_, assignment.lease.count(), error.what());
+      }
+    }
+    std::unique_lock lock(mutex);
+    never.wait_for(lock, interval);
+  }
+}
+
+PortReservation::PortReservation() : fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t length = sizeof address;
+  const int reuse = 1;
+  if (fd_ < 0 || ::setsockopt(fd_, SOL_SOCKET, SO_REUSEADDR, &reuse, sizeof reuse) != 0 ||
+      ::bind(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
+      ::getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+    fail(ErrorCode::kResourceExhausted, "no free port on the loopback interface: {}",
+         std::strerror(errno));
+  }
+  port_ = ntohs(address.sin_port);
+}
+
+PortReservation::~PortReservation() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+int PortReservation::release() {
+  ::close(std::exchange(fd_, -1));
+  return port_;
+}
+
+}  // namespace nibble

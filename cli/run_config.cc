@@ -1,0 +1,144 @@
+#include "cli/run_config.h"
+
+#include <algorithm>
+#include <thread>
+
+#include "core/base/fail.h"
+#include "core/checkpoint/hf_directory.h"
+#include "core/models/weights.h"
+
+namespace nibble {
+namespace {
+
+void check_batch(const RunConfig& c, const ConfigSource& source) {
+  const int64_t sampled = c.rollout.prompts_per_step * c.rollout.samples_per_prompt;
+  const int64_t trained = c.optimizer.global_batch * c.optimizer.steps_per_rollout;
+  if (sampled != trained) {
+    fail(ErrorCode::kInvalidArgument,
+         "rollout.prompts_per_step x rollout.samples_per_prompt = {} samples, but "
+         "optimizer.global_batch x optimizer.steps_per_rollout = {} ({}, {}); make them equal",
+         sampled, trained, source.where("rollout.prompts_per_step"),
+         source.where("optimizer.global_batch"));
+  }
+  if (c.rollout.prompts_per_step % c.optimizer.steps_per_rollout != 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "optimizer.steps_per_rollout = {} does not divide rollout.prompts_per_step = {} ({})",
+         c.optimizer.steps_per_rollout, c.rollout.prompts_per_step,
+         source.where("optimizer.steps_per_rollout"));
+  }
+  if (c.optimizer.steps_per_rollout > 1 && !c.qat.enabled && c.rollout.quantize) {
+    fail(
+        ErrorCode::kInvalidArgument,
+        "optimizer.steps_per_rollout > 1 needs old log-probabilities of the trainer's own weights; "
+        "with qat.enabled: false and rollout.quantize: true the rollout's are not those ({})",
+        source.where("optimizer.steps_per_rollout"));
+  }
+}
+
+void check_paths(const RunConfig& c, const ConfigSource& source) {
+  const auto want = [&](const char* key, const std::filesystem::path& path) {
+    if (path.empty()) {
+      fail(ErrorCode::kInvalidArgument, "{} is not set; it must name a file or directory", key);
+    }
+    if (!std::filesystem::exists(path)) {
+      fail(ErrorCode::kInvalidArgument, "{} ({}): '{}' does not exist", key, source.where(key),
+           path.string());
+    }
+  };
+  want("model.path", c.model.path);
+  want("data.train", c.data.train);
+  if (!c.model.int4.empty()) want("model.int4", c.model.int4);
+  if (!c.model.reference.empty()) want("model.reference", c.model.reference);
+  if (!c.eval.data.empty()) want("eval.data", c.eval.data);
+}
+
+std::filesystem::path quantization_source(const RunConfig& c) {
+  return c.model.int4.empty() ? c.model.path : c.model.int4;
+}
+
+}  // namespace
+
+RunConfig load_run_config(const std::filesystem::path& file, std::span<const std::string> overrides,
+                          const Env& env) {
+  auto loaded = load_config<RunConfig>(file, overrides);
+  RunConfig& config = loaded.config;
+  if (env.fake_qat_flag) config.qat.enabled = *env.fake_qat_flag;
+  if (env.fake_qat_group) config.qat.group_size = *env.fake_qat_group;
+  check_batch(config, loaded.source);
+  check_paths(config, loaded.source);
+  validate(config.algorithm.loss);
+  const JobPlans plans = job_plans(config);
+  if (config.qat.enabled && !plans.train.any()) {
+    fail(ErrorCode::kInvalidArgument,
+         "qat.enabled is true, but '{}' has no quantization_config: convert the model with `nibble "
+         "convert` and name the result in model.int4, or set qat.enabled: false",
+         quantization_source(config).string());
+  }
+  return config;
+}
+
+std::string effective_yaml(const RunConfig& config) {
+  RunConfig copy = config;
+  return dump_config(copy);
+}
+
+RunConfig parse_effective_yaml(const std::string& yaml) {
+  return parse_config<RunConfig>(yaml, "the coordinator's configuration").config;
+}
+
+JobPlans job_plans(const RunConfig& config) {
+  const HfDirectory directory(quantization_source(config));
+  const ModelConfig model =
+      parse_model_config(directory.config(), (directory.path() / "config.json").string());
+  const ParameterTable table = model_parameters(model);
+  QuantizationPlan int4 = checkpoint_plan(directory, table);
+  if (config.qat.group_size && *config.qat.group_size != int4.config.group_size && int4.any()) {
+    QuantizationConfig changed = int4.config;
+    changed.group_size = *config.qat.group_size;
+    int4 = plan_from_config(table, changed);
+  }
+  const QuantizationPlan plain = plan_bf16(table);
+  const bool serve_int4 = config.qat.enabled || config.rollout.quantize;
+  return {config.qat.enabled ? int4 : plain, serve_int4 ? int4 : plain};
+}
+
+CoordinatorConfig coordinator_config(const RunConfig& c) {
+  return {c.run, c.cluster, c.data, c.eval, c.checkpoint, c.weight_sync, c.logging};
+}
+
+SamplingPlan sampling_plan(const RunConfig& c) {
+  return {c.rollout.prompts_per_step,
+          c.rollout.samples_per_prompt,
+          c.rollout.max_new_tokens,
+          c.rollout.temperature,
+          c.rollout.top_p,
+          c.rollout.top_k,
+          std::chrono::milliseconds(c.rollout.timeout_ms)};
+}
+
+TrainerConfig trainer_config(const RunConfig& c) {
+  TrainerConfig config;
+  JobPlans plans = job_plans(c);
+  config.model = c.model.path;
+  config.reference = c.model.reference.empty() ? c.model.path : c.model.reference;
+  config.train_plan = std::move(plans.train);
+  config.serve_plan = std::move(plans.serve);
+  config.algorithm = c.algorithm;
+  config.optimizer = c.optimizer;
+  config.temperature = c.rollout.temperature;
+  config.max_tokens_per_device = c.parallel.max_tokens_per_device;
+  config.max_positions = c.rollout.max_positions;
+  return config;
+}
+
+int worker_threads(const RunConfig& config, WorkerRole role) {
+  if (config.cluster.threads_per_worker > 0) {
+    return static_cast<int>(config.cluster.threads_per_worker);
+  }
+  const int64_t sharing =
+      role == WorkerRole::kTrainer ? config.cluster.trainers : config.cluster.rollout_workers;
+  const auto cores = static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency()));
+  return static_cast<int>(std::max<int64_t>(1, cores / sharing));
+}
+
+}  // namespace nibble

@@ -1,0 +1,18 @@
+#pragma once
+
+#include "weight_sync/transaction.h"
+
+namespace nibble {
+
+namespace v1 {
+class SenderReport;
+class Transaction;
+}  // namespace v1
+
+/// Publication messages as they travel. Decoding throws Error{kInvalidArgument} naming the field.
+void encode_transaction(const Transaction& transaction, v1::Transaction& message);
+Transaction decode_transaction(const v1::Transaction& message);
+void encode_report(const SenderReport& report, v1::SenderReport& message);
+SenderReport decode_report(const v1::SenderReport& message);
+
+}  // namespace nibble
