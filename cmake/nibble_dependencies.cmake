@@ -32,7 +32,8 @@ if(NIBBLE_WITH_TORCH)
     "SHELL:-idirafter ${NIBBLE_TORCH_ROOT}/include")
   target_compile_definitions(nibble_torch INTERFACE USE_C10D_GLOO USE_DISTRIBUTED)
   target_link_libraries(nibble_torch INTERFACE
-    "${NIBBLE_TORCH_ROOT}/lib/libtorch_cpu.so" "${NIBBLE_TORCH_ROOT}/lib/libc10.so")
+    "${NIBBLE_TORCH_ROOT}/lib/libtorch_cpu.so" "${NIBBLE_TORCH_ROOT}/lib/libc10.so"
+    "${NIBBLE_TORCH_ROOT}/lib/libgomp.so.1")
   # CMake itself puts the folder into the RPATH of the build, and leaves it out when installing.
   target_link_options(nibble_torch INTERFACE -Wl,--allow-shlib-undefined)
 endif()

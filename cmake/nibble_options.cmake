@@ -20,7 +20,9 @@ add_library(nibble_flags INTERFACE)
 target_compile_options(nibble_flags INTERFACE
   $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Werror -Wno-missing-field-initializers -ffp-contract=off>)
 if(NIBBLE_MOLD AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  target_link_options(nibble_flags INTERFACE -fuse-ld=mold)
+  # norelro: mold 1.10 counts .tbss into GNU_RELRO; where the layout puts it on the page before the
+  # first writable one, the loader refuses the binary ("cannot apply additional memory protection").
+  target_link_options(nibble_flags INTERFACE -fuse-ld=mold -Wl,-z,norelro)
 endif()
 if(NIBBLE_SANITIZE)
   target_compile_options(nibble_flags INTERFACE

@@ -5,6 +5,10 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <algorithm>
+#include <mutex>
+#include <set>
+
 #include "core/base/fail.h"
 #include "core/comm/process_group.h"
 
@@ -30,50 +34,103 @@ at::Tensor bytes_tensor(std::span<const std::byte> bytes) {
        operation, reason);
 }
 
-class GlooTransfer final : public PendingTransfer {
+// Works that somebody may be waiting on, so that abort() can wake the waiters: c10d's Gloo backend
+// has no abort of its own.
+class LiveWorks {
  public:
-  GlooTransfer(c10::intrusive_ptr<c10d::Work> work, const std::string& group, const char* operation,
-               std::chrono::milliseconds timeout)
-      : work_(std::move(work)), group_(group), operation_(operation), timeout_(timeout) {}
-  void wait() override {
-    try {
-      work_->wait(timeout_);
-    } catch (const std::exception& error) {
-      rethrow(error.what(), group_, operation_, timeout_);
-    }
+  bool add(c10d::Work* work) {
+    const std::lock_guard lock(mutex_);
+    if (!aborted_) works_.insert(work);
+    return !aborted_;
+  }
+  void remove(c10d::Work* work) {
+    const std::lock_guard lock(mutex_);
+    works_.erase(work);
+  }
+  bool aborted() const {
+    const std::lock_guard lock(mutex_);
+    return aborted_;
+  }
+  void abort() {
+    const std::lock_guard lock(mutex_);
+    aborted_ = true;
+    for (c10d::Work* work : works_) work->abort();
   }
 
  private:
+  mutable std::mutex mutex_;
+  std::set<c10d::Work*> works_;  // guarded by mutex_
+  bool aborted_ = false;         // guarded by mutex_
+};
+
+// What a transfer and its group share; the group may be destroyed first.
+struct GroupState {
+  std::string name;
+  std::chrono::milliseconds timeout;
+  LiveWorks live;
+};
+
+class GlooTransfer final : public PendingTransfer {
+ public:
+  // Only point-to-point works can be woken (`is_abortable`).
+  GlooTransfer(c10::intrusive_ptr<c10d::Work> work, std::shared_ptr<GroupState> state,
+               const char* operation, bool is_abortable)
+      : work_(std::move(work)), state_(std::move(state)), operation_(operation) {
+    if (is_abortable && !state_->live.add(work_.get())) fail_aborted();
+  }
+  ~GlooTransfer() override { state_->live.remove(work_.get()); }
+  void wait() override { wait_for(state_->timeout); }
+  void wait_until(Deadline deadline) override {
+    // Zero would mean the default timeout.
+    wait_for(std::max(deadline.remaining(), std::chrono::milliseconds(1)));
+  }
+
+ private:
+  [[noreturn]] void fail_aborted() const {
+    fail(ErrorCode::kUnavailable, "group '{}': {} was aborted", state_->name, operation_);
+  }
+  void wait_for(std::chrono::milliseconds timeout) {
+    bool completed = false;
+    try {
+      completed = work_->wait(timeout);
+    } catch (const std::exception& error) {
+      if (state_->live.aborted()) fail_aborted();
+      rethrow(error.what(), state_->name, operation_, timeout);
+    }
+    if (!completed || state_->live.aborted()) fail_aborted();
+  }
+
   c10::intrusive_ptr<c10d::Work> work_;
-  std::string group_;
+  std::shared_ptr<GroupState> state_;
   const char* operation_;
-  std::chrono::milliseconds timeout_;
 };
 
 class GlooGroup final : public ProcessGroup {
  public:
   GlooGroup(const Rendezvous& rendezvous, int rank, int world)
-      : name_(rendezvous.group_name), rank_(rank), world_(world), timeout_(rendezvous.timeout) {
+      : state_(std::make_shared<GroupState>()), rank_(rank), world_(world) {
+    state_->name = rendezvous.group_name;
+    state_->timeout = rendezvous.timeout;
     try {
       c10d::TCPStoreOptions store_options;
       store_options.port = static_cast<uint16_t>(rendezvous.port);
-      store_options.timeout = timeout_;
+      store_options.timeout = state_->timeout;
       store_options.waitWorkers = false;
       auto store = c10::make_intrusive<c10d::PrefixStore>(
-          name_, c10::make_intrusive<c10d::TCPStore>(rendezvous.host, store_options));
-      auto options = c10d::ProcessGroupGloo::Options::create(timeout_);
+          state_->name, c10::make_intrusive<c10d::TCPStore>(rendezvous.host, store_options));
+      auto options = c10d::ProcessGroupGloo::Options::create(state_->timeout);
       options->devices.push_back(
           c10d::ProcessGroupGloo::createDeviceForHostname(rendezvous.host, /*lazyInit=*/false));
       options->threads = 2;
       group_ = c10::make_intrusive<c10d::ProcessGroupGloo>(store, rank, world, options);
     } catch (const std::exception& error) {
-      rethrow(error.what(), name_, "joining", timeout_);
+      rethrow(error.what(), state_->name, "joining", state_->timeout);
     }
   }
 
   int rank() const override { return rank_; }
   int world() const override { return world_; }
-  const std::string& name() const override { return name_; }
+  const std::string& name() const override { return state_->name; }
 
   std::unique_ptr<PendingTransfer> all_gather(std::span<const std::byte> local,
                                               std::span<std::byte> out) override {
@@ -86,7 +143,8 @@ class GlooGroup final : public ProcessGroup {
     }
     std::vector<std::vector<at::Tensor>> outputs = {parts};
     std::vector<at::Tensor> inputs = {bytes_tensor(local)};
-    return start("all_gather", [&] { return group_->allgather(outputs, inputs); });
+    return start("all_gather", Kind::kCollective,
+                 [&] { return group_->allgather(outputs, inputs); });
   }
 
   std::unique_ptr<PendingTransfer> all_to_all(std::span<const std::byte> send,
@@ -97,45 +155,44 @@ class GlooGroup final : public ProcessGroup {
     at::Tensor input = bytes_tensor(send);
     std::vector<int64_t> send_splits(send_bytes.begin(), send_bytes.end());
     std::vector<int64_t> recv_splits(recv_bytes.begin(), recv_bytes.end());
-    return start("all_to_all",
+    return start("all_to_all", Kind::kCollective,
                  [&] { return group_->alltoall_base(output, input, recv_splits, send_splits); });
   }
 
   std::unique_ptr<PendingTransfer> send(std::span<const std::byte> bytes, int peer,
                                         int tag) override {
     std::vector<at::Tensor> tensors = {bytes_tensor(bytes)};
-    return start("send", [&] { return group_->send(tensors, peer, tag); });
+    return start("send", Kind::kPointToPoint, [&] { return group_->send(tensors, peer, tag); });
   }
 
   std::unique_ptr<PendingTransfer> receive(std::span<std::byte> bytes, int peer, int tag) override {
     std::vector<at::Tensor> tensors = {bytes_tensor(bytes)};
-    return start("receive", [&] { return group_->recv(tensors, peer, tag); });
+    return start("receive", Kind::kPointToPoint, [&] { return group_->recv(tensors, peer, tag); });
   }
 
-  void abort() noexcept override {
-    try {
-      group_->abort();
-    } catch (const std::exception&) {
-      // Best effort: the waits of this group end by their own timeouts.
-      aborted_ = true;
-    }
-  }
+  void abort() noexcept override { state_->live.abort(); }
 
  private:
+  enum class Kind { kCollective, kPointToPoint };
+
   template <typename Start>
-  std::unique_ptr<PendingTransfer> start(const char* operation, Start&& begin) {
-    try {
-      return std::make_unique<GlooTransfer>(begin(), name_, operation, timeout_);
-    } catch (const std::exception& error) {
-      rethrow(error.what(), name_, operation, timeout_);
+  std::unique_ptr<PendingTransfer> start(const char* operation, Kind kind, Start&& begin) {
+    if (state_->live.aborted()) {
+      fail(ErrorCode::kUnavailable, "group '{}': {} was aborted", state_->name, operation);
     }
+    c10::intrusive_ptr<c10d::Work> work;
+    try {
+      work = begin();
+    } catch (const std::exception& error) {
+      rethrow(error.what(), state_->name, operation, state_->timeout);
+    }
+    return std::make_unique<GlooTransfer>(std::move(work), state_, operation,
+                                          kind == Kind::kPointToPoint);
   }
 
-  std::string name_;
+  std::shared_ptr<GroupState> state_;
   int rank_;
   int world_;
-  std::chrono::milliseconds timeout_;
-  bool aborted_ = false;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
 };
 

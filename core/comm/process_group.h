@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "core/base/clock.h"
+
 namespace nibble {
 
 /// A communication in flight. The buffers it was given must live until wait() returns or throws.
@@ -18,6 +20,9 @@ class PendingTransfer {
   /// Error{kUnavailable} when a peer is gone or the group was aborted; both name group and
   /// operation.
   virtual void wait() = 0;
+  /// wait() under the caller's deadline instead of the group's timeout. A group that missed a
+  /// deadline is spent: its other transfers fail too.
+  virtual void wait_until(Deadline deadline) = 0;
 };
 
 /// Ranks that exchange bytes. Collectives must be called by all ranks in the same order; one
@@ -44,7 +49,8 @@ class ProcessGroup {
                                                 int tag) = 0;
   virtual std::unique_ptr<PendingTransfer> receive(std::span<std::byte> bytes, int peer,
                                                    int tag) = 0;
-  /// Makes pending and later waits throw Error{kUnavailable}. Safe from any thread.
+  /// Makes pending and later waits on sends and receives throw Error{kUnavailable}, and later calls
+  /// too; a collective that is waited on ends by its own timeout. Safe from any thread.
   virtual void abort() noexcept = 0;
 };
 

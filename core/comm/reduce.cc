@@ -2,10 +2,6 @@
 
 namespace nibble {
 
-RowShard row_shard(int64_t rows, int rank, int world) {
-  return {rows * rank / world, rows * (rank + 1) / world};
-}
-
 void all_reduce_sum(ProcessGroup& group, std::span<double> values) {
   std::vector<double> all(values.size() * static_cast<size_t>(group.world()));
   group.all_gather(std::as_bytes(values), std::as_writable_bytes(std::span(all)))->wait();

@@ -14,7 +14,9 @@ struct RowShard {
   int64_t end = 0;
   int64_t rows() const { return end - begin; }
 };
-RowShard row_shard(int64_t rows, int rank, int world);
+inline RowShard row_shard(int64_t rows, int rank, int world) {
+  return {rows * rank / world, rows * (rank + 1) / world};
+}
 
 /// Element-wise sum over ranks of small arrays, in rank order on every rank, so that all ranks hold
 /// the same bits. Collective.

@@ -9,6 +9,7 @@ namespace {
 class Done final : public PendingTransfer {
  public:
   void wait() override {}
+  void wait_until(Deadline) override {}
 };
 
 class SoloGroup final : public ProcessGroup {

@@ -95,14 +95,17 @@ ChatTemplate ChatTemplate::of(const Tokenizer& tokenizer, const std::string& nam
 }
 
 std::string ChatTemplate::render(const ChatRequest& request) const {
-  const auto or_null = [](const OrderedJson* json) { return json != nullptr ? *json : OrderedJson(); };
+  const auto or_null = [](const OrderedJson* json) {
+    return json != nullptr ? *json : OrderedJson();
+  };
   OrderedJson variables = {{"messages", or_null(request.messages)},
                            {"tools", or_null(request.tools)},
                            {"documents", nullptr},
                            {"add_generation_prompt", request.add_generation_prompt}};
   if (request.variables != nullptr) {
     if (!request.variables->is_object()) {
-      fail(ErrorCode::kInvalidArgument, "{}: the extra variables must be a JSON object", parsed_->name);
+      fail(ErrorCode::kInvalidArgument, "{}: the extra variables must be a JSON object",
+           parsed_->name);
     }
     for (const auto& [key, value] : request.variables->items()) variables[key] = value;
   }

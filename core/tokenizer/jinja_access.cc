@@ -10,7 +10,8 @@ namespace nibble::jinja {
 namespace {
 
 Value missing(const Value& value, std::string_view name) {
-  return Value::undefined(fmt::format("'{} object' has no attribute '{}'", value.type_name(), name));
+  return Value::undefined(
+      fmt::format("'{} object' has no attribute '{}'", value.type_name(), name));
 }
 
 Value item_or_undefined(Runtime& runtime, const LoopState& loop, int64_t index) {
@@ -77,8 +78,7 @@ Value get_item(Runtime& runtime, const Value& value, const Value& key) {
     return character_at(runtime, *value.string(), key.as_int());
   }
   const Sequence* sequence = value.sequence();
-  if (key.is_integral() && sequence != nullptr &&
-      (sequence->form == Sequence::Form::kList || sequence->form == Sequence::Form::kTuple)) {
+  if (key.is_integral() && sequence != nullptr && sequence->indexable()) {
     const auto size = std::ssize(sequence->items);
     const int64_t index = key.as_int() + (key.as_int() < 0 ? size : 0);
     if (index >= 0 && index < size) return sequence->items[index];
@@ -93,7 +93,8 @@ namespace {
 std::vector<int64_t> slice_indices(Runtime& runtime, const List& bounds, int64_t size) {
   const auto bound = [&](size_t i, int64_t absent) {
     if (bounds[i].is_none()) return absent;
-    if (!bounds[i].is_integral()) runtime.error("a slice needs integers, not {}", bounds[i].type_name());
+    if (!bounds[i].is_integral())
+      runtime.error("a slice needs integers, not {}", bounds[i].type_name());
     return bounds[i].as_int();
   };
   const int64_t step = bound(2, 1);
@@ -127,9 +128,8 @@ Value get_slice(Runtime& runtime, const Value& value, const List& bounds) {
     return runtime.text(std::move(out));
   }
   const Sequence* sequence = value.sequence();
-  if (sequence == nullptr || sequence->form == Sequence::Form::kView ||
-      sequence->form == Sequence::Form::kGenerator) {
-    return missing(value, "slice");
+  if (sequence == nullptr || !sequence->indexable()) {
+    runtime.error("a {} cannot be sliced", value.type_name());
   }
   List items;
   for (const int64_t i : slice_indices(runtime, bounds, std::ssize(sequence->items))) {
@@ -141,7 +141,8 @@ Value get_slice(Runtime& runtime, const Value& value, const List& bounds) {
 List iterate(Runtime& runtime, const Value& value) {
   List items;
   if (const std::string* text = value.string()) {
-    for (const std::string_view c : characters(*text)) items.push_back(runtime.text(std::string(c)));
+    for (const std::string_view c : characters(*text))
+      items.push_back(runtime.text(std::string(c)));
   } else if (const Dict* dict = value.dict()) {
     for (const auto& [key, unused] : dict->entries) items.push_back(key);
   } else if (const Sequence* sequence = value.sequence()) {

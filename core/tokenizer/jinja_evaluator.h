@@ -56,7 +56,7 @@ class Evaluator {
   Frame root_;
   Frame* frame_ = &root_;
   std::string* out_ = nullptr;
-  int depth_ = 0;                              // of run() and evaluate() calls
+  int depth_ = 0;                             // of run() and evaluate() calls
   std::vector<std::unique_ptr<Frame>> kept_;  // captured frames of ended scopes
 };
 

@@ -9,7 +9,8 @@
 
 namespace nibble::jinja {
 
-/// Reads tokens and parses expressions, with Jinja's precedences. The statement parser builds on it.
+/// Reads tokens and parses expressions, with Jinja's precedences. The statement parser builds on
+/// it.
 class ExpressionParser {
  public:
   ExpressionParser(std::vector<Token> tokens, std::string_view name)

@@ -27,8 +27,8 @@ std::string title_words(std::string_view text) {
   std::string out;
   bool start = true;
   for (const std::string_view c : characters(text)) {
-    const bool between = strip_text(c, nullptr, Ends::kBoth).empty() ||
-                         kOpening.find(c) != std::string_view::npos;
+    const bool between =
+        strip_text(c, nullptr, Ends::kBoth).empty() || kOpening.find(c) != std::string_view::npos;
     out += start && !between ? to_upper(c) : to_lower(c);
     start = between;
   }
@@ -65,7 +65,8 @@ Value indent(Runtime& runtime, const Value& value, const Arguments& arguments) {
     margin.assign(static_cast<size_t>(width), ' ');
   }
   const bool blank = bound.truthy(2, false);
-  std::string text = to_str(runtime, value);
+  if (!value.is_string()) runtime.error("indent needs a string, not {}", value.type_name());
+  std::string text = *value.string();
   text += '\n';  // so a last empty line counts
   std::string out;
   bool first_line = true;
@@ -123,9 +124,11 @@ bool parse_double(std::string_view text, double& out) {
 
 Value to_float(Runtime& runtime, const Value& value, const Arguments& arguments) {
   const BoundArguments bound(runtime, "float", arguments, {"default"});
+  if (const auto* missing = value.get_if<Undefined>()) runtime.error("{}", *missing->what);
   if (value.is_number()) return Value::number(value.as_double());
   double parsed = 0;
-  if (value.is_string() && parse_double(strip_text(*value.string(), nullptr, Ends::kBoth), parsed)) {
+  if (value.is_string() &&
+      parse_double(strip_text(*value.string(), nullptr, Ends::kBoth), parsed)) {
     return Value::number(parsed);
   }
   return bound.has(0) ? bound.at(0) : Value::number(0);
@@ -133,6 +136,7 @@ Value to_float(Runtime& runtime, const Value& value, const Arguments& arguments)
 
 Value to_int(Runtime& runtime, const Value& value, const Arguments& arguments) {
   const BoundArguments bound(runtime, "int", arguments, {"default", "base"});
+  if (const auto* missing = value.get_if<Undefined>()) runtime.error("{}", *missing->what);
   if (bound.integer(1, 10) != 10) runtime.error("int: only base 10 is supported");
   if (value.is_integral()) return Value::integer(value.as_int());
   const Value absent = bound.has(0) ? bound.at(0) : Value::integer(0);
@@ -145,7 +149,8 @@ Value to_int(Runtime& runtime, const Value& value, const Arguments& arguments) {
     int64_t whole = 0;
     const char* end = text.data() + text.size();
     const auto parsed = std::from_chars(text.data(), end, whole);
-    if (parsed.ec == std::errc() && parsed.ptr == end && !text.empty()) return Value::integer(whole);
+    if (parsed.ec == std::errc() && parsed.ptr == end && !text.empty())
+      return Value::integer(whole);
     if (!parse_double(text, number)) return absent;
   } else {
     return absent;

@@ -58,8 +58,8 @@ bool is_printable(char32_t c) {
 }
 
 std::string quote_repr(std::string_view text) {
-  const bool use_double = text.find('\'') != std::string_view::npos &&
-                          text.find('"') == std::string_view::npos;
+  const bool use_double =
+      text.find('\'') != std::string_view::npos && text.find('"') == std::string_view::npos;
   const char quote = use_double ? '"' : '\'';
   std::string out(1, quote);
   for (size_t pos = 0; pos < text.size();) {
@@ -123,10 +123,7 @@ std::string to_repr(const Runtime& runtime, const Value& value) {
   if (const std::string* text = value.string()) return quote_repr(*text);
   if (const Dict* dict = value.dict()) return repr_dict(runtime, *dict);
   const Sequence* sequence = value.sequence();
-  if (sequence != nullptr && (sequence->form == Sequence::Form::kList ||
-                              sequence->form == Sequence::Form::kTuple)) {
-    return repr_sequence(runtime, *sequence);
-  }
+  if (sequence != nullptr && sequence->printable()) return repr_sequence(runtime, *sequence);
   runtime.error("a {} cannot be printed", value.type_name());
 }
 
@@ -154,9 +151,7 @@ class JsonWriter {
       write_string(*text);
     } else if (const Dict* dict = value.dict()) {
       write_dict(*dict, level);
-    } else if (const Sequence* list = value.sequence();
-               list != nullptr && (list->form == Sequence::Form::kList ||
-                                   list->form == Sequence::Form::kTuple)) {
+    } else if (const Sequence* list = value.sequence(); list != nullptr && list->printable()) {
       write_list(*list, level);
     } else {
       runtime_.error("tojson: a value of type {} has no JSON form", value.type_name());

@@ -218,7 +218,8 @@ class Lexer {
       if (text == "[") brackets += ']';
       if (text == "{") brackets += '}';
       if (text == ")" || text == "]" || text == "}") {
-        if (brackets.empty() || brackets.back() != text[0]) error(fmt::format("unexpected {}", text));
+        if (brackets.empty() || brackets.back() != text[0])
+          error(fmt::format("unexpected {}", text));
         brackets.pop_back();
       }
       add(Token::Type::kOperator, std::string(text));
@@ -255,7 +256,8 @@ class Lexer {
     }
     std::string text(in_.substr(pos_, end - pos_));
     if (end < in_.size() && is_name_byte(in_[end])) error("bad number after " + text);
-    if (!is_float && text.size() > 1 && text[0] == '0') error("a number cannot start with 0: " + text);
+    if (!is_float && text.size() > 1 && text[0] == '0')
+      error("a number cannot start with 0: " + text);
     text.erase(std::remove(text.begin(), text.end(), '_'), text.end());
     add(is_float ? Token::Type::kFloat : Token::Type::kInteger, text);
     advance(end - pos_);
@@ -305,9 +307,10 @@ class Lexer {
   }
 
   void append_code(std::string& out, std::string_view digits, size_t count, int base) const {
-    const bool good = digits.size() == count && std::all_of(digits.begin(), digits.end(), [](char c) {
-                        return std::isxdigit(static_cast<unsigned char>(c)) != 0;
-                      });
+    const bool good =
+        digits.size() == count && std::all_of(digits.begin(), digits.end(), [](char c) {
+          return std::isxdigit(static_cast<unsigned char>(c)) != 0;
+        });
     const unsigned long code = good ? std::stoul(std::string(digits), nullptr, base) : 0x110000;
     if (code > 0x10FFFF || (code >= 0xD800 && code <= 0xDFFF)) {
       error(fmt::format("bad escape '{}' in a string", digits));

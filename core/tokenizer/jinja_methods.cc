@@ -78,8 +78,7 @@ bool has_method(const Value& value, std::string_view name) {
   if (value.dict() != nullptr) return is_one_of(name, {"get", "items", "keys", "values", "copy"});
   if (const Sequence* sequence = value.sequence()) {
     if (sequence->form == Sequence::Form::kList && name == "copy") return true;
-    return sequence->form != Sequence::Form::kView &&
-           sequence->form != Sequence::Form::kGenerator && is_one_of(name, {"index", "count"});
+    return sequence->indexable() && is_one_of(name, {"index", "count"});
   }
   return value.loop() != nullptr && is_one_of(name, {"cycle", "changed"});
 }
@@ -113,7 +112,7 @@ Value make_range(Runtime& runtime, const Arguments& arguments) {
     if (__builtin_add_overflow(at, step, &at)) break;
   }
   runtime.step(1 + std::ssize(items));
-  return runtime.list(std::move(items));
+  return runtime.list(std::move(items), Sequence::Form::kRange);
 }
 
 Value make_dict(Runtime& runtime, const Arguments& arguments) {

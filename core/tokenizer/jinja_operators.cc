@@ -53,7 +53,7 @@ int order(Runtime& runtime, const Value& a, const Value& b) {
   const Sequence* x = a.sequence();
   const Sequence* y = b.sequence();
   const bool alike = x != nullptr && y != nullptr && x->form == y->form;
-  if (!alike || (x->form != Sequence::Form::kList && x->form != Sequence::Form::kTuple)) {
+  if (!alike || !x->printable()) {
     runtime.error("{} and {} cannot be ordered", a.type_name(), b.type_name());
   }
   for (size_t i = 0; i < std::min(x->items.size(), y->items.size()); ++i) {
@@ -73,6 +73,10 @@ bool contains(Runtime& runtime, const Value& container, const Value& item) {
     return find_text(*text, *item.string()) != std::string_view::npos;
   }
   if (const Dict* dict = container.dict()) {
+    const bool list = item.sequence() != nullptr && item.sequence()->form == Sequence::Form::kList;
+    if (list || item.dict() != nullptr) {
+      runtime.error("a {} cannot be the key of a mapping", item.type_name());
+    }
     runtime.step(1 + static_cast<int64_t>(item.is_string() ? 0 : dict->entries.size()));
     return dict->find(item) != nullptr;
   }
@@ -193,9 +197,13 @@ Value repeat(Runtime& runtime, const Value& value, int64_t count) {
     return runtime.text(std::move(out));
   }
   const Sequence& sequence = *value.sequence();
+  const auto size = std::ssize(sequence.items);
+  if (size > 0 && count > runtime.limits.value_bytes / static_cast<int64_t>(sizeof(Value)) / size) {
+    runtime.error("a {} of {} times {} items is too large", value.type_name(), count, size);
+  }
   List items;
-  for (int64_t i = 0; i < count && !sequence.items.empty(); ++i) {
-    runtime.step(static_cast<int64_t>(sequence.items.size()));
+  for (int64_t i = 0; i < count && size > 0; ++i) {
+    runtime.step(size);
     items.insert(items.end(), sequence.items.begin(), sequence.items.end());
   }
   return runtime.list(std::move(items), sequence.form);
@@ -203,8 +211,7 @@ Value repeat(Runtime& runtime, const Value& value, int64_t count) {
 
 bool repeatable(const Value& value) {
   const Sequence* sequence = value.sequence();
-  return value.is_string() || (sequence != nullptr && (sequence->form == Sequence::Form::kList ||
-                                                       sequence->form == Sequence::Form::kTuple));
+  return value.is_string() || (sequence != nullptr && sequence->printable());
 }
 
 std::string_view op_text(Op op) {

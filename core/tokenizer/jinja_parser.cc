@@ -239,7 +239,7 @@ class TemplateParser : public ExpressionParser {
     } else {
       target.name = expect_identifier();
       if (with_attribute && skip_operator(".")) target.attribute = expect_identifier();
-      static constexpr std::string_view kReserved[] = {"true", "false", "none", "True",
+      static constexpr std::string_view kReserved[] = {"true",  "false", "none", "True",
                                                        "False", "None",  "loop"};
       const auto* end = std::end(kReserved);
       if (target.attribute.empty() && std::find(std::begin(kReserved), end, target.name) != end) {

@@ -1,4 +1,5 @@
-// The part of ExpressionParser that follows a primary: attributes, subscripts, calls, filters, tests.
+// The part of ExpressionParser that follows a primary: attributes, subscripts, calls, filters,
+// tests.
 #include <algorithm>
 #include <charconv>
 

@@ -5,6 +5,11 @@
 #include "core/base/fail.h"
 
 namespace nibble::jinja {
+namespace {
+
+constexpr size_t kTextOverhead = 96;  // string, shared count and a place in a list
+
+}  // namespace
 
 void Runtime::throw_error(const std::string& message) const {
   fail(ErrorCode::kInvalidArgument, "{} line {}: {}", name_, line, message);
@@ -30,7 +35,7 @@ void Runtime::check_text_size(size_t size, size_t bytes) const {
 
 Value Runtime::text(std::string text) {
   check_text_size(text.size(), 0);
-  charge(text.size() + sizeof(std::string), 0);
+  charge(text.size() + kTextOverhead, 0);
   return Value(Value::Data(std::make_shared<const std::string>(std::move(text))));
 }
 
@@ -91,7 +96,8 @@ int64_t BoundArguments::integer(size_t index, int64_t absent) const {
 
 const std::string& BoundArguments::text(size_t index) const {
   if (!has(index) || !at(index).is_string()) {
-    runtime_.error("{} needs a string, not {}", what_, has(index) ? at(index).type_name() : "nothing");
+    runtime_.error("{} needs a string, not {}", what_,
+                   has(index) ? at(index).type_name() : "nothing");
   }
   return *at(index).string();
 }

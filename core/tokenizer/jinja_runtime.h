@@ -16,12 +16,12 @@ namespace nibble::jinja {
 
 /// What one rendering may use. Exceeding any of them is an error, never a truncation.
 struct Limits {
-  int64_t steps = 20'000'000;           ///< evaluated nodes, iterations, scanned elements
-  int64_t value_bytes = 512 << 20;      ///< strings and containers made, in all
-  size_t text_bytes = 32 << 20;         ///< one string, and the output
-  int nesting = 256;                    ///< values inside values
-  int call_depth = 600;                 ///< evaluator recursion, macros included
-  int64_t range_items = 100'000;        ///< as in Jinja's sandbox
+  int64_t steps = 20'000'000;       ///< evaluated nodes, iterations, scanned elements
+  int64_t value_bytes = 512 << 20;  ///< strings and containers made, in all
+  size_t text_bytes = 32 << 20;     ///< one string, and the output
+  int nesting = 256;                ///< values inside values
+  int call_depth = 600;             ///< evaluator recursion, macros included
+  int64_t range_items = 100'000;    ///< as in Jinja's sandbox
 };
 
 /// Shared by everything that computes during one rendering: limits, the current line, storage of
@@ -56,7 +56,7 @@ class Runtime {
   /// Fails unless another `bytes` may be added to a string of `size` bytes.
   void check_text_size(size_t size, size_t bytes) const;
 
-  int line = 0;                ///< of the node being evaluated
+  int line = 0;  ///< of the node being evaluated
   const Limits limits;
   std::optional<std::tm> now;  ///< of strftime_now; nullopt: the machine's local time
 

@@ -28,9 +28,15 @@ Value dotted(Runtime& runtime, const Value& item, const Value& attribute) {
 
 /// What sort, min, max and unique compare: the attribute, in lower case unless case counts.
 Value sort_key(Runtime& runtime, const Value& item, const Value* attribute, bool case_sensitive) {
-  Value key = attribute == nullptr || attribute->is_none() ? item : dotted(runtime, item, *attribute);
+  Value key =
+      attribute == nullptr || attribute->is_none() ? item : dotted(runtime, item, *attribute);
   if (case_sensitive || !key.is_string()) return key;
   return runtime.text(to_lower(*key.string()));
+}
+
+/// The items of map, select and reject, which take anything false for empty.
+List items_if_true(Runtime& runtime, const Value& value) {
+  return value.truthy() ? iterate(runtime, value) : List();
 }
 
 Value first(Runtime& runtime, const Value& value, const Arguments& arguments) {
@@ -108,7 +114,7 @@ Value map(Runtime& runtime, const Value& value, const Arguments& arguments) {
   List out;
   if (arguments.positional.empty()) {
     const BoundArguments bound(runtime, "map", arguments, {"attribute", "default"}, 1);
-    for (const Value& item : iterate(runtime, value)) {
+    for (const Value& item : items_if_true(runtime, value)) {
       Value mapped = dotted(runtime, item, bound.at(0));
       const bool use_default = bound.has(1) && !bound.at(1).is_none() && mapped.is_undefined();
       out.push_back(use_default ? bound.at(1) : std::move(mapped));
@@ -120,7 +126,7 @@ Value map(Runtime& runtime, const Value& value, const Arguments& arguments) {
   if (filter == nullptr) runtime.error("unknown filter '{}'", name);
   Arguments rest = arguments;
   rest.positional.erase(rest.positional.begin());
-  for (const Value& item : iterate(runtime, value)) {
+  for (const Value& item : items_if_true(runtime, value)) {
     runtime.step();
     out.push_back(filter->apply(runtime, item, rest));
   }
@@ -145,7 +151,7 @@ Value select(Runtime& runtime, const Value& value, const Arguments& arguments) {
     rest.positional.erase(rest.positional.begin());
   }
   List out;
-  for (Value& item : iterate(runtime, value)) {
+  for (Value& item : items_if_true(runtime, value)) {
     runtime.step();
     const Value tested = by_attribute ? dotted(runtime, item, attribute) : item;
     const bool holds = test == nullptr ? tested.truthy() : test->holds(runtime, tested, rest);
@@ -183,7 +189,8 @@ Value reverse(Runtime& runtime, const Value& value, const Arguments& arguments) 
 }
 
 Value sort(Runtime& runtime, const Value& value, const Arguments& arguments) {
-  const BoundArguments bound(runtime, "sort", arguments, {"reverse", "case_sensitive", "attribute"});
+  const BoundArguments bound(runtime, "sort", arguments,
+                             {"reverse", "case_sensitive", "attribute"});
   const Value* attribute = bound.has(2) ? &bound.at(2) : nullptr;
   if (attribute != nullptr && attribute->is_string() &&
       attribute->string()->find(',') != std::string::npos) {

@@ -44,9 +44,7 @@ Evaluator::Evaluator(Runtime& runtime, std::map<std::string_view, Value> variabl
   root_.variables = std::move(variables);
 }
 
-std::string Evaluator::render(const Block& block) {
-  return capture(block);
-}
+std::string Evaluator::render(const Block& block) { return capture(block); }
 
 std::string Evaluator::capture(const Block& body) {
   std::string text;

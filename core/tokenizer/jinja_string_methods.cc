@@ -157,7 +157,8 @@ Value replace(Runtime& runtime, const std::string& self, const Arguments& argume
 
 Value position(const std::string& self, size_t byte) {
   if (byte == std::string::npos) return Value::integer(-1);
-  return Value::integer(static_cast<int64_t>(character_count(std::string_view(self).substr(0, byte))));
+  return Value::integer(
+      static_cast<int64_t>(character_count(std::string_view(self).substr(0, byte))));
 }
 
 Value find(Runtime& runtime, const std::string& self, const Arguments& arguments) {

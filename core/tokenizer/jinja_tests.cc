@@ -18,15 +18,11 @@ bool compares(Runtime& runtime, const Value& value, const Arguments& arguments) 
   return compare(runtime, op, value, bound.at(0));
 }
 
-int64_t integer_of(const Runtime& runtime, const Value& value) {
-  if (!value.is_integral()) runtime.error("the test needs an integer, not {}", value.type_name());
-  return value.as_int();
-}
-
 template <bool odd>
 bool has_parity(Runtime& runtime, const Value& value, const Arguments& arguments) {
   const BoundArguments none(runtime, "odd or even", arguments, {});
-  return (integer_of(runtime, value) % 2 != 0) == odd;
+  const Value rest = arithmetic(runtime, Op::kMod, value, Value::integer(2));
+  return equal(runtime, rest, Value::integer(odd ? 1 : 0));
 }
 
 bool divisible(Runtime& runtime, const Value& value, const Arguments& arguments) {
@@ -68,9 +64,7 @@ bool is_iterable(const Value& value) {
 }
 bool is_sequence(const Value& value) {
   const Sequence* sequence = value.sequence();
-  if (sequence != nullptr) {
-    return sequence->form == Sequence::Form::kList || sequence->form == Sequence::Form::kTuple;
-  }
+  if (sequence != nullptr) return sequence->indexable();
   return value.is_string() || value.dict() != nullptr || value.is_undefined();
 }
 

@@ -11,8 +11,8 @@ namespace nibble::jinja {
 
 bool is_python_space(char32_t c) {
   return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 ||
-         c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
-         c == 0x202F || c == 0x205F || c == 0x3000;
+         c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
+         c == 0x205F || c == 0x3000;
 }
 
 std::vector<std::string_view> characters(std::string_view text) {
@@ -59,7 +59,8 @@ std::string capitalize(std::string_view text) {
 std::string_view strip_text(std::string_view text, const std::string* chars, Ends ends) {
   std::vector<char32_t> wanted;
   if (chars != nullptr) {
-    for (const std::string_view c : characters(*chars)) wanted.push_back(utf8_step(c, 0).code_point);
+    for (const std::string_view c : characters(*chars))
+      wanted.push_back(utf8_step(c, 0).code_point);
   }
   const auto drop = [&](char32_t c) {
     if (chars == nullptr) return is_python_space(c);
@@ -102,7 +103,8 @@ std::vector<std::string_view> split_lines(std::string_view text, bool keep_ends)
 size_t find_text(std::string_view text, std::string_view wanted, size_t from) {
   if (from > text.size()) return std::string_view::npos;
   if (wanted.empty()) return from;
-  // memmem is linear in the worst case; std::string_view::find is not.
+  constexpr size_t kShort = 32;  // the find of the library takes time in the order of the product
+  if (wanted.size() <= kShort) return text.find(wanted, from);
   const void* found = memmem(text.data() + from, text.size() - from, wanted.data(), wanted.size());
   if (found == nullptr) return std::string_view::npos;
   return static_cast<size_t>(static_cast<const char*>(found) - text.data());

@@ -21,8 +21,8 @@ std::string float_repr(double value);
 struct JsonStyle {
   bool ensure_ascii = false;
   bool sort_keys = false;
-  bool pretty = false;       ///< one item per line
-  std::string indent;        ///< of one level; only if pretty
+  bool pretty = false;  ///< one item per line
+  std::string indent;   ///< of one level; only if pretty
   std::string item_separator = ", ";
   std::string key_separator = ": ";
 };

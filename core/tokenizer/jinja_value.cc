@@ -77,6 +77,8 @@ std::string_view Value::type_name() const {
         return "list";
       case Sequence::Form::kTuple:
         return "tuple";
+      case Sequence::Form::kRange:
+        return "range";
       case Sequence::Form::kView:
         return "dict view";
       case Sequence::Form::kGenerator:

@@ -31,9 +31,10 @@ class Value {
  public:
   using None = std::monostate;
   using Text = std::shared_ptr<const std::string>;
-  using Data = std::variant<None, Undefined, bool, int64_t, double, Text,
-                            std::shared_ptr<const Sequence>, std::shared_ptr<const Dict>,
-                            Namespace*, std::shared_ptr<const Callable>, std::shared_ptr<LoopState>>;
+  using Data =
+      std::variant<None, Undefined, bool, int64_t, double, Text, std::shared_ptr<const Sequence>,
+                   std::shared_ptr<const Dict>, Namespace*, std::shared_ptr<const Callable>,
+                   std::shared_ptr<LoopState>>;
 
   Value() = default;  ///< None
   Value(Data data) : data_(std::move(data)) {}
@@ -79,9 +80,13 @@ class Value {
   Data data_;
 };
 
-/// What is iterated in order. Generators are used up by iterating and are always true.
+/// What is iterated in order. Generators are used up by iterating and are always true; only lists
+/// and tuples have a text.
 struct Sequence {
-  enum class Form { kList, kTuple, kView, kGenerator };
+  enum class Form { kList, kTuple, kRange, kView, kGenerator };
+  /// Whether items can be picked by number.
+  bool indexable() const { return form != Form::kView && form != Form::kGenerator; }
+  bool printable() const { return form == Form::kList || form == Form::kTuple; }
   Form form = Form::kList;
   List items;
   int depth = 1;

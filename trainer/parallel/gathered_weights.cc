@@ -183,8 +183,8 @@ void GatheredWeights::enter_layer(int64_t layer, ops::Pass pass) {
     const Unit& unit = units_[static_cast<size_t>(layer)];
     slot.grads.resize(unit.parameters.size());
     for (size_t i = 0; i < slot.grads.size(); ++i) {
-      slot.grads[i].assign(static_cast<size_t>(layout_.table->at(unit.parameters[i]).num_elements()),
-                           0.0f);
+      slot.grads[i].assign(
+          static_cast<size_t>(layout_.table->at(unit.parameters[i]).num_elements()), 0.0f);
     }
   }
 }

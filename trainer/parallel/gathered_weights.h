@@ -66,8 +66,9 @@ class GatheredWeights final : public ops::WeightSource {
 
   ShardLayout layout_;
   ProcessGroup& group_;
-  std::shared_ptr<const PackedShards> shards_;  // shared with the weight sender: a published version
-  std::vector<Unit> units_;                     // layers, then the outer unit
+  std::shared_ptr<const PackedShards>
+      shards_;               // shared with the weight sender: a published version
+  std::vector<Unit> units_;  // layers, then the outer unit
   std::vector<std::pair<int64_t, int64_t>> place_;  // parameter -> (unit, index in unit)
   std::vector<std::unique_ptr<Slot>> ring_;
   std::unique_ptr<Slot> outer_;

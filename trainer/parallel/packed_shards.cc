@@ -37,8 +37,10 @@ std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
       const int64_t bad = kernels::cast_bf16(master.data(), static_cast<int64_t>(master.size()),
                                              out.bf16.data(), parallel);
       if (bad >= 0) {
-        fail(ErrorCode::kInvalidArgument, "tensor '{}', row {}, column {}: the weight is NaN or "
-             "infinite", whole.name(), shard.begin + bad / whole.cols, bad % whole.cols);
+        fail(ErrorCode::kInvalidArgument,
+             "tensor '{}', row {}, column {}: the weight is NaN or "
+             "infinite",
+             whole.name(), shard.begin + bad / whole.cols, bad % whole.cols);
       }
     }
   }

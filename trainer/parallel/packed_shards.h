@@ -25,9 +25,7 @@ struct ShardLayout {
   RowShard shard(int64_t parameter) const { return shard_of(parameter, rank); }
   RowShard shard_of(int64_t parameter, int of_rank) const;
   int64_t shard_elements(int64_t parameter) const;
-  bool quantized(int64_t parameter) const {
-    return plan.quantized[static_cast<size_t>(parameter)];
-  }
+  bool quantized(int64_t parameter) const { return plan.quantized[static_cast<size_t>(parameter)]; }
 };
 
 /// This rank's rows of every parameter as they are multiplied with and published: packed INT4 where
@@ -38,7 +36,7 @@ struct PackedShards {
 
 /// Differences between two packings of the same layout.
 struct PackChanges {
-  int64_t codes = 0;        ///< INT4 codes in the shard
+  int64_t codes = 0;  ///< INT4 codes in the shard
   int64_t changed_codes = 0;
   int64_t scales = 0;
   int64_t changed_scales = 0;

@@ -1,33 +1,18 @@
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
 
 #include <numeric>
+#include <thread>
 
 #include "core/base/fail.h"
 #include "core/comm/process_group.h"
 #include "core/comm/reduce.h"
+#include "tests/core/comm/free_port.h"
 #include "tests/core/comm/run_ranks.h"
 
 namespace nibble {
 namespace {
 
 using namespace std::chrono_literals;
-
-// A port that was free a moment ago; children start too early for the parent to host the store.
-int free_port() {
-  const int fd = socket(AF_INET, SOCK_STREAM, 0);
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof address;
-  if (bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
-      getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
-    return 0;
-  }
-  close(fd);
-  return ntohs(address.sin_port);
-}
 
 struct Member {
   Member(int port, int rank, int world, std::chrono::milliseconds timeout = 20s) {
@@ -121,6 +106,52 @@ TEST(GlooGroup, ASilentPeerIsADeadline) {
       return;
     }
     fail(ErrorCode::kInternal, "nothing was sent");
+  });
+  EXPECT_EQ(good, 2);
+}
+
+TEST(GlooGroup, AWaitUnderACallersDeadlineEndsBeforeTheGroupsTimeout) {
+  const int port = free_port();
+  const int good = run_ranks(2, 20s, [port](int rank) {
+    Member member(port, rank, 2, 15s);
+    std::vector<int32_t> message(4);
+    const auto pending =
+        member.group->receive(std::as_writable_bytes(std::span(message)), 1 - rank, 0);
+    const Stopwatch watch;
+    try {
+      pending->wait_until(Deadline::after(rank == 0 ? 300ms : 10s));
+    } catch (const Error& error) {
+      require(watch.elapsed_ms() < 5000.0, "the caller's deadline holds");
+      // The deadline of one rank closes the pair, which the other sees.
+      if (rank == 0) require(error.code() == ErrorCode::kDeadlineExceeded, error.what());
+      return;
+    }
+    fail(ErrorCode::kInternal, "nothing was sent");
+  });
+  EXPECT_EQ(good, 2);
+}
+
+TEST(GlooGroup, AbortWakesAWaiterAndRefusesLaterCalls) {
+  const int port = free_port();
+  const int good = run_ranks(2, 20s, [port](int rank) {
+    Member member(port, rank, 2, 15s);
+    std::vector<int32_t> message(4);
+    const auto bytes = std::as_writable_bytes(std::span(message));
+    const auto pending = member.group->receive(bytes, 1 - rank, 0);
+    const Stopwatch watch;
+    const std::jthread aborter([&] { member.group->abort(); });
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      try {
+        if (attempt == 0) pending->wait();
+        if (attempt == 1) member.group->receive(bytes, 1 - rank, 0)->wait();
+      } catch (const Error& error) {
+        require(error.code() == ErrorCode::kUnavailable, error.what());
+        require(std::string(error.what()).find("aborted") != std::string::npos, error.what());
+        continue;
+      }
+      fail(ErrorCode::kInternal, "nothing was sent");
+    }
+    require(watch.elapsed_ms() < 5000.0, "at once");
   });
   EXPECT_EQ(good, 2);
 }

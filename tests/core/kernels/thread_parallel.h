@@ -20,7 +20,11 @@ class ThreadParallel final : public Parallel {
       const int64_t left = threads_ - i;
       const int64_t share = std::max(grain, (count - begin) / left + (i % 2));
       const int64_t end = i + 1 == threads_ ? count : std::min(count, begin + share);
-      workers.emplace_back([=] { body(begin, end); });
+      if (end == count) {
+        body(begin, end);  // the caller works too: a thread less to start
+      } else {
+        workers.emplace_back([=] { body(begin, end); });
+      }
       begin = end;
     }
     for (std::thread& worker : workers) worker.join();

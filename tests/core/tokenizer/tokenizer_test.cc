@@ -4,10 +4,12 @@
 
 #include <filesystem>
 #include <optional>
+#include <thread>
 
 #include "core/base/clock.h"
 #include "core/base/error.h"
 #include "core/base/file.h"
+#include "core/tokenizer/chat_template.h"
 #include "core/tokenizer/stream_decoder.h"
 #include "tests/core/tokenizer/oracle_files.h"
 
@@ -158,6 +160,16 @@ TEST_F(TokenizerDirectory, PrefersTheJinjaFileOverTheConfig) {
   EXPECT_EQ(tokenizer.chat_templates().at("rag"), "r");
 }
 
+TEST_F(TokenizerDirectory, GivesItsTemplateItsSpecialTokens) {
+  write("tokenizer_config.json", R"({"eos_token": "<|im_end|>"})");
+  EXPECT_THROW(ChatTemplate::of(Tokenizer::from_directory(path_)), Error);
+  write("chat_template.jinja", "{{ messages[0].content }}{{ eos_token }}\n");
+  const Json messages = {{{"role", "user"}, {"content", "hi"}}};
+  const OrderedJson ordered = messages;
+  const Tokenizer tokenizer = Tokenizer::from_directory(path_);
+  EXPECT_EQ(ChatTemplate::of(tokenizer).render({.messages = &ordered}), "hi<|im_end|>");
+}
+
 TEST_F(TokenizerDirectory, RefusesFilesThatContradictTheTokenizer) {
   write("tokenizer_config.json", R"({"eos_token": "<|nowhere|>"})");
   EXPECT_THROW(Tokenizer::from_directory(path_), Error);
@@ -255,17 +267,31 @@ std::string repeated(std::string_view unit, size_t bytes) {
 
 // Each of these is quadratic in a naive merge loop, regex engine or normalizer: minutes, not
 // seconds. The limit is generous because sanitizers and a loaded machine slow everything.
-TEST(TokenizerInput, TakesAMegabyteOfAnythingInSeconds) {
+TEST(TokenizerInput, TakesAMegabyteInSeconds) {
   const Tokenizer small = small_tokenizer("smollm2_style");
   for (const char* unit : {"a", " ", "\n", " \n", "1", "!", "<|im_", "\xCC\x81\xCC\x96",
                            "\xE4\xBD\xA0", "'s", "\t x", "\xF0\x9F\x98\x80"}) {
-    const std::string text = repeated(unit, 1 << 20);
+    const std::string text = repeated(unit, *unit == 'a' ? 1 << 20 : 1 << 18);
     const Stopwatch watch;
     const Ids ids = qwen_tokenizer().encode(text);
     EXPECT_EQ(qwen_tokenizer().encode(qwen_tokenizer().decode(ids)), ids) << unit;
     EXPECT_FALSE(small.encode(text).empty()) << unit;
-    EXPECT_LT(watch.elapsed_ms(), 10'000) << unit;
+    EXPECT_LT(watch.elapsed_ms(), 30'000) << unit;
   }
+}
+
+TEST(TokenizerInput, GivesEveryThreadTheSameIds) {
+  const std::string text =
+      repeated("It's 12 o'clock in \xE6\x9D\xB1\xE4\xBA\xAC, caf\x65\xCC\x81! ", 20'000);
+  const Ids expected = qwen_tokenizer().encode(text);
+  std::vector<Ids> got(4);
+  {
+    std::vector<std::jthread> threads;
+    for (Ids& ids : got) {
+      threads.emplace_back([&] { ids = qwen_tokenizer().encode(text); });
+    }
+  }
+  for (const Ids& ids : got) EXPECT_EQ(ids, expected);
 }
 
 TEST(TokenizerInput, LosesNoCharacterOfALongPiece) {

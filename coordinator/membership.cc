@@ -1,0 +1,89 @@
+#include "coordinator/membership.h"
+
+#include "core/base/fail.h"
+
+namespace nibble {
+
+Membership::Membership(int num_trainers, int num_engines, std::chrono::milliseconds lease)
+    : num_trainers_(num_trainers), num_engines_(num_engines), lease_(lease) {}
+
+Member Membership::join(Member candidate) {
+  const std::lock_guard lock(mutex_);
+  const auto count = static_cast<int>(entries_.size());
+  if (count == num_trainers_ + num_engines_) {
+    fail(ErrorCode::kFailedPrecondition, "the job has all its {} workers; {} is not needed", count,
+         candidate.address);
+  }
+  candidate.role = count < num_trainers_ ? WorkerRole::kTrainer : WorkerRole::kRollout;
+  candidate.index = count < num_trainers_ ? count : count - num_trainers_;
+  candidate.id = fmt::format(
+      "{}/{}", candidate.role == WorkerRole::kTrainer ? "trainer" : "rollout", candidate.index);
+  entries_.push_back({candidate, SteadyClock::now()});
+  changed_.notify_all();
+  return candidate;
+}
+
+void Membership::renew(const std::string& id) {
+  const std::lock_guard lock(mutex_);
+  for (Entry& entry : entries_) {
+    if (entry.member.id != id) continue;
+    if (SteadyClock::now() - entry.renewed > lease_) {
+      fail(ErrorCode::kFailedPrecondition, "the lease of {} has run out", id);
+    }
+    entry.renewed = SteadyClock::now();
+    return;
+  }
+  fail(ErrorCode::kFailedPrecondition, "'{}' is not a worker of this job", id);
+}
+
+void Membership::wait_complete(Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  const auto wanted = static_cast<size_t>(num_trainers_ + num_engines_);
+  const bool complete = changed_.wait_until(lock, deadline.time(),
+                                            [&] { return stopped_ || entries_.size() == wanted; });
+  if (stopped_) fail(ErrorCode::kCancelled, "stopped while waiting for workers");
+  if (!complete) {
+    fail(ErrorCode::kDeadlineExceeded, "only {} of {} workers joined in time", entries_.size(),
+         wanted);
+  }
+}
+
+void Membership::check_leases() const {
+  const std::lock_guard lock(mutex_);
+  for (const Entry& entry : entries_) {
+    if (SteadyClock::now() - entry.renewed <= lease_) continue;
+    fail(ErrorCode::kUnavailable, "worker {} (pid {} on {}) has been silent for more than {} ms",
+         entry.member.id, entry.member.pid, entry.member.host, lease_.count());
+  }
+}
+
+std::vector<Member> Membership::trainers() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<Member> members;
+  for (const Entry& entry : entries_) {
+    if (entry.member.role == WorkerRole::kTrainer) members.push_back(entry.member);
+  }
+  return members;
+}
+
+std::vector<Member> Membership::engines() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<Member> members;
+  for (const Entry& entry : entries_) {
+    if (entry.member.role == WorkerRole::kRollout) members.push_back(entry.member);
+  }
+  return members;
+}
+
+void Membership::stop() {
+  const std::lock_guard lock(mutex_);
+  stopped_ = true;
+  changed_.notify_all();
+}
+
+bool Membership::stopped() const {
+  const std::lock_guard lock(mutex_);
+  return stopped_;
+}
+
+}  // namespace nibble

@@ -1,0 +1,68 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "core/base/clock.h"
+
+namespace nibble {
+
+enum class WorkerRole { kTrainer, kRollout };
+
+/// A worker of the job, as it registered.
+struct Member {
+  WorkerRole role = WorkerRole::kTrainer;
+  int index = 0;        ///< rank among trainers, or engine number
+  std::string id;       ///< "trainer/0"
+  std::string address;  ///< host:port of its services
+  std::string host;
+  int rendezvous_port = 0;  ///< where a process group may meet at it
+  int64_t pid = 0;
+};
+
+/// Who belongs to the job. Workers get their roles in the order in which they come, trainer ranks
+/// first. A worker whose lease runs out is lost. Any thread may call any method.
+class Membership {
+ public:
+  Membership(int num_trainers, int num_engines, std::chrono::milliseconds lease);
+
+  /// Throws Error{kFailedPrecondition} if all roles are taken.
+  Member join(Member candidate);
+  /// Throws Error{kFailedPrecondition} for an unknown worker or one whose lease had run out.
+  void renew(const std::string& id);
+
+  /// Waits until all roles are taken. Throws Error{kDeadlineExceeded} naming how many are missing,
+  /// Error{kCancelled} after stop().
+  void wait_complete(Deadline deadline);
+  /// Throws Error{kUnavailable} naming the first worker whose lease has run out.
+  void check_leases() const;
+
+  std::vector<Member> trainers() const;
+  std::vector<Member> engines() const;
+  int64_t epoch() const { return epoch_; }
+  std::chrono::milliseconds lease() const { return lease_; }
+
+  /// The job is over: workers are told so at their next heartbeat, waiters end.
+  void stop();
+  bool stopped() const;
+
+ private:
+  struct Entry {
+    Member member;
+    SteadyClock::time_point renewed;
+  };
+  const int num_trainers_;
+  const int num_engines_;
+  const std::chrono::milliseconds lease_;
+  const int64_t epoch_ = 1;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Entry> entries_;  // guarded by mutex_
+  bool stopped_ = false;        // guarded by mutex_
+};
+
+}  // namespace nibble

@@ -1,0 +1,128 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+#include "core/config/fields.h"
+
+namespace nibble {
+
+/// Key `run`.
+enum class Numerics { kExact, kFast };
+constexpr std::array<EnumName<Numerics>, 2> enum_names(Numerics) {
+  return {{{Numerics::kExact, "exact"}, {Numerics::kFast, "fast"}}};
+}
+struct RunSection {
+  std::filesystem::path directory = "runs/run";
+  int64_t steps = 40;
+  int64_t seed = 1;
+  Numerics numerics = Numerics::kExact;
+};
+template <typename Visitor>
+void visit_fields(Visitor& v, RunSection& c) {
+  v.field("directory", c.directory, "", "everything the run writes");
+  v.field("steps", c.steps, "steps", "rollout steps to train", AtLeast{1});
+  v.field("seed", c.seed, "", "of prompts and sampling", AtLeast{0});
+  v.field("numerics", c.numerics, "",
+          "exact: trainer and rollout agree to the bit (on CPU always); fast: to rounding");
+}
+
+/// Key `cluster`.
+struct ClusterSection {
+  int64_t trainers = 1;
+  int64_t rollout_workers = 1;
+  int64_t threads_per_worker = 0;
+  int64_t start_timeout_ms = 300'000;
+  int64_t lease_ms = 20'000;
+  std::string host = "127.0.0.1";
+};
+template <typename Visitor>
+void visit_fields(Visitor& v, ClusterSection& c) {
+  v.field("trainers", c.trainers, "processes", "trainer ranks", Range{1, 1024});
+  v.field("rollout_workers", c.rollout_workers, "processes", "rollout engines", Range{1, 1024});
+  v.field("threads_per_worker", c.threads_per_worker, "threads",
+          "0: all cores a role may use while the other waits", AtLeast{0});
+  v.field("start_timeout_ms", c.start_timeout_ms, "ms", "until all workers have joined and loaded",
+          AtLeast{1});
+  v.field("lease_ms", c.lease_ms, "ms", "a worker silent for longer is lost", AtLeast{1000});
+  v.field("host", c.host, "", "address the coordinator listens on");
+}
+
+/// Key `data`.
+struct DataSection {
+  std::filesystem::path train;
+  std::string prompt_key = "prompt";
+  std::string label_key = "label";
+  bool shuffle = true;
+};
+template <typename Visitor>
+void visit_fields(Visitor& v, DataSection& c) {
+  v.field("train", c.train, "", "JSON lines of prompts and labels");
+  v.field("prompt_key", c.prompt_key, "", "a string, or a list of chat messages");
+  v.field("label_key", c.label_key, "", "what the reward compares with");
+  v.field("shuffle", c.shuffle, "", "by run.seed, anew each epoch");
+}
+
+/// Key `eval`.
+struct EvalSection {
+  std::filesystem::path data;
+  int64_t every = 10;
+  int64_t samples = 8;
+  double temperature = 1.0;
+};
+template <typename Visitor>
+void visit_fields(Visitor& v, EvalSection& c) {
+  v.field("data", c.data, "", "JSON lines of held-out prompts; empty: no evaluation");
+  v.field("every", c.every, "steps", "also before the first step and after the last", AtLeast{1});
+  v.field("samples", c.samples, "samples", "of each prompt", AtLeast{1});
+  v.field("temperature", c.temperature, "", "of sampling", Above{0});
+}
+
+/// Key `checkpoint`.
+struct CheckpointSection {
+  int64_t every = 10;
+  int64_t keep = 2;
+};
+template <typename Visitor>
+void visit_fields(Visitor& v, CheckpointSection& c) {
+  v.field("every", c.every, "steps", "and after the last step", AtLeast{1});
+  v.field("keep", c.keep, "checkpoints", "newest ones that are kept", AtLeast{1});
+}
+
+/// Key `weight_sync`.
+struct WeightSyncSection {
+  int64_t timeout_ms = 120'000;
+  int64_t retries = 1;
+};
+template <typename Visitor>
+void visit_fields(Visitor& v, WeightSyncSection& c) {
+  v.field("timeout_ms", c.timeout_ms, "ms", "deadline of one publication", AtLeast{1});
+  v.field("retries", c.retries, "", "publications tried again before the run stops", AtLeast{0});
+}
+
+/// Key `logging`.
+struct LoggingSection {
+  std::string level = "info";
+  int64_t sample_text_steps = 50;
+};
+template <typename Visitor>
+void visit_fields(Visitor& v, LoggingSection& c) {
+  v.field("level", c.level, "", "trace, debug, info, warn or error");
+  v.field("sample_text_steps", c.sample_text_steps, "steps",
+          "texts of samples older than this are dropped from run.db", AtLeast{1});
+}
+
+/// What the coordinator itself reads.
+struct CoordinatorConfig {
+  RunSection run;
+  ClusterSection cluster;
+  DataSection data;
+  EvalSection eval;
+  CheckpointSection checkpoint;
+  WeightSyncSection weight_sync;
+  LoggingSection logging;
+};
+
+}  // namespace nibble

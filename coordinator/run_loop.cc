@@ -1,0 +1,356 @@
+#include "coordinator/run_loop.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <mutex>
+
+#include "core/base/clock.h"
+#include "core/base/fail.h"
+#include "core/base/log.h"
+#include "core/base/parallel_calls.h"
+
+namespace nibble {
+namespace {
+
+using std::chrono::milliseconds;
+
+int64_t unix_ms() {
+  return std::chrono::duration_cast<milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+std::vector<PromptTask> tasks_of(const std::vector<PromptRecord>& prompts,
+                                 const std::vector<std::pair<uint64_t, int64_t>>& picks) {
+  std::vector<PromptTask> tasks;
+  for (const auto& [id, index] : picks) {
+    const PromptRecord& prompt = prompts[static_cast<size_t>(index)];
+    tasks.push_back({id, prompt.content.dump(), prompt.label.dump()});
+  }
+  return tasks;
+}
+
+std::filesystem::path prepared(const std::filesystem::path& directory) {
+  std::error_code error;
+  std::filesystem::create_directories(directory / "checkpoints", error);
+  std::filesystem::create_directories(directory / "plots", error);
+  if (error) {
+    fail(ErrorCode::kInvalidArgument, "cannot create run directory '{}': {}", directory.string(),
+         error.message());
+  }
+  return directory;
+}
+
+std::string duration_text(double ms) {
+  const auto seconds = static_cast<int64_t>(ms / 1000.0);
+  return seconds >= 3600 ? fmt::format("{}h{:02}m", seconds / 3600, seconds / 60 % 60)
+                         : fmt::format("{}m{:02}s", seconds / 60, seconds % 60);
+}
+
+}  // namespace
+
+// What all engines made of one request.
+struct RunLoop::Rollout {
+  std::vector<SampleResult> samples;  // by prompt id, then sample
+  std::vector<GroupSource> groups;    // by prompt id
+  double generate_ms = 0.0;           // slowest engine
+  double reward_ms = 0.0;
+  int64_t generated_tokens = 0;
+
+  double reward_mean() const {
+    double sum = 0.0;
+    int64_t count = 0;
+    for (const SampleResult& sample : samples) {
+      if (!sample.error.empty()) continue;
+      sum += sample.reward;
+      ++count;
+    }
+    return count > 0 ? sum / static_cast<double>(count) : 0.0;
+  }
+};
+
+RunLoop::RunLoop(CoordinatorConfig config, SamplingPlan sampling, Membership& membership,
+                 std::filesystem::path checkpoint)
+    : config_(std::move(config)),
+      sampling_(sampling),
+      membership_(membership),
+      resume_from_(std::move(checkpoint)),
+      train_prompts_(
+          read_prompts(config_.data.train, config_.data.prompt_key, config_.data.label_key)),
+      stream_(static_cast<int64_t>(train_prompts_.size()), static_cast<uint64_t>(config_.run.seed),
+              config_.data.shuffle),
+      store_(prepared(config_.run.directory) / "run.db") {
+  if (!config_.eval.data.empty()) {
+    eval_prompts_ =
+        read_prompts(config_.eval.data, config_.data.prompt_key, config_.data.label_key);
+  }
+}
+
+RunLoop::~RunLoop() = default;
+
+void RunLoop::connect() {
+  membership_.wait_complete(Deadline::after(milliseconds(config_.cluster.start_timeout_ms)));
+  for (const Member& member : membership_.trainers()) {
+    trainers_.push_back(std::make_unique<TrainerClient>(member));
+  }
+  for (const Member& member : membership_.engines()) {
+    engines_.push_back(std::make_unique<RolloutClient>(member));
+  }
+}
+
+void RunLoop::start_workers() {
+  connect();
+  const milliseconds timeout(config_.cluster.start_timeout_ms);
+  const Member& host = trainers_[0]->member();
+  const MeetingPoint at{host.host, host.rendezvous_port, "trainers", timeout};
+  std::vector<int64_t> steps(trainers_.size());
+  std::vector<std::function<void()>> calls;
+  for (size_t t = 0; t < trainers_.size(); ++t) {
+    calls.emplace_back(
+        [&, t] { steps[t] = trainers_[t]->start(at, resume_from_.string(), timeout); });
+  }
+  for (auto& engine : engines_) {
+    calls.emplace_back([&] { engine->start(timeout); });
+  }
+  run_parallel(calls);
+  summary_.steps = steps[0];
+  store_.rewind_to(summary_.steps);
+  metrics_ = std::make_unique<MetricsLog>(config_.run.directory / "metrics.jsonl", store_,
+                                          resume_from_.empty() ? -1 : summary_.steps);
+  std::vector<TrainerClient*> trainers;
+  std::vector<RolloutClient*> engines;
+  for (auto& trainer : trainers_) trainers.push_back(trainer.get());
+  for (auto& engine : engines_) engines.push_back(engine.get());
+  publisher_ = std::make_unique<WeightPublisher>(config_.run.directory.filename().string(),
+                                                 membership_.epoch(), trainers, engines, store_,
+                                                 milliseconds(config_.weight_sync.timeout_ms));
+}
+
+RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
+  start_workers();
+  published_ = publisher_->publish(summary_.steps, config_.weight_sync.retries);
+  if (summary_.steps == 0) evaluate(0);
+  while (summary_.steps < config_.run.steps) {
+    membership_.check_leases();
+    const int64_t step = summary_.steps + 1;
+    run_step(step);
+    summary_.steps = step;
+    const bool last = step == config_.run.steps;
+    if (step % config_.eval.every == 0 || last) evaluate(step);
+    summary_.interrupted = interrupt && !last;
+    if (step % config_.checkpoint.every == 0 || last || summary_.interrupted) checkpoint(step);
+    if (summary_.interrupted) break;
+  }
+  membership_.stop();
+  return summary_;
+}
+
+RunLoop::Rollout RunLoop::generate_on_all(const GenerateTask& base,
+                                          const std::vector<PromptTask>& prompts) {
+  std::vector<GenerateTask> tasks(engines_.size(), base);
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    tasks[i % tasks.size()].prompts.push_back(prompts[i]);
+  }
+  std::mutex mutex;
+  Rollout rollout;
+  std::vector<std::function<void()>> calls;
+  for (size_t e = 0; e < engines_.size(); ++e) {
+    if (tasks[e].prompts.empty()) continue;
+    calls.emplace_back([&, e] {
+      GenerateResult result = engines_[e]->generate(tasks[e], sampling_.timeout);
+      const std::lock_guard lock(mutex);
+      rollout.samples.insert(rollout.samples.end(), result.samples.begin(), result.samples.end());
+      rollout.groups.insert(rollout.groups.end(), result.groups.begin(), result.groups.end());
+      rollout.generate_ms = std::max(rollout.generate_ms, result.generate_ms);
+      rollout.reward_ms = std::max(rollout.reward_ms, result.reward_ms);
+      rollout.generated_tokens += result.generated_tokens;
+    });
+  }
+  run_parallel(calls);
+  // One order whatever the engines' speed: training must not depend on it.
+  std::sort(rollout.samples.begin(), rollout.samples.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.prompt_id, a.sample_index) < std::pair(b.prompt_id, b.sample_index);
+  });
+  std::sort(rollout.groups.begin(), rollout.groups.end(),
+            [](const auto& a, const auto& b) { return a.prompt_id < b.prompt_id; });
+  return rollout;
+}
+
+RunLoop::Rollout RunLoop::generate(int64_t step) {
+  std::vector<std::pair<uint64_t, int64_t>> picks;
+  for (int64_t i = 0; i < sampling_.prompts_per_step; ++i) {
+    // The position in the stream names the prompt in random draws: unique over the whole run.
+    const int64_t position = (step - 1) * sampling_.prompts_per_step + i;
+    picks.emplace_back(static_cast<uint64_t>(position), stream_.index_at(position));
+  }
+  GenerateTask task;
+  task.step = step;
+  task.weight_version = published_.version;
+  task.samples_per_prompt = sampling_.samples_per_prompt;
+  task.seed = static_cast<uint64_t>(config_.run.seed);
+  task.temperature = sampling_.temperature;
+  task.top_p = sampling_.top_p;
+  task.top_k = sampling_.top_k;
+  task.max_new_tokens = sampling_.max_new_tokens;
+  return generate_on_all(task, tasks_of(train_prompts_, picks));
+}
+
+void RunLoop::run_step(int64_t step) {
+  const Stopwatch whole;
+  store_.begin_step(step, unix_ms());
+  const Rollout rollout = generate(step);
+  if (rollout.groups.empty()) {
+    fail(ErrorCode::kUnavailable, "step {}: not one sample could be scored: {}", step,
+         rollout.samples.empty() ? "nothing was generated" : rollout.samples[0].error);
+  }
+  MetricsRow row(step);
+  add_rollout_figures(rollout, row);
+  std::vector<std::map<std::string, double>> figures(trainers_.size());
+  std::vector<std::function<void()>> calls;
+  const Stopwatch train_clock;
+  for (size_t t = 0; t < trainers_.size(); ++t) {
+    calls.emplace_back(
+        [&, t] { figures[t] = trainers_[t]->train(step, rollout.groups, sampling_.timeout); });
+  }
+  run_parallel(calls);
+  row.set("train_ms", train_clock.elapsed_ms());
+  for (const auto& [name, value] : figures[0]) row.set(name, value);
+  const int64_t sampled_with = published_.version;
+  published_ = publisher_->publish(step, config_.weight_sync.retries);
+  row.set("weight_version", static_cast<double>(sampled_with));
+  row.set("published_version", static_cast<double>(published_.version));
+  row.set("sync_bytes", static_cast<double>(published_.bytes));
+  row.set("sync_ms", published_.sync_ms);
+  row.set("sync_wire_ms", published_.wire_ms);
+  row.set("pause_ms", published_.pause_ms);
+  const double step_ms = whole.elapsed_ms();
+  row.set("step_ms", step_ms);
+  row.set("tokens_per_s", static_cast<double>(rollout.generated_tokens) / step_ms * 1000.0);
+  metrics_->write(row);
+  record_samples(step, rollout);
+  store_.end_step(step, StepStatus::kDone, unix_ms());
+  report(row, step_ms);
+}
+
+void RunLoop::add_rollout_figures(const Rollout& rollout, MetricsRow& row) const {
+  double sum = 0.0, squares = 0.0, length = 0.0, truncated = 0.0, failed = 0.0;
+  double lowest = INFINITY, highest = -INFINITY;
+  for (const SampleResult& sample : rollout.samples) {
+    length += static_cast<double>(sample.response_tokens);
+    truncated += sample.finish_reason == "length" ? 1.0 : 0.0;
+    if (!sample.error.empty()) {
+      failed += 1.0;
+      continue;
+    }
+    sum += sample.reward;
+    squares += sample.reward * sample.reward;
+    lowest = std::min(lowest, sample.reward);
+    highest = std::max(highest, sample.reward);
+  }
+  const auto all = static_cast<double>(rollout.samples.size());
+  const double scored = std::max(1.0, all - failed);
+  const double mean = sum / scored;
+  row.set("reward_mean", mean);
+  row.set("reward_std", std::sqrt(std::max(0.0, squares / scored - mean * mean)));
+  row.set("reward_min", lowest);
+  row.set("reward_max", highest);
+  row.set("response_tokens_mean", length / all);
+  row.set("truncated_share", truncated / all);
+  row.set("samples_dropped", failed);
+  int64_t zero_std = 0;
+  for (size_t i = 0; i < rollout.samples.size();) {
+    size_t end = i;
+    bool differs = false;
+    while (end < rollout.samples.size() &&
+           rollout.samples[end].prompt_id == rollout.samples[i].prompt_id) {
+      differs = differs || rollout.samples[end].reward != rollout.samples[i].reward;
+      ++end;
+    }
+    zero_std += differs ? 0 : 1;
+    i = end;
+  }
+  row.set("zero_std_groups", static_cast<double>(zero_std));
+  row.set("generated_tokens", static_cast<double>(rollout.generated_tokens));
+  row.set("generate_ms", rollout.generate_ms);
+  row.set("reward_ms", rollout.reward_ms);
+}
+
+void RunLoop::evaluate(int64_t step) {
+  if (eval_prompts_.empty()) return;
+  const Stopwatch clock;
+  std::vector<std::pair<uint64_t, int64_t>> picks;
+  for (size_t i = 0; i < eval_prompts_.size(); ++i) picks.emplace_back(i, i);
+  GenerateTask task;
+  task.step = step;
+  task.weight_version = published_.version;
+  task.samples_per_prompt = config_.eval.samples;
+  task.evaluation = true;
+  // Draws of an evaluation never coincide with those of training or of another evaluation.
+  task.seed =
+      static_cast<uint64_t>(config_.run.seed) + (uint64_t{1} << 40) + static_cast<uint64_t>(step);
+  task.temperature = config_.eval.temperature;
+  task.max_new_tokens = sampling_.max_new_tokens;
+  const Rollout rollout = generate_on_all(task, tasks_of(eval_prompts_, picks));
+  const double reward = rollout.reward_mean();
+  MetricsRow row(step);
+  row.set("eval_reward_mean", reward);
+  row.set("eval_samples", static_cast<double>(rollout.samples.size()));
+  row.set("eval_weight_version", static_cast<double>(published_.version));
+  row.set("eval_ms", clock.elapsed_ms());
+  metrics_->write(row);
+  if (step == 0) summary_.first_eval = reward;
+  summary_.last_eval = reward;
+  get_logger("run")->info("eval step={} reward={:.3f} samples={} version={}", step, reward,
+                          rollout.samples.size(), published_.version);
+}
+
+void RunLoop::checkpoint(int64_t step) {
+  const Stopwatch clock;
+  const auto path = config_.run.directory / "checkpoints" / fmt::format("step-{:06}", step);
+  std::vector<std::function<void()>> calls;
+  for (auto& trainer : trainers_) {
+    calls.emplace_back([&] {
+      trainer->save(path.string(), step, published_.version,
+                    milliseconds(config_.cluster.start_timeout_ms));
+    });
+  }
+  run_parallel(calls);
+  get_logger("run")->info("checkpoint step={} path={} ms={:.0f}", step, path.string(),
+                          clock.elapsed_ms());
+  // Older ones go only now that this one is durable.
+  std::vector<std::filesystem::path> finished;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(config_.run.directory / "checkpoints")) {
+    if (std::filesystem::exists(entry.path() / "meta.json")) finished.push_back(entry.path());
+  }
+  std::sort(finished.begin(), finished.end());
+  for (size_t i = 0; i + static_cast<size_t>(config_.checkpoint.keep) < finished.size(); ++i) {
+    std::filesystem::remove_all(finished[i]);
+  }
+}
+
+void RunLoop::record_samples(int64_t step, const Rollout& rollout) {
+  std::vector<SampleRecord> records;
+  for (const SampleResult& sample : rollout.samples) {
+    records.push_back({step, std::to_string(sample.prompt_id), sample.sample_index,
+                       sample.error.empty() ? sample.reward : std::nan(""), sample.response_tokens,
+                       sample.error.empty() ? sample.finish_reason : "reward_error",
+                       published_.version, sample.prompt_text, sample.response_text});
+  }
+  store_.record_samples(records);
+  store_.drop_sample_texts(step - config_.logging.sample_text_steps);
+}
+
+void RunLoop::report(const MetricsRow& row, double step_ms) {
+  mean_step_ms_ = mean_step_ms_ == 0.0 ? step_ms : 0.8 * mean_step_ms_ + 0.2 * step_ms;
+  const auto left = static_cast<double>(config_.run.steps - row.step());
+  get_logger("run")->info(
+      "step={}/{} reward={:.3f} kl={:.5f} gap_max={:.2e} grad={:.3f} tokens_per_s={:.0f} "
+      "s={:.1f} eta={}",
+      row.step(), config_.run.steps, row.get("reward_mean"), row.get("kl_reference"),
+      row.get("logprob_abs_diff_max"), row.get("grad_norm"), row.get("tokens_per_s"),
+      step_ms / 1000.0, duration_text(left * mean_step_ms_));
+}
+
+}  // namespace nibble

@@ -1,0 +1,83 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "coordinator/membership.h"
+#include "coordinator/metrics_log.h"
+#include "coordinator/run_config.h"
+#include "coordinator/weight_publisher.h"
+#include "coordinator/worker_client.h"
+#include "core/data/prompts.h"
+#include "core/store/run_store.h"
+
+namespace nibble {
+
+/// What is sampled in a training step; the coordinator's view of the `rollout` section.
+struct SamplingPlan {
+  int64_t prompts_per_step = 8;
+  int64_t samples_per_prompt = 8;
+  int64_t max_new_tokens = 64;
+  double temperature = 1.0;
+  double top_p = 1.0;
+  int64_t top_k = 0;
+  std::chrono::milliseconds timeout{600'000};
+};
+
+/// How a run ended.
+struct RunSummary {
+  int64_t steps = 0;
+  bool interrupted = false;
+  std::optional<double> first_eval;  ///< reward before training
+  std::optional<double> last_eval;
+};
+
+/// The loop of a job: publish, generate, score, train, publish; evaluate and checkpoint every so
+/// often. Deterministic in the configuration and seed; resumes at a finished step. One thread.
+class RunLoop {
+ public:
+  /// Borrows the membership, which must outlive it. `checkpoint`: where to resume; empty: fresh.
+  RunLoop(CoordinatorConfig config, SamplingPlan sampling, Membership& membership,
+          std::filesystem::path checkpoint);
+  ~RunLoop();
+
+  /// Trains until config.run.steps, or until `interrupt` is set: then the step in progress is
+  /// finished and a checkpoint written. Throws the first error of any worker, naming it.
+  RunSummary run(const std::atomic<bool>& interrupt);
+
+ private:
+  struct Rollout;
+  void connect();
+  void start_workers();
+  void run_step(int64_t step);
+  void evaluate(int64_t step);
+  void checkpoint(int64_t step);
+  Rollout generate(int64_t step);
+  Rollout generate_on_all(const GenerateTask& base, const std::vector<PromptTask>& prompts);
+  void record_samples(int64_t step, const Rollout& rollout);
+  void add_rollout_figures(const Rollout& rollout, MetricsRow& row) const;
+  void report(const MetricsRow& row, double step_ms);
+
+  const CoordinatorConfig config_;
+  const SamplingPlan sampling_;
+  Membership& membership_;
+  const std::filesystem::path resume_from_;
+  std::vector<PromptRecord> train_prompts_;
+  std::vector<PromptRecord> eval_prompts_;
+  PromptStream stream_;
+  RunStore store_;
+  std::vector<std::unique_ptr<TrainerClient>> trainers_;
+  std::vector<std::unique_ptr<RolloutClient>> engines_;
+  std::unique_ptr<WeightPublisher> publisher_;
+  std::unique_ptr<MetricsLog> metrics_;
+  PublishStats published_;
+  RunSummary summary_;
+  double mean_step_ms_ = 0.0;
+};
+
+}  // namespace nibble

@@ -1,0 +1,250 @@
+#include "coordinator/worker_client.h"
+
+#include <grpcpp/client_context.h>
+
+#include "core/base/fail.h"
+#include "core/rpc/channel.h"
+#include "core/rpc/status.h"
+#include "proto/nibble.grpc.pb.h"
+
+namespace nibble {
+namespace {
+
+using std::chrono::milliseconds;
+
+void encode(const MeetingPoint& at, v1::Rendezvous& message) {
+  message.set_host(at.host);
+  message.set_port(at.port);
+  message.set_group_name(at.group_name);
+  message.set_timeout_ms(at.timeout.count());
+}
+
+void encode(const PublicationId& publication, v1::Transaction& message) {
+  message.set_job(publication.job);
+  message.set_epoch(publication.epoch);
+  message.set_version(publication.version);
+  message.set_plan_digest(publication.plan_digest);
+}
+
+template <typename Request>
+void add_membership(const std::vector<std::string>& membership, Request& request) {
+  for (const std::string& name : membership) request.add_membership(name);
+}
+
+template <typename Response>
+PlanAnswer decode_plan(const Response& response) {
+  return {response.plan_digest(), response.bytes(), response.manifest_text()};
+}
+
+v1::PlanRequest plan_request(int64_t epoch, const std::vector<std::string>& membership) {
+  v1::PlanRequest request;
+  request.set_epoch(epoch);
+  request.set_num_trainers(static_cast<int32_t>(membership.size()) - 1);
+  add_membership(membership, request);
+  return request;
+}
+
+// A peer must have time to fail by its own deadline and say why.
+milliseconds with_margin(milliseconds timeout) { return timeout + milliseconds(5'000); }
+
+}  // namespace
+
+// One unary call: METHOD of `stub` with `request` into `response`.
+#define NIBBLE_CALL(method, timeout, request, response)                           \
+  call_rpc(#method, fmt::format("{} ({})", member_.id, member_.address), timeout, \
+           [&](grpc::ClientContext& context) {                                    \
+             return stub_->stub->method(&context, request, &(response));          \
+           })
+
+struct TrainerClient::Stub {
+  std::unique_ptr<v1::Trainer::Stub> stub;
+};
+
+TrainerClient::TrainerClient(const Member& member)
+    : member_(member),
+      stub_(std::make_unique<Stub>(Stub{v1::Trainer::NewStub(make_channel(member.address))})) {}
+TrainerClient::~TrainerClient() = default;
+
+int64_t TrainerClient::start(const MeetingPoint& at, const std::string& checkpoint,
+                             milliseconds timeout) {
+  v1::StartTrainerRequest request;
+  encode(at, *request.mutable_rendezvous());
+  request.set_checkpoint(checkpoint);
+  v1::StartTrainerResponse response;
+  NIBBLE_CALL(Start, timeout, request, response);
+  return response.step();
+}
+
+std::map<std::string, double> TrainerClient::train(int64_t step,
+                                                   const std::vector<GroupSource>& groups,
+                                                   milliseconds timeout) {
+  v1::TrainRequest request;
+  request.set_step(step);
+  for (const GroupSource& group : groups) {
+    v1::GroupSource& out = *request.add_groups();
+    out.set_prompt_id(group.prompt_id);
+    out.set_engine_address(group.engine_address);
+    out.set_computed_tokens(group.computed_tokens);
+  }
+  v1::TrainResponse response;
+  NIBBLE_CALL(Train, timeout, request, response);
+  return {response.metrics().begin(), response.metrics().end()};
+}
+
+void TrainerClient::save(const std::string& directory, int64_t step, int64_t version,
+                         milliseconds timeout) {
+  v1::SaveRequest request;
+  request.set_directory(directory);
+  request.set_step(step);
+  request.set_weight_version(version);
+  v1::Empty response;
+  NIBBLE_CALL(Save, timeout, request, response);
+}
+
+void TrainerClient::join_engine(int engine, const MeetingPoint& at) {
+  v1::JoinEngineRequest request;
+  request.set_engine(engine);
+  encode(at, *request.mutable_rendezvous());
+  v1::Empty response;
+  NIBBLE_CALL(JoinEngine, with_margin(at.timeout), request, response);
+}
+
+PlanAnswer TrainerClient::plan(int64_t epoch, const std::vector<std::string>& membership,
+                               milliseconds timeout) {
+  v1::PlanResponse response;
+  const v1::PlanRequest request = plan_request(epoch, membership);
+  NIBBLE_CALL(Plan, timeout, request, response);
+  return decode_plan(response);
+}
+
+SendAnswer TrainerClient::send_weights(const PublicationId& publication, int engine,
+                                       const std::vector<std::string>& membership,
+                                       milliseconds timeout) {
+  v1::SendWeightsRequest request;
+  encode(publication, *request.mutable_transaction());
+  request.set_engine(engine);
+  add_membership(membership, request);
+  request.set_deadline_ms(timeout.count());
+  v1::SendWeightsResponse response;
+  NIBBLE_CALL(SendWeights, with_margin(timeout), request, response);
+  return {response.report().SerializeAsString(), response.bytes(), response.wire_ms()};
+}
+
+struct RolloutClient::Stub {
+  std::unique_ptr<v1::Rollout::Stub> stub;
+};
+
+RolloutClient::RolloutClient(const Member& member)
+    : member_(member),
+      stub_(std::make_unique<Stub>(Stub{v1::Rollout::NewStub(make_channel(member.address))})) {}
+RolloutClient::~RolloutClient() = default;
+
+void RolloutClient::start(milliseconds timeout) {
+  v1::StartRolloutResponse response;
+  NIBBLE_CALL(Start, timeout, v1::StartRolloutRequest(), response);
+}
+
+GenerateResult RolloutClient::generate(const GenerateTask& task, milliseconds timeout) {
+  v1::GenerateRequest request;
+  request.set_step(task.step);
+  request.set_weight_version(task.weight_version);
+  for (const PromptTask& prompt : task.prompts) {
+    v1::Prompt& out = *request.add_prompts();
+    out.set_prompt_id(prompt.prompt_id);
+    out.set_content_json(prompt.content_json);
+    out.set_label_json(prompt.label_json);
+  }
+  request.set_samples_per_prompt(static_cast<int32_t>(task.samples_per_prompt));
+  request.set_evaluation(task.evaluation);
+  request.set_seed(task.seed);
+  request.set_temperature(task.temperature);
+  request.set_top_p(task.top_p);
+  request.set_top_k(static_cast<int32_t>(task.top_k));
+  request.set_max_new_tokens(task.max_new_tokens);
+  v1::GenerateResponse response;
+  NIBBLE_CALL(Generate, timeout, request, response);
+  GenerateResult result{{},
+                        {},
+                        response.generate_ms(),
+                        response.reward_ms(),
+                        response.generated_tokens(),
+                        response.prefill_tokens()};
+  for (const v1::GroupSummary& group : response.groups()) {
+    int64_t scored = 0;
+    for (const v1::SampleSummary& s : group.samples()) {
+      result.samples.push_back({s.prompt_id(), s.sample_index(), s.reward(), s.response_tokens(),
+                                s.finish_reason(), s.prompt_text(), s.response_text(), s.error()});
+      scored += s.error().empty() ? 1 : 0;
+    }
+    if (scored > 0) {
+      result.groups.push_back({group.prompt_id(), member_.address, group.computed_tokens()});
+    }
+  }
+  return result;
+}
+
+void RolloutClient::join_trainers(const MeetingPoint& at, int num_trainers) {
+  v1::JoinTrainersRequest request;
+  encode(at, *request.mutable_rendezvous());
+  request.set_num_trainers(num_trainers);
+  v1::Empty response;
+  NIBBLE_CALL(JoinTrainers, with_margin(at.timeout), request, response);
+}
+
+PlanAnswer RolloutClient::plan(int64_t epoch, const std::vector<std::string>& membership,
+                               milliseconds timeout) {
+  v1::PlanResponse response;
+  const v1::PlanRequest request = plan_request(epoch, membership);
+  NIBBLE_CALL(Plan, timeout, request, response);
+  return decode_plan(response);
+}
+
+void RolloutClient::reserve(const PublicationId& publication,
+                            const std::vector<std::string>& membership, milliseconds timeout) {
+  v1::ReserveRequest request;
+  encode(publication, *request.mutable_transaction());
+  add_membership(membership, request);
+  v1::ReserveResponse response;
+  NIBBLE_CALL(Reserve, timeout, request, response);
+}
+
+double RolloutClient::receive_weights(const PublicationId& publication, milliseconds timeout) {
+  v1::ReceiveWeightsRequest request;
+  encode(publication, *request.mutable_transaction());
+  request.set_deadline_ms(timeout.count());
+  v1::ReceiveWeightsResponse response;
+  NIBBLE_CALL(ReceiveWeights, with_margin(timeout), request, response);
+  return response.wire_ms();
+}
+
+void RolloutClient::prepare(const PublicationId& publication,
+                            const std::vector<std::string>& reports, milliseconds timeout) {
+  v1::PrepareRequest request;
+  encode(publication, *request.mutable_transaction());
+  for (const std::string& report : reports) {
+    NIBBLE_CHECK(request.add_reports()->ParseFromString(report), "a sender's report is damaged");
+  }
+  v1::Empty response;
+  NIBBLE_CALL(Prepare, timeout, request, response);
+}
+
+double RolloutClient::commit(const PublicationId& publication, milliseconds timeout) {
+  v1::CommitRequest request;
+  encode(publication, *request.mutable_transaction());
+  v1::CommitResponse response;
+  NIBBLE_CALL(Commit, timeout, request, response);
+  return response.pause_ms();
+}
+
+void RolloutClient::abort(const PublicationId& publication, const std::string& reason,
+                          milliseconds timeout) {
+  v1::AbortRequest request;
+  encode(publication, *request.mutable_transaction());
+  request.set_reason(reason);
+  v1::Empty response;
+  NIBBLE_CALL(Abort, timeout, request, response);
+}
+
+#undef NIBBLE_CALL
+
+}  // namespace nibble

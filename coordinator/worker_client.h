@@ -1,0 +1,147 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "coordinator/membership.h"
+#include "core/base/json.h"
+
+namespace nibble {
+
+/// Where the ranks of a process group meet.
+struct MeetingPoint {
+  std::string host;
+  int port = 0;
+  std::string group_name;
+  std::chrono::milliseconds timeout{60'000};
+};
+
+/// A publication to one engine, as the coordinator names it. The digest is opaque here.
+struct PublicationId {
+  std::string job;
+  int64_t epoch = 0;
+  int64_t version = 0;
+  std::string plan_digest;
+};
+
+/// How one side plans a publication; sides that differ in the digest must not exchange a byte.
+struct PlanAnswer {
+  std::string digest;
+  int64_t bytes = 0;
+  std::string manifest_text;
+};
+
+/// Where a trained group's samples are.
+struct GroupSource {
+  uint64_t prompt_id = 0;
+  std::string engine_address;
+  int64_t computed_tokens = 0;
+};
+
+/// What one sender said it sent: opaque bytes for the receiver to compare.
+struct SendAnswer {
+  std::string report;
+  int64_t bytes = 0;
+  double wire_ms = 0.0;
+};
+
+/// Calls to one trainer rank. Every call throws what the rank threw, Error{kDeadlineExceeded} after
+/// its timeout, Error{kUnavailable} if the rank is gone; messages name call and worker.
+class TrainerClient {
+ public:
+  explicit TrainerClient(const Member& member);
+  ~TrainerClient();
+  /// Returns the finished steps of the checkpoint (empty path: a fresh start, 0).
+  int64_t start(const MeetingPoint& at, const std::string& checkpoint,
+                std::chrono::milliseconds timeout);
+  std::map<std::string, double> train(int64_t step, const std::vector<GroupSource>& groups,
+                                      std::chrono::milliseconds timeout);
+  void save(const std::string& directory, int64_t step, int64_t version,
+            std::chrono::milliseconds timeout);
+  void join_engine(int engine, const MeetingPoint& at);
+  PlanAnswer plan(int64_t epoch, const std::vector<std::string>& membership,
+                  std::chrono::milliseconds timeout);
+  SendAnswer send_weights(const PublicationId& publication, int engine,
+                          const std::vector<std::string>& membership,
+                          std::chrono::milliseconds timeout);
+  const Member& member() const { return member_; }
+
+ private:
+  struct Stub;
+  const Member member_;
+  std::unique_ptr<Stub> stub_;
+};
+
+/// One prompt for an engine.
+struct PromptTask {
+  uint64_t prompt_id = 0;
+  std::string content_json;
+  std::string label_json;
+};
+
+struct GenerateTask {
+  int64_t step = 0;
+  int64_t weight_version = 0;
+  std::vector<PromptTask> prompts;
+  int64_t samples_per_prompt = 1;
+  bool evaluation = false;
+  uint64_t seed = 0;
+  double temperature = 1.0;
+  double top_p = 1.0;
+  int64_t top_k = 0;
+  int64_t max_new_tokens = 1;
+};
+
+struct SampleResult {
+  uint64_t prompt_id = 0;
+  int64_t sample_index = 0;
+  double reward = 0.0;
+  int64_t response_tokens = 0;
+  std::string finish_reason;
+  std::string prompt_text;
+  std::string response_text;
+  std::string error;  ///< not empty: no reward, the sample was dropped
+};
+
+struct GenerateResult {
+  std::vector<SampleResult> samples;
+  std::vector<GroupSource> groups;  ///< with this engine's address
+  double generate_ms = 0.0;
+  double reward_ms = 0.0;
+  int64_t generated_tokens = 0;
+  int64_t prefill_tokens = 0;
+};
+
+/// Calls to one rollout worker; errors as in TrainerClient.
+class RolloutClient {
+ public:
+  explicit RolloutClient(const Member& member);
+  ~RolloutClient();
+  void start(std::chrono::milliseconds timeout);
+  GenerateResult generate(const GenerateTask& task, std::chrono::milliseconds timeout);
+  void join_trainers(const MeetingPoint& at, int num_trainers);
+  PlanAnswer plan(int64_t epoch, const std::vector<std::string>& membership,
+                  std::chrono::milliseconds timeout);
+  void reserve(const PublicationId& publication, const std::vector<std::string>& membership,
+               std::chrono::milliseconds timeout);
+  /// Returns the milliseconds from the first byte waited for to the last one hashed.
+  double receive_weights(const PublicationId& publication, std::chrono::milliseconds timeout);
+  void prepare(const PublicationId& publication, const std::vector<std::string>& reports,
+               std::chrono::milliseconds timeout);
+  /// Returns the pause of the engine in milliseconds.
+  double commit(const PublicationId& publication, std::chrono::milliseconds timeout);
+  void abort(const PublicationId& publication, const std::string& reason,
+             std::chrono::milliseconds timeout);
+  const Member& member() const { return member_; }
+
+ private:
+  struct Stub;
+  const Member member_;
+  std::unique_ptr<Stub> stub_;
+};
+
+}  // namespace nibble

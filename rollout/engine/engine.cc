@@ -1,0 +1,132 @@
+#include "rollout/engine/engine.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "core/base/fail.h"
+
+namespace nibble {
+namespace {
+
+EngineConfig checked(const EngineConfig& config) {
+  check_engine_config(config);
+  return config;
+}
+
+int64_t bytes_per_expert(const MoeConfig& moe) { return moe.num_experts <= 256 ? 1 : 2; }
+
+// Appends experts [tokens, k] of one layer's step to `out` as [tokens, layers, k].
+struct RouteBlock {
+  uint8_t* out;
+  int64_t layer;
+  int64_t layers;
+  int64_t top_k;
+  int64_t bytes;
+
+  void write(const int32_t* expert, int64_t tokens) const {
+    for (int64_t t = 0; t < tokens; ++t) {
+      uint8_t* to = out + (t * layers + layer) * top_k * bytes;
+      for (int64_t i = 0; i < top_k; ++i) {
+        const auto wide = static_cast<uint16_t>(expert[t * top_k + i]);
+        const auto narrow = static_cast<uint8_t>(wide);
+        std::memcpy(to + i * bytes, bytes == 1 ? static_cast<const void*>(&narrow) : &wide,
+                    static_cast<size_t>(bytes));
+      }
+    }
+  }
+};
+
+}  // namespace
+
+Engine::Engine(const ModelSpec& spec, const EngineConfig& config, const kernels::Parallel& parallel,
+               ActivationType activations)
+    : spec_(spec),
+      config_(checked(config)),
+      cache_(spec_.config, config.kv_slots),
+      executor_(spec_, {config.max_step_tokens, config.max_positions}, parallel, activations),
+      sampler_({spec_.config.hidden, spec_.config.vocab, config.max_logit_rows}, parallel),
+      scheduler_(config) {}
+
+SubmitOutcome Engine::submit(std::vector<GenerateRequest> requests) {
+  const RequestLimits limits{spec_.config.vocab, config_.max_positions, config_.kv_slots};
+  for (const GenerateRequest& request : requests) check_request(request, limits);
+  return scheduler_.submit(std::move(requests));
+}
+
+bool Engine::abort(uint64_t id) { return scheduler_.abort(id); }
+
+void Engine::set_weights(std::shared_ptr<const ops::WeightSource> weights, int64_t version,
+                         KvPolicy policy) {
+  if (version <= version_) {
+    fail(ErrorCode::kInvalidArgument, "weights of version {} cannot follow version {}", version,
+         version_);
+  }
+  for (int64_t p = 0; p < spec_.table.size(); ++p) {
+    const ParameterSpec& parameter = spec_.table.at(p);
+    const kernels::WeightView view = weights->weight(p);
+    if (view.rows == parameter.rows && view.cols == parameter.cols) continue;
+    fail(ErrorCode::kInvalidArgument,
+         "weights of version {}: tensor '{}' is [{}, {}], want [{}, {}]", version, parameter.name(),
+         view.rows, view.cols, parameter.rows, parameter.cols);
+  }
+  if (policy == KvPolicy::kAbort) scheduler_.abort_started();
+  weights_ = std::move(weights);
+  version_ = version;
+}
+
+int64_t Engine::step() {
+  if (!has_work()) return 0;
+  if (weights_ == nullptr) {
+    fail(ErrorCode::kFailedPrecondition, "the engine has no weights yet; publish a version first");
+  }
+  scheduler_.plan(plan_);
+  const ArenaStep step{plan_.tokens,
+                       plan_.position,
+                       plan_.slot,
+                       {scheduler_.slot_table(), plan_.first.data(), plan_.count.data()}};
+  const float* hidden = executor_.run(step, *weights_, cache_);
+  sampler_.draw(hidden, weights_->weight(spec_.table.lm_head), plan_.draws);
+  for (size_t i = 0; i < plan_.draws.size(); ++i) {
+    if (std::isfinite(plan_.draws[i].log_prob)) continue;
+    fail(ErrorCode::kFailedPrecondition,
+         "weights of version {} give request {} a log-probability of {}; publish sound weights",
+         version_, plan_.drawers[i]->request.id, plan_.draws[i].log_prob);
+  }
+  record_routes();
+  scheduler_.commit(plan_, version_);
+  return plan_.num_tokens();
+}
+
+void Engine::record_routes() {
+  const int64_t layers = spec_.config.num_moe_layers();
+  const int64_t top_k = spec_.config.moe.top_k;
+  const int64_t bytes = bytes_per_expert(spec_.config.moe);
+  for (const StepPlan::Span& span : plan_.spans) {
+    const bool is_prompt = span.sequence == nullptr;
+    if (layers == 0 ||
+        !(is_prompt ? span.group->want_routes : span.sequence->request.want_routes)) {
+      continue;
+    }
+    std::vector<uint8_t>& out =
+        is_prompt ? span.group->routes : span.sequence->completion.routes.bytes;
+    const size_t before = out.size();
+    out.resize(before + static_cast<size_t>(span.num_tokens * layers * top_k * bytes));
+    for (int64_t layer = 0; layer < layers; ++layer) {
+      const RouteBlock block{out.data() + before, layer, layers, top_k, bytes};
+      block.write(executor_.routes(layer).data() + span.row * top_k, span.num_tokens);
+    }
+  }
+}
+
+std::vector<Completion> Engine::take_finished() {
+  std::vector<Completion> finished = scheduler_.take_finished();
+  for (Completion& completion : finished) {
+    Routes& routes = completion.routes;
+    routes.layers = spec_.config.num_moe_layers();
+    routes.top_k = spec_.config.moe.top_k;
+    routes.bytes_per_expert = bytes_per_expert(spec_.config.moe);
+  }
+  return finished;
+}
+
+}  // namespace nibble

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/kernels/parallel.h"
+#include "core/models/activation_type.h"
+#include "core/models/arena_executor.h"
+#include "core/models/decoder.h"
+#include "core/models/kv_cache.h"
+#include "core/ops/weight_source.h"
+#include "rollout/engine/engine_config.h"
+#include "rollout/engine/request.h"
+#include "rollout/engine/sampler.h"
+#include "rollout/engine/scheduler.h"
+
+namespace nibble {
+
+/// Generates samples by continuous batching: decodes and chunks of prompts in one step, a group's
+/// prompt computed once. A sample's tokens and log-probabilities are those of the trainer's
+/// TapeExecutor to the bit, whatever else runs, however prompts are cut and work is split.
+/// One thread calls every method; set_weights() between two steps is the step boundary.
+class Engine {
+ public:
+  /// Allocates everything. `parallel` must outlive the engine. Throws Error{kInvalidArgument}
+  /// naming the field of `config` that is out of range.
+  Engine(const ModelSpec& spec, const EngineConfig& config, const kernels::Parallel& parallel,
+         ActivationType activations = ActivationType::kFloat32);
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  /// Queues requests, all or none (kQueueFull). Those of one call with the same prompt_id and
+  /// prompt share the prompt's computation and cache. Throws Error{kInvalidArgument} naming the
+  /// request that could never be served or whose id is in use.
+  [[nodiscard]] SubmitOutcome submit(std::vector<GenerateRequest> requests);
+
+  /// Ends a request with what it has, to be taken as aborted; false if no unfinished request has
+  /// this id.
+  bool abort(uint64_t id);
+
+  /// Serves `weights` from the next step on (shared: the publisher may hold on to them too; the
+  /// engine lets go at the next swap). Throws Error{kInvalidArgument} if `version` is not higher
+  /// than the last, or naming the tensor whose shape is not the model's.
+  void set_weights(std::shared_ptr<const ops::WeightSource> weights, int64_t version,
+                   KvPolicy policy = KvPolicy::kKeep);
+
+  /// Computes one step; returns its number of tokens, 0 if there is no work. Throws
+  /// Error{kFailedPrecondition} before the first set_weights(), and if the weights give a
+  /// log-probability that is not finite; the step then counts as not done.
+  int64_t step();
+
+  bool has_work() const { return scheduler_.has_work(); }
+  /// Finished requests, in the order in which they finished.
+  std::vector<Completion> take_finished();
+  EngineStats stats() const { return scheduler_.stats(); }
+  int64_t version() const { return version_; }  ///< of the weights served, 0: none yet
+
+ private:
+  void record_routes();
+
+  const ModelSpec spec_;
+  const EngineConfig config_;
+  KvCache cache_;
+  ArenaExecutor executor_;
+  Sampler sampler_;
+  Scheduler scheduler_;
+  StepPlan plan_;
+  std::shared_ptr<const ops::WeightSource> weights_;
+  int64_t version_ = 0;
+};
+
+}  // namespace nibble

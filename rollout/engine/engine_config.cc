@@ -1,0 +1,37 @@
+#include "rollout/engine/engine_config.h"
+
+#include "core/base/fail.h"
+
+namespace nibble {
+
+void check_engine_config(const EngineConfig& config) {
+  struct Field {
+    const char* name;
+    int64_t value;
+    int64_t most;
+  };
+  constexpr int64_t kMaxSlots = int64_t{1} << 30;  // slot numbers are int32
+  constexpr int64_t kMaxRows = int64_t{1} << 20;
+  for (const Field& field : {Field{"max_running", config.max_running, kMaxRows},
+                             Field{"max_step_tokens", config.max_step_tokens, kMaxRows},
+                             Field{"kv_slots", config.kv_slots, kMaxSlots},
+                             Field{"max_positions", config.max_positions, kMaxSlots},
+                             Field{"max_requests", config.max_requests, kMaxSlots},
+                             Field{"max_logit_rows", config.max_logit_rows, kMaxRows}}) {
+    if (field.value >= 1 && field.value <= field.most) continue;
+    fail(ErrorCode::kInvalidArgument, "engine {} is {}; it must lie in [1, {}]", field.name,
+         field.value, field.most);
+  }
+}
+
+KvPolicy parse_kv_policy(std::string_view text) {
+  if (text == "keep") return KvPolicy::kKeep;
+  if (text == "abort") return KvPolicy::kAbort;
+  if (text == "recompute") {
+    fail(ErrorCode::kUnimplemented,
+         "KV policy 'recompute' is not supported; use 'keep' or 'abort'");
+  }
+  fail(ErrorCode::kInvalidArgument, "KV policy '{}' is unknown; use 'keep' or 'abort'", text);
+}
+
+}  // namespace nibble

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string_view>
+#include <vector>
+
+#include "core/kernels/log_softmax.h"
+#include "rollout/engine/stop_condition.h"
+
+namespace nibble {
+
+/// One sample to generate. Its tokens and log-probabilities depend on the weights, prompt,
+/// sampling, seed, prompt_id and sample_index, and on nothing else.
+struct GenerateRequest {
+  uint64_t id = 0;            ///< the caller's name for it, unique inside one engine
+  uint64_t prompt_id = 0;     ///< names the prompt in random draws
+  uint32_t sample_index = 0;  ///< which sample of the prompt, in random draws
+  std::vector<int32_t> prompt;
+  int64_t max_new_tokens = 0;
+  kernels::SamplingParams sampling;
+  uint64_t seed = 0;
+  std::vector<int32_t> stop_ids;        ///< end the sample; the id itself is kept
+  std::unique_ptr<StopCondition> stop;  ///< null: none
+  bool want_routes = false;
+};
+
+enum class FinishReason { kStop, kLength, kAborted };
+std::string_view finish_reason_name(FinishReason reason);
+
+/// Experts that MoE layers chose: [positions, layers, top_k], row-major.
+struct Routes {
+  int64_t positions = 0;
+  int64_t layers = 0;  ///< MoE layers
+  int64_t top_k = 0;
+  int64_t bytes_per_expert = 1;  ///< 1: uint8, 2: uint16 (native order)
+  std::vector<uint8_t> bytes;
+  /// Chosen expert number `choice` (in descending probability).
+  int32_t expert(int64_t position, int64_t layer, int64_t choice) const;
+};
+
+/// A finished sample. Vectors over tokens have equal lengths.
+struct Completion {
+  uint64_t id = 0;
+  std::vector<int32_t> tokens;  ///< the stop token included
+  /// log-softmax(logits / T) over the full vocabulary, before top-k and top-p; T = 1 when greedy.
+  std::vector<float> log_probs;
+  std::vector<int64_t> versions;  ///< of the weights that each token was drawn with
+  FinishReason reason = FinishReason::kAborted;
+  Routes
+      routes;  ///< of every token that was computed: the prompt, and all of `tokens` but the last
+};
+
+/// What requests are checked against.
+struct RequestLimits {
+  int64_t vocab = 0;
+  int64_t max_positions = 0;
+  int64_t kv_slots = 0;
+};
+
+/// Throws Error{kInvalidArgument} naming the request and the field if it can never be served.
+void check_request(const GenerateRequest& request, const RequestLimits& limits);
+
+}  // namespace nibble

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/kernels/log_softmax.h"
+#include "core/kernels/parallel.h"
+#include "core/kernels/weight_view.h"
+
+namespace nibble {
+
+/// One token to draw, and what came out.
+struct Draw {
+  int64_t row = 0;  ///< of the hidden states; several draws may share one
+  kernels::SamplingParams sampling;
+  double uniform = 0.0;   ///< in [0, 1)
+  int32_t token = -1;     ///< result
+  float log_prob = 0.0f;  ///< result: over the full vocabulary at the sampling temperature
+};
+
+/// Language model head and sampling over a bounded buffer of logits. One thread.
+class Sampler {
+ public:
+  struct Shape {
+    int64_t hidden = 0;
+    int64_t vocab = 0;
+    int64_t max_rows = 0;  ///< of logits at a time
+  };
+  Sampler(Shape shape, const kernels::Parallel& parallel);
+
+  /// Fills in the results of `draws`. Logits exist only for rows that are drawn from, and once.
+  ///   hidden  float32 [rows, hidden]
+  ///   head    [vocab, hidden]
+  ///   draws   in rising order of row
+  void draw(const float* hidden, const kernels::WeightView& head, std::span<Draw> draws);
+
+ private:
+  size_t gather(const float* hidden, std::span<const Draw> draws);
+  void draw_from_logits(std::span<Draw> draws);
+
+  const Shape shape_;
+  const kernels::Parallel& parallel_;
+  std::vector<float> hidden_;       // [max_rows, hidden]
+  std::vector<float> logits_;       // [max_rows, vocab]
+  std::vector<int64_t> logit_row_;  // of each draw of the chunk
+  int64_t num_rows_ = 0;            // of the chunk
+};
+
+}  // namespace nibble

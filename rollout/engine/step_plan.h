@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "rollout/engine/sampler.h"
+#include "rollout/engine/sequence.h"
+
+namespace nibble {
+
+/// Tokens of one step and what becomes of them. Vectors keep their memory from step to step.
+struct StepPlan {
+  // One entry a token; see ArenaStep and kernels::KeyIndex.
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> position;
+  std::vector<int32_t> slot;
+  std::vector<int64_t> first;
+  std::vector<int32_t> count;
+
+  /// Consecutive tokens of one owner: a chunk of a group's prompt, or one token of a sequence.
+  struct Span {
+    Group* group = nullptr;
+    Sequence* sequence = nullptr;  ///< null: a prompt chunk
+    int64_t row = 0;
+    int64_t num_tokens = 0;
+  };
+  std::vector<Span> spans;
+  std::vector<Draw> draws;         ///< in rising order of row
+  std::vector<Sequence*> drawers;  ///< whose token each draw is
+
+  int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
+  void clear();
+};
+
+}  // namespace nibble

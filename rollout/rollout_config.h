@@ -1,0 +1,65 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/config/limits.h"
+
+namespace nibble {
+
+/// Key `rollout`: what is sampled, and the engine's sizes.
+struct RolloutConfig {
+  int64_t prompts_per_step = 8;
+  int64_t samples_per_prompt = 8;
+  int64_t max_new_tokens = 64;
+  double temperature = 1.0;
+  double top_p = 1.0;
+  int64_t top_k = 0;
+  std::vector<std::string> stop;
+  bool quantize = true;
+  int64_t max_running = 64;
+  int64_t max_step_tokens = 256;
+  int64_t kv_tokens = 16384;
+  int64_t max_positions = 2048;
+  int64_t timeout_ms = 600'000;
+};
+
+template <typename Visitor>
+void visit_fields(Visitor& v, RolloutConfig& c) {
+  v.field("prompts_per_step", c.prompts_per_step, "prompts", "prompts of one rollout step",
+          AtLeast{1});
+  v.field("samples_per_prompt", c.samples_per_prompt, "samples", "responses sampled from a prompt",
+          AtLeast{1});
+  v.field("max_new_tokens", c.max_new_tokens, "tokens", "longest response", AtLeast{1});
+  v.field("temperature", c.temperature, "", "sampling temperature", Above{0});
+  v.field("top_p", c.top_p, "", "nucleus of the distribution that may be drawn; 1 = all",
+          Range{0.000001, 1});
+  v.field("top_k", c.top_k, "tokens", "most likely tokens that may be drawn; 0 = all", AtLeast{0});
+  v.field("stop", c.stop, "", "strings that end a response, besides the model's end tokens");
+  v.field("quantize", c.quantize, "",
+          "serve INT4 weights; false with qat.enabled: false is a BF16 run");
+  v.field("max_running", c.max_running, "sequences", "sequences that decode together", AtLeast{1});
+  v.field("max_step_tokens", c.max_step_tokens, "tokens", "tokens an engine step computes",
+          AtLeast{1});
+  v.field("kv_tokens", c.kv_tokens, "tokens", "capacity of the KV cache", AtLeast{1});
+  v.field("max_positions", c.max_positions, "tokens", "longest prompt and response together",
+          AtLeast{2});
+  v.field("timeout_ms", c.timeout_ms, "ms", "deadline of one rollout step", AtLeast{1});
+}
+
+/// Key `reward`: how responses are scored.
+struct RewardConfig {
+  std::string type = "last_number";
+  int64_t timeout_ms = 5'000;
+  int64_t memory_mb = 512;
+};
+
+template <typename Visitor>
+void visit_fields(Visitor& v, RewardConfig& c) {
+  v.field("type", c.type, "", "last_number, exact or reasoning_gym");
+  v.field("timeout_ms", c.timeout_ms, "ms", "for one response", AtLeast{1});
+  v.field("memory_mb", c.memory_mb, "MiB", "address space of the reward process", AtLeast{64});
+}
+
+}  // namespace nibble

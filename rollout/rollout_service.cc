@@ -1,0 +1,230 @@
+#include "rollout/rollout_service.h"
+
+#include <grpcpp/server_context.h>
+
+#include "core/base/fail.h"
+#include "core/base/log.h"
+#include "core/data/sample_codec.h"
+#include "core/rpc/status.h"
+#include "proto/nibble.grpc.pb.h"
+#include "weight_sync/gloo_transport.h"
+#include "weight_sync/sync_codec.h"
+
+namespace nibble {
+namespace {
+
+RolloutJob decode_job(const v1::GenerateRequest& request) {
+  RolloutJob job;
+  job.step = request.step();
+  job.weight_version = request.weight_version();
+  for (const v1::Prompt& prompt : request.prompts()) {
+    job.prompts.push_back({prompt.prompt_id(), parse_json(prompt.content_json(), "prompt"),
+                           parse_json(prompt.label_json(), "label")});
+  }
+  job.samples_per_prompt = request.samples_per_prompt();
+  job.evaluation = request.evaluation();
+  job.seed = request.seed();
+  job.sampling = {static_cast<float>(request.temperature()), request.top_k(),
+                  static_cast<float>(request.top_p())};
+  job.max_new_tokens = request.max_new_tokens();
+  return job;
+}
+
+void encode_outcome(const RolloutOutcome& outcome, v1::GenerateResponse& response) {
+  v1::GroupSummary* group = nullptr;
+  for (const SampleReport& report : outcome.samples) {
+    if (group == nullptr || group->prompt_id() != report.prompt_id) {
+      group = response.add_groups();
+      group->set_prompt_id(report.prompt_id);
+      const auto tokens = outcome.computed_tokens.find(report.prompt_id);
+      if (tokens != outcome.computed_tokens.end()) group->set_computed_tokens(tokens->second);
+    }
+    v1::SampleSummary& sample = *group->add_samples();
+    sample.set_prompt_id(report.prompt_id);
+    sample.set_sample_index(report.sample.sample_index);
+    sample.set_reward(report.sample.reward);
+    sample.set_response_tokens(static_cast<int64_t>(report.sample.response.size()));
+    sample.set_finish_reason(report.sample.finish_reason);
+    sample.set_prompt_text(report.prompt_text);
+    sample.set_response_text(report.response_text);
+    sample.set_error(report.error.value_or(""));
+  }
+  response.set_generate_ms(outcome.generate_ms);
+  response.set_reward_ms(outcome.reward_ms);
+  response.set_generated_tokens(outcome.generated_tokens);
+  response.set_prefill_tokens(outcome.prefill_tokens);
+}
+
+Deadline deadline_of(const grpc::ServerContext& context) {
+  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+      context.deadline() - std::chrono::system_clock::now());
+  return Deadline::after(std::min(left, std::chrono::milliseconds(86'400'000)));
+}
+
+constexpr auto kAbortTimeout = std::chrono::milliseconds(10'000);
+
+}  // namespace
+
+class RolloutService::Impl final : public v1::Rollout::Service {
+ public:
+  explicit Impl(RolloutServiceOptions options)
+      : options_(std::move(options)),
+        log_(get_logger(fmt::format("rollout/{}", options_.engine))) {}
+  ~Impl() override {
+    thread_.run([&] { worker_.reset(); });
+  }
+
+  grpc::Status Start(grpc::ServerContext*, const v1::StartRolloutRequest*,
+                     v1::StartRolloutResponse*) override {
+    return run_rpc([&] {
+      thread_.run([&] {
+        if (!worker_) worker_ = std::make_unique<RolloutWorker>(options_.worker);
+      });
+      const ParameterTable& table = worker_->spec().table;
+      receiver_ = std::make_unique<WeightReceiver>(options_.job, table, options_.plan,
+                                                   make_manifest(table, options_.plan), serial_);
+      log_->info("ready model={} parameters={}", options_.worker.model.string(), table.size());
+    });
+  }
+
+  grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
+                        v1::GenerateResponse* response) override {
+    return run_rpc([&] {
+      const RolloutJob job = decode_job(*request);
+      const Deadline deadline = deadline_of(*context);
+      encode_outcome(thread_.run([&] { return worker().generate(job, deadline); }), *response);
+    });
+  }
+
+  grpc::Status FetchSamples(grpc::ServerContext*, const v1::FetchSamplesRequest* request,
+                            v1::FetchSamplesResponse* response) override {
+    return run_rpc([&] {
+      const std::vector<uint64_t> ids(request->prompt_ids().begin(), request->prompt_ids().end());
+      for (const SampleGroup& group : worker().fetch(request->step(), ids)) {
+        encode_group(group, *response->add_groups());
+      }
+    });
+  }
+
+  grpc::Status JoinTrainers(grpc::ServerContext*, const v1::JoinTrainersRequest* request,
+                            v1::Empty*) override {
+    return run_rpc([&] {
+      const v1::Rendezvous& at = request->rendezvous();
+      auto group = join_gloo_group(
+          {at.host(), at.port(), at.group_name(), std::chrono::milliseconds(at.timeout_ms())},
+          request->num_trainers(), request->num_trainers() + 1);
+      const std::lock_guard lock(mutex_);
+      group_ = std::move(group);
+    });
+  }
+
+  grpc::Status Plan(grpc::ServerContext*, const v1::PlanRequest* request,
+                    v1::PlanResponse* response) override {
+    return run_rpc([&] {
+      const SyncPlan plan =
+          make_sync_plan(request->epoch(), request->num_trainers(),
+                         {request->membership().begin(), request->membership().end()});
+      response->set_plan_digest(digest_bytes(plan.digest));
+      response->set_bytes(plan.bytes);
+      response->set_manifest_text(manifest_text(receiver().manifest()));
+    });
+  }
+
+  grpc::Status Reserve(grpc::ServerContext*, const v1::ReserveRequest* request,
+                       v1::ReserveResponse* response) override {
+    return run_rpc([&] {
+      const Transaction transaction = decode_transaction(request->transaction());
+      SyncPlan plan = make_sync_plan(transaction.epoch, request->membership_size() - 1,
+                                     {request->membership().begin(), request->membership().end()});
+      response->set_shadow_bytes(plan.bytes);
+      receiver().reserve(transaction, std::move(plan));
+    });
+  }
+
+  grpc::Status ReceiveWeights(grpc::ServerContext*, const v1::ReceiveWeightsRequest* request,
+                              v1::ReceiveWeightsResponse* response) override {
+    return run_rpc([&] {
+      const Transaction transaction = decode_transaction(request->transaction());
+      ProcessGroup& group = trainers_group();
+      GlooTransport transport(group, group.world() - 1);
+      const Stopwatch clock;
+      receiver().receive(transaction, transport,
+                         Deadline::after(std::chrono::milliseconds(request->deadline_ms())));
+      response->set_wire_ms(clock.elapsed_ms());
+      response->set_bytes(receiver().manifest().bytes);
+    });
+  }
+
+  grpc::Status Prepare(grpc::ServerContext*, const v1::PrepareRequest* request,
+                       v1::Empty*) override {
+    return run_rpc([&] {
+      const Transaction transaction = decode_transaction(request->transaction());
+      std::vector<SenderReport> reports;
+      for (const v1::SenderReport& report : request->reports()) {
+        reports.push_back(decode_report(report));
+      }
+      receiver().verify(transaction, reports);
+      receiver().prepare(transaction);
+    });
+  }
+
+  grpc::Status Commit(grpc::ServerContext*, const v1::CommitRequest* request,
+                      v1::CommitResponse* response) override {
+    return run_rpc([&] {
+      const ServedWeights served = receiver().commit(decode_transaction(request->transaction()));
+      const double pause_ms =
+          thread_.run([&] { return worker().set_weights(served.weights, served.version); });
+      response->set_pause_ms(pause_ms);
+      log_->info("serves version={} pause_ms={:.3f}", served.version, pause_ms);
+    });
+  }
+
+  grpc::Status Abort(grpc::ServerContext*, const v1::AbortRequest* request, v1::Empty*) override {
+    return run_rpc([&] {
+      log_->warn("publication of version {} aborted: {}", request->transaction().version(),
+                 request->reason());
+      receiver().abort(decode_transaction(request->transaction()), Deadline::after(kAbortTimeout));
+    });
+  }
+
+ private:
+  RolloutWorker& worker() {
+    if (!worker_)
+      fail(ErrorCode::kFailedPrecondition, "engine {} has not started", options_.engine);
+    return *worker_;
+  }
+  WeightReceiver& receiver() {
+    if (!receiver_) {
+      fail(ErrorCode::kFailedPrecondition, "engine {} has not started", options_.engine);
+    }
+    return *receiver_;
+  }
+  ProcessGroup& trainers_group() {
+    const std::lock_guard lock(mutex_);
+    if (!group_)
+      fail(ErrorCode::kFailedPrecondition, "engine {} has met no trainers", options_.engine);
+    return *group_;
+  }
+  SyncPlan make_sync_plan(int64_t epoch, int num_trainers, std::vector<std::string> membership) {
+    const Manifest& manifest = receiver().manifest();
+    const Layout senders = row_shard_layout(manifest, num_trainers);
+    const auto destination = replica_slices(manifest);
+    return make_plan({manifest, senders, destination, epoch, membership});
+  }
+
+  const RolloutServiceOptions options_;
+  const Logger log_;
+  const kernels::Serial serial_;
+  std::unique_ptr<WeightReceiver> receiver_;  // set by Start, before any other call
+  std::mutex mutex_;
+  std::unique_ptr<ProcessGroup> group_;    // guarded by mutex_
+  std::unique_ptr<RolloutWorker> worker_;  // lives on thread_
+  TaskThread thread_;                      // last member
+};
+
+RolloutService::RolloutService(RolloutServiceOptions options)
+    : impl_(std::make_unique<Impl>(std::move(options))) {}
+RolloutService::~RolloutService() = default;
+grpc::Service& RolloutService::service() { return *impl_; }
+
+}  // namespace nibble

@@ -1,0 +1,230 @@
+#include "rollout/rollout_worker.h"
+
+#include <algorithm>
+
+#include "core/base/fail.h"
+#include "core/ops/torch_parallel.h"
+#include "core/tokenizer/stream_decoder.h"
+#include "rollout/engine/stop_strings.h"
+
+namespace nibble {
+namespace {
+
+constexpr size_t kMaxReportText = 4096;
+constexpr size_t kKeptSteps = 2;
+
+EngineConfig engine_config(const RolloutConfig& c) {
+  EngineConfig config;
+  config.max_running = c.max_running;
+  config.max_step_tokens = c.max_step_tokens;
+  config.kv_slots = c.kv_tokens;
+  config.max_positions = c.max_positions;
+  config.max_requests =
+      std::max<int64_t>(config.max_requests, c.prompts_per_step * c.samples_per_prompt);
+  return config;
+}
+
+ModelSpec spec_of(const std::filesystem::path& directory) {
+  const HfDirectory model(directory);
+  return make_model_spec(parse_model_config(model.config(), (directory / "config.json").string()));
+}
+
+// Stop strings of one sample, seen through the tokenizer.
+class TextStop final : public StopCondition {
+ public:
+  TextStop(const Tokenizer& tokenizer, const std::vector<std::string>& strings)
+      : decoder_(tokenizer), strings_(strings) {}
+  bool ends_at(int32_t token) override { return strings_.push(decoder_.push(token)).has_value(); }
+
+ private:
+  StreamDecoder decoder_;
+  StopStrings strings_;
+};
+
+std::string capped(std::string text) {
+  if (text.size() <= kMaxReportText) return text;
+  size_t end = kMaxReportText;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0u) == 0x80u) --end;
+  text.resize(end);
+  return text;
+}
+
+}  // namespace
+
+// One job's requests: sample i of the outcome is request first_id + i.
+struct RolloutWorker::Running {
+  uint64_t first_id = 0;
+  std::vector<std::vector<int32_t>> prompts;
+  std::vector<Completion> completions;  // by request
+};
+
+RolloutWorker::RolloutWorker(RolloutWorkerOptions options)
+    : options_(std::move(options)),
+      spec_(spec_of(options_.model)),
+      tokenizer_(Tokenizer::from_directory(options_.model)),
+      engine_(spec_, engine_config(options_.rollout), ops::torch_parallel()) {
+  if (tokenizer_.chat_templates().contains("default")) {
+    chat_template_.emplace(ChatTemplate::of(tokenizer_));
+  }
+  RewardProcessOptions reward;
+  reward.command = options_.reward_command;
+  reward.sample_timeout = std::chrono::milliseconds(options_.reward.timeout_ms);
+  reward.limits.max_memory_bytes = options_.reward.memory_mb << 20;
+  rewards_ = std::make_unique<RewardProcess>(std::move(reward));
+}
+
+double RolloutWorker::set_weights(std::shared_ptr<const ResidentWeights> weights, int64_t version) {
+  const Stopwatch clock;
+  engine_.set_weights(std::move(weights), version);
+  return clock.elapsed_ms();
+}
+
+std::vector<int32_t> RolloutWorker::encode(const RolloutPrompt& prompt) const {
+  if (prompt.content.is_string()) {
+    return tokenizer_.encode(prompt.content.get<std::string>(), {.add_special = true});
+  }
+  if (!chat_template_) {
+    fail(ErrorCode::kInvalidArgument,
+         "the prompt is a chat, but '{}' has no chat template; give plain strings instead",
+         options_.model.string());
+  }
+  const OrderedJson messages = OrderedJson::parse(prompt.content.dump());
+  return tokenizer_.encode(
+      chat_template_->render({.messages = &messages, .add_generation_prompt = true}));
+}
+
+std::vector<Completion> RolloutWorker::run_engine(const RolloutJob& job, Running& running,
+                                                  Deadline deadline) {
+  std::vector<GenerateRequest> requests;
+  running.first_id = next_request_id_;
+  for (size_t p = 0; p < job.prompts.size(); ++p) {
+    for (int64_t s = 0; s < job.samples_per_prompt; ++s) {
+      GenerateRequest request;
+      request.id = next_request_id_++;
+      request.prompt_id = job.prompts[p].prompt_id;
+      request.sample_index = static_cast<uint32_t>(s);
+      request.prompt = running.prompts[p];
+      request.max_new_tokens = job.max_new_tokens;
+      request.sampling = job.sampling;
+      request.seed = job.seed;
+      request.stop_ids = tokenizer_.stop_ids();
+      if (!options_.rollout.stop.empty()) {
+        request.stop = std::make_unique<TextStop>(tokenizer_, options_.rollout.stop);
+      }
+      requests.push_back(std::move(request));
+    }
+  }
+  const size_t count = requests.size();
+  if (engine_.submit(std::move(requests)) != SubmitOutcome::kAccepted) {
+    fail(ErrorCode::kResourceExhausted, "the engine's queue cannot take {} requests", count);
+  }
+  std::vector<Completion> completions(count);
+  try {
+    while (engine_.has_work()) {
+      if (deadline.expired()) {
+        fail(ErrorCode::kDeadlineExceeded, "step {}: {} samples were not generated in time",
+             job.step, count);
+      }
+      engine_.step();
+      for (Completion& done : engine_.take_finished()) {
+        completions[done.id - running.first_id] = std::move(done);
+      }
+    }
+  } catch (const Error&) {
+    for (size_t i = 0; i < count; ++i) engine_.abort(running.first_id + i);
+    engine_.take_finished();
+    throw;
+  }
+  return completions;
+}
+
+RolloutOutcome RolloutWorker::generate(const RolloutJob& job, Deadline deadline) {
+  if (engine_.version() != job.weight_version) {
+    fail(ErrorCode::kFailedPrecondition, "step {} wants weight version {}, but {} is served",
+         job.step, job.weight_version, engine_.version());
+  }
+  RolloutOutcome outcome;
+  Stopwatch clock;
+  Running running;
+  for (const RolloutPrompt& prompt : job.prompts) {
+    running.prompts.push_back(encode(prompt));
+    outcome.prefill_tokens += static_cast<int64_t>(running.prompts.back().size());
+  }
+  running.completions = run_engine(job, running, deadline);
+  outcome.generate_ms = clock.restart_ms();
+  score(job, running, outcome);
+  outcome.reward_ms = clock.elapsed_ms();
+  if (!job.evaluation) keep(job, running, outcome);
+  return outcome;
+}
+
+void RolloutWorker::score(const RolloutJob& job, Running& running, RolloutOutcome& outcome) {
+  std::vector<RewardSample> batch;
+  const auto per_prompt = static_cast<size_t>(job.samples_per_prompt);
+  for (size_t i = 0; i < running.completions.size(); ++i) {
+    Completion& done = running.completions[i];
+    SampleReport report;
+    report.prompt_id = job.prompts[i / per_prompt].prompt_id;
+    report.sample.sample_index = static_cast<uint32_t>(i % per_prompt);
+    report.sample.finish_reason = finish_reason_name(done.reason);
+    const std::string text = tokenizer_.decode(done.tokens, {.skip_special = true});
+    batch.push_back({text, job.prompts[i / per_prompt].label});
+    report.response_text = capped(text);
+    if (i % per_prompt == 0) {
+      report.prompt_text = capped(tokenizer_.decode(running.prompts[i / per_prompt]));
+    }
+    outcome.generated_tokens += static_cast<int64_t>(done.tokens.size());
+    report.sample.response = std::move(done.tokens);
+    report.sample.log_probs = std::move(done.log_probs);
+    report.sample.versions = std::move(done.versions);
+    outcome.samples.push_back(std::move(report));
+  }
+  const auto rewards = rewards_->score(batch);
+  for (size_t i = 0; i < rewards.size(); ++i) {
+    if (const auto* error = std::get_if<Error>(&rewards[i])) {
+      outcome.samples[i].error = error->what();
+    } else {
+      outcome.samples[i].sample.reward = std::get<double>(rewards[i]);
+    }
+  }
+}
+
+void RolloutWorker::keep(const RolloutJob& job, Running& running, RolloutOutcome& outcome) {
+  std::map<uint64_t, SampleGroup> groups;
+  for (size_t p = 0; p < job.prompts.size(); ++p) {
+    groups[job.prompts[p].prompt_id] = {job.prompts[p].prompt_id, running.prompts[p], {}};
+  }
+  for (const SampleReport& report : outcome.samples) {
+    if (!report.error) groups[report.prompt_id].samples.push_back(report.sample);
+  }
+  for (const auto& [id, group] : groups) {
+    auto tokens = static_cast<int64_t>(group.prompt.size());
+    for (const Sample& sample : group.samples) {
+      tokens += std::max<int64_t>(0, static_cast<int64_t>(sample.response.size()) - 1);
+    }
+    outcome.computed_tokens[id] = tokens;
+  }
+  const std::lock_guard lock(mutex_);
+  for (auto& [id, group] : groups) kept_[job.step][id] = std::move(group);
+  while (kept_.size() > kKeptSteps) kept_.erase(kept_.begin());
+}
+
+std::vector<SampleGroup> RolloutWorker::fetch(int64_t step,
+                                              const std::vector<uint64_t>& prompt_ids) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = kept_.find(step);
+  if (found == kept_.end()) {
+    fail(ErrorCode::kNotFound, "no samples of step {} are kept here", step);
+  }
+  std::vector<SampleGroup> groups;
+  for (const uint64_t id : prompt_ids) {
+    const auto group = found->second.find(id);
+    if (group == found->second.end()) {
+      fail(ErrorCode::kNotFound, "no samples of prompt {} in step {} are kept here", id, step);
+    }
+    groups.push_back(group->second);
+  }
+  return groups;
+}
+
+}  // namespace nibble

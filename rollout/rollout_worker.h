@@ -1,0 +1,102 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/base/clock.h"
+#include "core/base/json.h"
+#include "core/data/sample.h"
+#include "core/models/decoder.h"
+#include "core/models/weights.h"
+#include "core/tokenizer/chat_template.h"
+#include "core/tokenizer/tokenizer.h"
+#include "rollout/engine/engine.h"
+#include "rollout/reward/reward_process.h"
+#include "rollout/rollout_config.h"
+
+namespace nibble {
+
+/// A prompt to sample from.
+struct RolloutPrompt {
+  uint64_t prompt_id = 0;  ///< names it in random draws; unique within a step
+  Json content;            ///< a string as it is, or chat messages through the model's template
+  Json label;
+};
+
+/// What to generate.
+struct RolloutJob {
+  int64_t step = 0;
+  int64_t weight_version = 0;  ///< that must be served
+  std::vector<RolloutPrompt> prompts;
+  int64_t samples_per_prompt = 1;
+  bool evaluation = false;  ///< samples are scored and not kept
+  uint64_t seed = 0;
+  kernels::SamplingParams sampling;
+  int64_t max_new_tokens = 1;
+};
+
+/// One scored sample, for the coordinator's eyes: texts are capped.
+struct SampleReport {
+  uint64_t prompt_id = 0;
+  Sample sample;
+  std::string prompt_text;
+  std::string response_text;
+  std::optional<std::string> error;  ///< why it could not be scored; it is dropped
+};
+
+struct RolloutOutcome {
+  std::vector<SampleReport> samples;            ///< by prompt, then sample
+  std::map<uint64_t, int64_t> computed_tokens;  ///< of each group, as training will compute it
+  double generate_ms = 0.0;
+  double reward_ms = 0.0;
+  int64_t generated_tokens = 0;
+  int64_t prefill_tokens = 0;
+};
+
+struct RolloutWorkerOptions {
+  std::filesystem::path model;  ///< Hugging Face directory: architecture, tokenizer
+  RolloutConfig rollout;
+  RewardConfig reward;
+  std::vector<std::string> reward_command;  ///< our own binary as reward worker
+};
+
+/// Generates and scores groups of samples with one engine; keeps those of training steps until the
+/// trainers have fetched them. All methods but fetch() belong to one thread, the one that made it.
+class RolloutWorker {
+ public:
+  explicit RolloutWorker(RolloutWorkerOptions options);
+
+  /// Swaps the weights in; returns the milliseconds the engine could not work meanwhile.
+  double set_weights(std::shared_ptr<const ResidentWeights> weights, int64_t version);
+  /// Throws Error{kFailedPrecondition} if another version is served, Error{kDeadlineExceeded}.
+  RolloutOutcome generate(const RolloutJob& job, Deadline deadline);
+  /// Groups of a step. Any thread. Throws Error{kNotFound} naming the step or prompt.
+  std::vector<SampleGroup> fetch(int64_t step, const std::vector<uint64_t>& prompt_ids) const;
+
+  const ModelSpec& spec() const { return spec_; }
+
+ private:
+  struct Running;
+  std::vector<int32_t> encode(const RolloutPrompt& prompt) const;
+  std::vector<Completion> run_engine(const RolloutJob& job, Running& running, Deadline deadline);
+  void score(const RolloutJob& job, Running& running, RolloutOutcome& outcome);
+  void keep(const RolloutJob& job, Running& running, RolloutOutcome& outcome);
+
+  const RolloutWorkerOptions options_;
+  const ModelSpec spec_;
+  const Tokenizer tokenizer_;
+  std::optional<ChatTemplate> chat_template_;
+  Engine engine_;
+  std::unique_ptr<RewardProcess> rewards_;
+  uint64_t next_request_id_ = 1;
+  mutable std::mutex mutex_;
+  std::map<int64_t, std::map<uint64_t, SampleGroup>> kept_;  // guarded by mutex_; by step
+};
+
+}  // namespace nibble

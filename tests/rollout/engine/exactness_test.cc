@@ -1,0 +1,196 @@
+// The engine against Transformers (greedy continuations) and, to the bit, against the trainer's
+// executor, however its work is cut.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <tuple>
+
+#include "tests/core/kernels/thread_parallel.h"
+#include "tests/core/models/oracle_model.h"
+#include "tests/rollout/engine/engine_fixture.h"
+
+namespace nibble {
+namespace {
+
+using Samplings = std::vector<kernels::SamplingParams>;
+
+// Three prompts of 11, 5 and 1 tokens with several differently sampled requests each.
+std::vector<GenerateRequest> workload(const OracleModel& model) {
+  const std::vector<int32_t> text = model.ids(model.num_sequences() - 1);
+  const std::vector<std::vector<int32_t>> prompts = {{text.begin(), text.begin() + 11},
+                                                     {text.begin() + 11, text.begin() + 16},
+                                                     {text.begin() + 16, text.begin() + 17}};
+  const std::vector<Samplings> samplings = {
+      {{1.0f, 0, 1.0f}, {1.0f, 20, 1.0f}, {0.7f, 0, 0.9f}, {0.0f, 0, 1.0f}},
+      {{1.0f, 0, 0.8f}, {1.5f, 0, 1.0f}},
+      {{1.0f, 0, 1.0f}}};
+  std::vector<GenerateRequest> out;
+  for (size_t p = 0; p < prompts.size(); ++p) {
+    for (size_t s = 0; s < samplings[p].size(); ++s) {
+      GenerateRequest request;
+      request.id = out.size();
+      request.prompt_id = 1000 + p;
+      request.sample_index = static_cast<uint32_t>(s);
+      request.prompt = prompts[p];
+      request.max_new_tokens = 8 - static_cast<int64_t>(s);
+      request.sampling = samplings[p][s];
+      request.seed = 99;
+      request.want_routes = true;
+      out.push_back(std::move(request));
+    }
+  }
+  return out;
+}
+
+struct Cut {
+  int64_t max_step_tokens = 64;
+  int64_t max_running = 16;
+  int threads = 1;
+  bool is_shared = true;
+};
+
+std::vector<Completion> generate(const OracleModel& model, const Cut& cut,
+                                 ActivationType activations = ActivationType::kFloat32) {
+  const kernels::ThreadParallel threads(cut.threads);
+  const kernels::Serial serial;
+  const kernels::Parallel& parallel =
+      cut.threads == 1 ? static_cast<const kernels::Parallel&>(serial) : threads;
+  EngineConfig config;
+  config.max_step_tokens = cut.max_step_tokens;
+  config.max_running = cut.max_running;
+  config.kv_slots = 60;  // not enough for everything at once
+  config.max_positions = 32;
+  config.max_logit_rows = 3;
+  Engine engine(model.spec, config, parallel, activations);
+  engine.set_weights(borrowed(*model.weights), 1);
+  if (cut.is_shared) {
+    submit_all(engine, workload(model));
+  } else {
+    for (GenerateRequest& request : workload(model)) submit_one(engine, std::move(request));
+  }
+  std::vector<Completion> done = finish_all(engine);
+  EXPECT_EQ(engine.stats().free_slots, config.kv_slots);
+  return done;
+}
+
+void expect_same_bits(const std::vector<float>& got, const float* want, const std::string& what) {
+  ASSERT_EQ(std::memcmp(got.data(), want, got.size() * sizeof(float)), 0) << what;
+}
+
+void expect_same(const std::vector<Completion>& got, const std::vector<Completion>& want,
+                 const std::string& what) {
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_EQ(got[i].id, want[i].id);
+    ASSERT_EQ(got[i].tokens, want[i].tokens) << what << " request " << i;
+    expect_same_bits(got[i].log_probs, want[i].log_probs.data(), what);
+    ASSERT_EQ(got[i].routes.positions, want[i].routes.positions);
+    ASSERT_EQ(got[i].routes.bytes, want[i].routes.bytes) << what << " request " << i;
+  }
+}
+
+void expect_routes(const Routes& got, const std::vector<at::Tensor>& want) {
+  ASSERT_EQ(got.layers, static_cast<int64_t>(want.size()));
+  for (int64_t layer = 0; layer < got.layers; ++layer) {
+    const at::Tensor& expert = want[static_cast<size_t>(layer)];
+    ASSERT_EQ(got.positions, expert.size(0));
+    ASSERT_EQ(got.top_k, expert.size(1));
+    for (int64_t i = 0; i < expert.numel(); ++i) {
+      ASSERT_EQ(got.expert(i / got.top_k, layer, i % got.top_k),
+                expert.const_data_ptr<int32_t>()[i]);
+    }
+  }
+}
+
+// Every request alone, and all of temperature 1 packed together with shared prompts.
+void expect_trainers_log_probs(OracleModel& model, const std::vector<Completion>& completions,
+                               ActivationType activations) {
+  const at::NoGradGuard no_grad;
+  const std::vector<GenerateRequest> requests = workload(model);
+  std::vector<SequenceGroup> groups;
+  std::vector<float> grouped;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const SequenceGroup alone{requests[i].prompt, {completions[i].tokens}};
+    const float temperature = requests[i].sampling.temperature;
+    const PackedBatch batch = pack_groups(std::span(&alone, 1));
+    const TapeResult tape = run_log_probs(model.spec, *model.weights, model.rope, {batch},
+                                          temperature == 0.0f ? 1.0f : temperature, activations);
+    expect_same_bits(completions[i].log_probs, tape.log_prob.data_ptr<float>(), "alone");
+    expect_routes(completions[i].routes, tape.routes);
+    if (temperature != 1.0f) continue;
+    if (groups.empty() || groups.back().prompt != requests[i].prompt) {
+      groups.push_back({requests[i].prompt, {}});
+    }
+    groups.back().responses.push_back(completions[i].tokens);
+    grouped.insert(grouped.end(), completions[i].log_probs.begin(), completions[i].log_probs.end());
+  }
+  const PackedBatch batch = pack_groups(groups);
+  const TapeResult tape =
+      run_log_probs(model.spec, *model.weights, model.rope, {batch}, 1.0f, activations);
+  ASSERT_EQ(tape.log_prob.numel(), static_cast<int64_t>(grouped.size()));
+  expect_same_bits(grouped, tape.log_prob.data_ptr<float>(), "packed");
+}
+
+class EngineOracle : public ::testing::TestWithParam<std::tuple<std::string, std::string>> {
+ protected:
+  OracleModel model_{std::get<0>(GetParam()), std::get<1>(GetParam())};
+};
+
+TEST_P(EngineOracle, LogProbsAndRoutesAreTheTrainersToTheBit) {
+  for (const auto activations : {ActivationType::kFloat32, ActivationType::kBfloat16}) {
+    const std::vector<Completion> done = generate(model_, {7, 4, 1, true}, activations);
+    ASSERT_EQ(done.size(), 7u);
+    for (const Completion& completion : done) EXPECT_EQ(completion.reason, FinishReason::kLength);
+    expect_trainers_log_probs(model_, done, activations);
+  }
+}
+
+TEST_P(EngineOracle, SamplesDoNotDependOnHowTheWorkIsCut) {
+  const std::vector<Completion> want = generate(model_, {});
+  for (const int64_t max_step_tokens : {1, 3, 64}) {
+    for (const int64_t max_running : {1, 2, 16}) {
+      for (const int threads : {1, 3}) {
+        for (const bool is_shared : {true, false}) {
+          const Cut cut{max_step_tokens, max_running, threads, is_shared};
+          expect_same(generate(model_, cut), want,
+                      fmt::format("step {} running {} threads {} shared {}", max_step_tokens,
+                                  max_running, threads, is_shared));
+        }
+      }
+    }
+  }
+}
+
+TEST_P(EngineOracle, GreedyTokensMatchTransformers) {
+  if (std::get<1>(GetParam()) != "bf16") return;  // the fixture has those of BF16 weights
+  const auto ids = [&](const std::string& name) {
+    const TensorView view = model_.io.tensor(name);
+    const auto* values = view.as<int64_t>();
+    return std::vector<int32_t>(values, values + view.bytes.size() / sizeof(int64_t));
+  };
+  const std::vector<int32_t> want = ids("greedy.tokens");
+  const kernels::Serial serial;
+  EngineConfig config;
+  config.max_positions = 64;
+  config.kv_slots = 128;
+  config.max_step_tokens = 4;
+  Engine engine(model_.spec, config, serial);
+  engine.set_weights(borrowed(*model_.weights), 1);
+  GenerateRequest request;
+  request.prompt = ids("greedy.prompt");
+  request.max_new_tokens = std::ssize(want);
+  request.sampling.temperature = 0.0f;
+  submit_one(engine, std::move(request));
+  EXPECT_EQ(finish_all(engine)[0].tokens, want);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, EngineOracle,
+                         ::testing::Combine(::testing::ValuesIn(oracle_names()),
+                                            ::testing::Values("bf16", "int4_sym7")),
+                         [](const auto& param) {
+                           return std::get<0>(param.param) + "_" + std::get<1>(param.param);
+                         });
+
+}  // namespace
+}  // namespace nibble

@@ -1,0 +1,157 @@
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <future>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/base/error.h"
+#include "core/checkpoint/hf_directory.h"
+#include "core/models/decoder.h"
+#include "core/models/weights.h"
+#include "weight_sync/local_transport.h"
+#include "weight_sync/plan.h"
+#include "weight_sync/receiver.h"
+#include "weight_sync/sender.h"
+
+namespace nibble {
+
+/// An INT4 checkpoint of tests/oracles, and other versions of it: what trainers publish in tests.
+struct SyncModel {
+  explicit SyncModel(const std::string& name)
+      : directory(std::filesystem::path(NIBBLE_SOURCE_DIR) / "tests/oracles/models" / name /
+                  "int4_sym7"),
+        spec(make_model_spec(parse_model_config(directory.config(), name))),
+        source(load_weights(directory, spec.table)),
+        manifest(make_manifest(spec.table, source->plan())) {}
+
+  /// Version 1 is the checkpoint; every element of another version differs from it.
+  std::unique_ptr<ResidentWeights> version(int64_t version) const {
+    auto weights = std::make_unique<ResidentWeights>(spec.table, source->plan());
+    const auto flip = static_cast<uint32_t>(version - 1);
+    for (int64_t p = 0; p < spec.table.size(); ++p) {
+      StoredParameter& out = weights->stored(p);
+      out = source->stored(p);
+      for (uint32_t& word : out.words) word ^= flip * 0x11111111u;
+      for (uint16_t& scale : out.scale) scale = static_cast<uint16_t>(scale ^ flip);
+      for (uint16_t& value : out.bf16) value = static_cast<uint16_t>(value ^ flip);
+    }
+    return weights;
+  }
+
+  HfDirectory directory;
+  ModelSpec spec;
+  std::unique_ptr<ResidentWeights> source;
+  Manifest manifest;
+};
+
+/// Rank r's rows of `weights`, copied, as the trainer's packer makes them.
+inline std::shared_ptr<const std::vector<StoredParameter>> row_shards(
+    const SyncModel& model, const ResidentWeights& weights, int rank, int world) {
+  auto shards = std::make_shared<std::vector<StoredParameter>>();
+  for (int64_t p = 0; p < model.spec.table.size(); ++p) {
+    const StoredParameter& whole = weights.stored(p);
+    const int64_t rows = model.spec.table.at(p).rows;
+    const int64_t begin = rows * rank / world;
+    const int64_t end = rows * (rank + 1) / world;
+    const auto cut = [&](const auto& values) {
+      const auto row = static_cast<int64_t>(values.size()) / rows;
+      return std::decay_t<decltype(values)>(values.begin() + begin * row,
+                                            values.begin() + end * row);
+    };
+    shards->push_back({cut(whole.bf16), cut(whole.words), cut(whole.scale)});
+  }
+  return shards;
+}
+
+inline void publish_shard(const SyncModel& model, WeightSender& sender, int64_t version, int rank,
+                          int world) {
+  auto shards = row_shards(model, *model.version(version), rank, world);
+  auto tensors = shard_tensors(model.manifest, *shards, rank, world);
+  sender.publish(version, std::move(tensors), std::move(shards));
+}
+
+inline bool same_bytes(const SyncModel& model, const ResidentWeights& a, const ResidentWeights& b) {
+  for (int64_t p = 0; p < model.spec.table.size(); ++p) {
+    if (a.stored(p).words != b.stored(p).words || a.stored(p).scale != b.stored(p).scale ||
+        a.stored(p).bf16 != b.stored(p).bf16) {
+      return false;
+    }
+  }
+  return true;
+}
+
+constexpr int64_t kTestBucketBytes = 16 << 10;
+
+/// A trainer of `num_senders` ranks and the plan for one worker that serves the whole model.
+struct SyncWorld {
+  SyncWorld(const SyncModel& sync_model, int num_senders)
+      : model(sync_model), layout(row_shard_layout(model.manifest, num_senders)) {
+    for (int rank = 0; rank < num_senders; ++rank) {
+      senders.push_back(std::make_unique<WeightSender>(rank, model.manifest, serial));
+    }
+  }
+  void publish(int64_t version) {
+    for (int rank = 0; rank < layout.world(); ++rank) {
+      publish_shard(model, *senders[static_cast<size_t>(rank)], version, rank, layout.world());
+    }
+  }
+  std::unique_ptr<WeightReceiver> receiver() const {
+    return std::make_unique<WeightReceiver>("job", model.spec.table, model.source->plan(),
+                                            model.manifest, serial);
+  }
+  SyncPlan plan(int64_t epoch = 1) const {
+    const std::vector<std::string> members = {"trainer", "worker"};
+    return make_plan(
+        {model.manifest, layout, replica_slices(model.manifest), epoch, members, kTestBucketBytes});
+  }
+  Transaction transaction(int64_t version, int64_t epoch = 1) const {
+    return {"job", epoch, version, plan(epoch).digest};
+  }
+
+  const SyncModel& model;
+  Layout layout;
+  kernels::Serial serial;
+  std::vector<std::unique_ptr<WeightSender>> senders;
+};
+
+/// MOVE from all senders to one receiver over `ends`; `receiver_end` replaces the receiver's if it
+/// is not null. What a sender throws is dropped if the receiver throws, else rethrown.
+inline std::vector<SenderReport> move_all(SyncWorld& world, WeightReceiver& receiver,
+                                          const Transaction& transaction, LocalTransports& ends,
+                                          Transport* receiver_end = nullptr) {
+  const Deadline deadline = Deadline::after(std::chrono::seconds(10));
+  const SyncPlan plan = world.plan(transaction.epoch);
+  std::vector<std::future<SenderReport>> moves;
+  for (size_t s = 0; s < world.senders.size(); ++s) {
+    moves.push_back(std::async(std::launch::async, [&, s] {
+      return world.senders[s]->move(transaction, plan, *ends.senders[s], deadline);
+    }));
+  }
+  try {
+    receiver.receive(transaction, receiver_end != nullptr ? *receiver_end : *ends.receiver,
+                     deadline);
+  } catch (const Error&) {
+    ends.receiver->abort();  // as a dying group would
+    throw;
+  }
+  std::vector<SenderReport> reports;
+  for (auto& move : moves) reports.push_back(move.get());
+  return reports;
+}
+
+/// The whole transaction, all steps.
+inline ServedWeights sync_once(SyncWorld& world, WeightReceiver& receiver,
+                               const Transaction& transaction) {
+  receiver.reserve(transaction, world.plan(transaction.epoch));
+  LocalTransports ends = make_local_transports(world.layout.world());
+  const auto reports = move_all(world, receiver, transaction, ends);
+  receiver.verify(transaction, reports);
+  receiver.prepare(transaction);
+  return receiver.commit(transaction);
+}
+
+}  // namespace nibble

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/data/sample.h"
+#include "core/models/packing.h"
+
+namespace nibble {
+
+/// A sample group with what the loss needs of it.
+struct ScoredGroup {
+  const SampleGroup* group = nullptr;  ///< borrowed
+  std::vector<double> advantages;      ///< one per sample
+};
+
+/// Tokens that are computed together, packed without padding, every prompt once.
+struct MicroBatch {
+  PackedBatch packed;
+  std::vector<float> rollout_log_prob;  ///< [N] like packed.target
+  std::vector<float> advantage;         ///< [N]
+  std::vector<uint8_t> mask;            ///< [N] 1 = counts
+  std::vector<int64_t> sample_begin;    ///< [samples + 1] into the targets
+};
+
+/// Cuts groups, in order, into micro-batches of at most `max_tokens` computed tokens. A group that
+/// is larger alone is cut by samples (its prompt is then computed again); a single larger sample
+/// gets a micro-batch to itself.
+std::vector<MicroBatch> make_micro_batches(std::span<const ScoredGroup> groups, int64_t max_tokens);
+
+/// A micro-batch that changes nothing: for a rank that has fewer than the others, because every
+/// rank must take part in the gathers.
+MicroBatch idle_micro_batch();
+
+/// Shares groups among ranks by their computed tokens: largest first to the least loaded rank, ties
+/// to the lower number. Returns, for each rank, group numbers in ascending order. Deterministic.
+std::vector<std::vector<int64_t>> balance_groups(std::span<const int64_t> tokens, int world);
+
+/// Tokens that training computes for a group.
+int64_t group_tokens(const SampleGroup& group);
+
+}  // namespace nibble

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/data/sample.h"
+
+namespace nibble {
+
+/// Samples of a step that an engine keeps, in the order asked for. Throws Error{kNotFound} naming
+/// the prompt, Error{kUnavailable} if the engine is gone, Error{kDeadlineExceeded} after `timeout`.
+std::vector<SampleGroup> fetch_samples(const std::string& engine_address, int64_t step,
+                                       const std::vector<uint64_t>& prompt_ids,
+                                       std::chrono::milliseconds timeout);
+
+}  // namespace nibble

@@ -1,0 +1,56 @@
+#include "trainer/state/optimizer_state.h"
+
+#include <cmath>
+
+#include "core/base/fail.h"
+#include "trainer/algo/grad_clip.h"
+
+namespace nibble {
+
+OptimizerState::OptimizerState(const ShardLayout& layout) {
+  for (int64_t p = 0; p < layout.table->size(); ++p) {
+    const auto count = static_cast<size_t>(layout.shard_elements(p));
+    master.emplace_back(count, 0.0f);
+    m.emplace_back(count, 0.0f);
+    v.emplace_back(count, 0.0f);
+  }
+}
+
+UpdateStats OptimizerState::update(const ShardLayout& layout, const OptimizerConfig& config,
+                                   const std::vector<std::vector<float>>& gradients,
+                                   ProcessGroup& group, const kernels::Parallel& parallel) {
+  double squares = 0.0;
+  for (const auto& gradient : gradients) {
+    squares +=
+        kernels::sum_of_squares(gradient.data(), static_cast<int64_t>(gradient.size()), parallel);
+  }
+  all_reduce_sum(group, std::span(&squares, 1));
+  UpdateStats stats;
+  stats.grad_norm = std::sqrt(squares);
+  if (!std::isfinite(stats.grad_norm)) {
+    fail(ErrorCode::kInternal, "the gradient norm of update {} is not finite; nothing was updated",
+         updates + 1);
+  }
+  const LrSchedule schedule{config.schedule,     config.lr,         config.min_lr, 0.0,
+                            config.warmup_steps, config.decay_steps};
+  stats.lr = learning_rate(schedule, updates);
+  const double clip =
+      config.clip_norm > 0.0 ? grad_clip_coefficient(stats.grad_norm, config.clip_norm) : 1.0;
+  kernels::AdamwParams params{static_cast<float>(stats.lr),
+                              static_cast<float>(config.beta1),
+                              static_cast<float>(config.beta2),
+                              static_cast<float>(config.eps),
+                              0.0f,
+                              updates + 1,
+                              static_cast<float>(clip)};
+  for (size_t p = 0; p < master.size(); ++p) {
+    const bool decays = !layout.table->at(static_cast<int64_t>(p)).is_vector();
+    params.weight_decay = decays ? static_cast<float>(config.weight_decay) : 0.0f;
+    kernels::adamw(master[p].data(), m[p].data(), v[p].data(), gradients[p].data(),
+                   static_cast<int64_t>(master[p].size()), params, parallel);
+  }
+  ++updates;
+  return stats;
+}
+
+}  // namespace nibble

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/comm/process_group.h"
+#include "core/kernels/adamw.h"
+#include "core/kernels/parallel.h"
+#include "trainer/parallel/packed_shards.h"
+#include "trainer/train_config.h"
+
+namespace nibble {
+
+/// What one optimizer step did.
+struct UpdateStats {
+  double grad_norm = 0.0;  ///< over all ranks, before clipping
+  double lr = 0.0;
+};
+
+/// This rank's rows of every parameter in float32 with AdamW's moments: the state that training
+/// changes and checkpoints keep.
+struct OptimizerState {
+  std::vector<std::vector<float>> master;
+  std::vector<std::vector<float>> m;
+  std::vector<std::vector<float>> v;
+  int64_t updates = 0;  ///< optimizer steps taken
+
+  /// Zero moments, masters of the layout's sizes.
+  explicit OptimizerState(const ShardLayout& layout);
+
+  /// One AdamW update from this rank's gradients. The norm is summed over ranks in rank order, so
+  /// all ranks clip alike. Collective. Throws Error{kInternal} if the norm is not finite; nothing
+  /// has changed then.
+  UpdateStats update(const ShardLayout& layout, const OptimizerConfig& config,
+                     const std::vector<std::vector<float>>& gradients, ProcessGroup& group,
+                     const kernels::Parallel& parallel);
+};
+
+}  // namespace nibble

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/comm/process_group.h"
+#include "trainer/state/optimizer_state.h"
+
+namespace nibble {
+
+/// Where a run stands; kept beside the optimizer state.
+struct TrainProgress {
+  int64_t step = 0;            ///< rollout steps finished
+  int64_t weight_version = 0;  ///< last version published
+  int64_t updates = 0;         ///< optimizer steps taken
+};
+
+/// Writes `directory` (e.g. checkpoints/step-000010): one safetensors file of float32 master, m and
+/// v rows per rank, config.json of the model with its quantization_config, and meta.json last. The
+/// directory appears under its name only when complete. Collective; every rank calls it.
+void save_train_checkpoint(const std::filesystem::path& directory, const ShardLayout& layout,
+                           const OptimizerState& state, const TrainProgress& progress,
+                           const std::string& model_config_json, ProcessGroup& group);
+
+/// Reads this rank's rows from a checkpoint that any number of ranks wrote. Throws Error naming the
+/// file or tensor that is missing or does not fit the model.
+TrainProgress load_train_checkpoint(const std::filesystem::path& directory,
+                                    const ShardLayout& layout, OptimizerState& state);
+
+/// Finished checkpoints below `root`, by step, ascending.
+struct CheckpointEntry {
+  int64_t step = 0;
+  std::filesystem::path path;
+};
+std::vector<CheckpointEntry> list_checkpoints(const std::filesystem::path& root);
+
+/// "step-000010".
+std::string checkpoint_name(int64_t step);
+
+/// Deletes all but the newest `keep` finished checkpoints, and what an interrupted save left.
+void prune_checkpoints(const std::filesystem::path& root, int64_t keep);
+
+/// Content hashes that do not depend on how many ranks wrote the checkpoint.
+struct CheckpointDigest {
+  TrainProgress progress;
+  std::string weights_sha256;  ///< stored tensors as served (packed, scales, BF16), sorted by name
+  std::string state_sha256;    ///< masters and moments, sorted by name, and the update count
+};
+CheckpointDigest digest_checkpoint(const std::filesystem::path& directory);
+
+}  // namespace nibble

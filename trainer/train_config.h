@@ -1,0 +1,156 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+
+#include "core/config/fields.h"
+#include "trainer/algo/advantages.h"
+#include "trainer/algo/policy_loss.h"
+#include "trainer/algo/schedule.h"
+
+namespace nibble {
+
+/// When the BF16 reference model runs.
+enum class ReferenceMode { kAuto, kAlways, kNever };
+
+constexpr std::array<EnumName<ReferenceMode>, 3> enum_names(ReferenceMode) {
+  return {{{ReferenceMode::kAuto, "auto"},
+           {ReferenceMode::kAlways, "always"},
+           {ReferenceMode::kNever, "never"}}};
+}
+constexpr std::array<EnumName<AdvantageType>, 2> enum_names(AdvantageType) {
+  return {{{AdvantageType::kGrpo, "grpo"}, {AdvantageType::kRloo, "rloo"}}};
+}
+constexpr std::array<EnumName<PolicyObjective>, 3> enum_names(PolicyObjective) {
+  return {{{PolicyObjective::kPpoClip, "ppo_clip"},
+           {PolicyObjective::kGspo, "gspo"},
+           {PolicyObjective::kCispo, "cispo"}}};
+}
+constexpr std::array<EnumName<Aggregation>, 3> enum_names(Aggregation) {
+  return {{{Aggregation::kSeqMeanTokenMean, "seq-mean-token-mean"},
+           {Aggregation::kTokenMean, "token-mean"},
+           {Aggregation::kSeqMeanTokenSumNorm, "seq-mean-token-sum-norm"}}};
+}
+constexpr std::array<EnumName<OffPolicyCorrection>, 3> enum_names(OffPolicyCorrection) {
+  return {{{OffPolicyCorrection::kNone, "none"},
+           {OffPolicyCorrection::kTis, "tis"},
+           {OffPolicyCorrection::kIcepop, "icepop"}}};
+}
+constexpr std::array<EnumName<KlEstimator>, 4> enum_names(KlEstimator) {
+  return {{{KlEstimator::kK1, "k1"},
+           {KlEstimator::kK2, "k2"},
+           {KlEstimator::kK3, "k3"},
+           {KlEstimator::kLowVarKl, "low_var_kl"}}};
+}
+constexpr std::array<EnumName<LrStyle>, 3> enum_names(LrStyle) {
+  return {{{LrStyle::kConstant, "constant"},
+           {LrStyle::kLinear, "linear"},
+           {LrStyle::kCosine, "cosine"}}};
+}
+
+/// Key `model`: where weights come from.
+struct ModelSection {
+  std::filesystem::path path;
+  std::filesystem::path int4;
+  std::filesystem::path reference;
+};
+
+template <typename Visitor>
+void visit_fields(Visitor& v, ModelSection& c) {
+  v.field("path", c.path, "", "Hugging Face directory the masters start from (BF16, or INT4)");
+  v.field(
+      "int4", c.int4, "",
+      "INT4 checkpoint whose quantization_config says what is quantized; empty: `path` says it");
+  v.field("reference", c.reference, "", "BF16 directory of the KL reference; empty: `path`");
+}
+
+/// Key `qat`: fake quantization in the trainer's forward pass.
+struct QatSection {
+  bool enabled = true;
+  std::optional<int64_t> group_size;
+};
+
+template <typename Visitor>
+void visit_fields(Visitor& v, QatSection& c) {
+  v.field("enabled", c.enabled, "",
+          "multiply with the INT4 weights that are served (OPEN_TRAINING_INT4_FAKE_QAT_FLAG)");
+  v.field("group_size", c.group_size, "weights",
+          "overrides the checkpoint's group size (OPEN_TRAINING_INT4_GROUP_SIZE)",
+          OneOf{32, 64, 128});
+}
+
+/// Key `algorithm`.
+struct AlgorithmConfig {
+  AdvantageConfig advantage;
+  PolicyLossConfig loss;
+  ReferenceMode reference = ReferenceMode::kAuto;
+  int64_t kl_metric_every = 1;
+};
+
+template <typename Visitor>
+void visit_fields(Visitor& v, AlgorithmConfig& c) {
+  v.field("advantage", c.advantage.type, "", "how rewards of a group become advantages");
+  v.field("normalize_std", c.advantage.normalize_std, "", "false: Dr.GRPO");
+  v.field("loss", c.loss.objective, "", "policy objective");
+  v.field("clip_low", c.loss.clip_low, "", "ratio is clipped below 1 - clip_low", Range{0, 1});
+  v.field("clip_high", c.loss.clip_high, "", "ratio is clipped above 1 + clip_high", AtLeast{0});
+  v.field("dual_clip", c.loss.dual_clip, "", "c > 1: the loss is at most -c A for A < 0; 0 = off");
+  v.field("aggregation", c.loss.aggregation, "", "how token losses become one number");
+  v.field("sum_norm", c.loss.sum_norm, "tokens", "divisor of seq-mean-token-sum-norm", Above{0});
+  v.field("correction", c.loss.correction, "", "weight for the gap between trainer and rollout");
+  v.field("correction_low", c.loss.correction_low, "", "its lower bound", AtLeast{0});
+  v.field("correction_high", c.loss.correction_high, "", "its upper bound", Above{0});
+  v.field("kl_estimator", c.loss.kl_estimator, "", "KL to the BF16 reference");
+  v.field("kl_loss_coef", c.loss.kl_coef, "", "its weight in the loss", AtLeast{0});
+  v.field("kl_unbiased", c.loss.kl_unbiased, "", "times the importance ratio");
+  v.field("reference", c.reference, "", "auto: where a KL coefficient or metric needs it");
+  v.field("kl_metric_every", c.kl_metric_every, "steps", "measures the KL; 0 = never", AtLeast{0});
+}
+
+/// Key `optimizer`: AdamW with float32 masters.
+struct OptimizerConfig {
+  double lr = 1e-6;
+  LrStyle schedule = LrStyle::kConstant;
+  int64_t warmup_steps = 0;
+  int64_t decay_steps = 0;
+  double min_lr = 0.0;
+  double beta1 = 0.9;
+  double beta2 = 0.98;
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+  double clip_norm = 1.0;
+  int64_t global_batch = 64;
+  int64_t steps_per_rollout = 1;
+};
+
+template <typename Visitor>
+void visit_fields(Visitor& v, OptimizerConfig& c) {
+  v.field("lr", c.lr, "", "learning rate after warm-up", AtLeast{0});
+  v.field("schedule", c.schedule, "", "learning rate over time");
+  v.field("warmup_steps", c.warmup_steps, "steps", "linear warm-up", AtLeast{0});
+  v.field("decay_steps", c.decay_steps, "steps", "step at which min_lr is reached", AtLeast{0});
+  v.field("min_lr", c.min_lr, "", "final learning rate", AtLeast{0});
+  v.field("beta1", c.beta1, "", "decay of the first moment", Range{0, 1});
+  v.field("beta2", c.beta2, "", "decay of the second moment", Range{0, 1});
+  v.field("eps", c.eps, "", "added to the root", Above{0});
+  v.field("weight_decay", c.weight_decay, "", "decoupled; norms are not decayed", AtLeast{0});
+  v.field("clip_norm", c.clip_norm, "", "global gradient norm; 0 = off", AtLeast{0});
+  v.field("global_batch", c.global_batch, "samples", "of one optimizer step", AtLeast{1});
+  v.field("steps_per_rollout", c.steps_per_rollout, "steps", "optimizer steps a rollout",
+          AtLeast{1});
+}
+
+/// Key `parallel`: how trainers share the work.
+struct ParallelConfig {
+  int64_t max_tokens_per_device = 4096;
+};
+
+template <typename Visitor>
+void visit_fields(Visitor& v, ParallelConfig& c) {
+  v.field("max_tokens_per_device", c.max_tokens_per_device, "tokens", "of one micro-batch",
+          AtLeast{1});
+}
+
+}  // namespace nibble

@@ -1,0 +1,274 @@
+#include "trainer/trainer.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/from_blob.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "core/base/clock.h"
+#include "core/base/fail.h"
+#include "core/models/rope_table.h"
+#include "core/models/tape_executor.h"
+#include "core/ops/torch_parallel.h"
+#include "core/quant/bf16.h"
+#include "trainer/batching.h"
+
+namespace nibble {
+namespace {
+
+ModelSpec load_spec(const std::filesystem::path& directory) {
+  const HfDirectory model(directory);
+  return make_model_spec(parse_model_config(model.config(), (directory / "config.json").string()));
+}
+
+std::vector<float> widen_rows(const std::vector<uint16_t>& bf16, const RowShard& shard,
+                              int64_t cols) {
+  std::vector<float> rows(static_cast<size_t>(shard.rows() * cols));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    rows[i] = quant::bf16_to_float(bf16[static_cast<size_t>(shard.begin * cols) + i]);
+  }
+  return rows;
+}
+
+int64_t max_over_ranks(ProcessGroup& group, int64_t mine) {
+  std::vector<int64_t> all(static_cast<size_t>(group.world()));
+  group.all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)))
+      ->wait();
+  return *std::max_element(all.begin(), all.end());
+}
+
+std::vector<ScoredGroup> score_groups(const std::vector<SampleGroup>& groups,
+                                      const AdvantageConfig& config) {
+  std::vector<ScoredGroup> scored;
+  for (const SampleGroup& group : groups) {
+    std::vector<double> rewards;
+    for (const Sample& sample : group.samples) rewards.push_back(sample.reward);
+    ScoredGroup out{&group, std::vector<double>(rewards.size())};
+    group_advantages(rewards, config, out.advantages);
+    scored.push_back(std::move(out));
+  }
+  return scored;
+}
+
+}  // namespace
+
+// Figures of one update that are summed over micro-batches and ranks.
+struct Trainer::Sums {
+  PolicyLoss loss;
+  double entropy = 0.0, diff = 0.0, diff_max = 0.0, kl = 0.0, tokens = 0.0, computed = 0.0;
+};
+
+Trainer::Trainer(TrainerConfig config, ProcessGroup& group)
+    : config_(std::move(config)),
+      group_(group),
+      spec_(load_spec(config_.model)),
+      train_layout_{&spec_.table, config_.train_plan, group.rank(), group.world()},
+      serve_layout_{&spec_.table, config_.serve_plan, group.rank(), group.world()},
+      rope_(make_rope_table(spec_.config.rope, spec_.config.head_dim, config_.max_positions)),
+      state_(train_layout_),
+      weights_(train_layout_, group) {
+  validate(config_.algorithm.loss);
+  load_masters();
+  if (config_.algorithm.reference == ReferenceMode::kAlways || needs_reference(0) ||
+      config_.algorithm.kl_metric_every > 0) {
+    if (config_.algorithm.reference != ReferenceMode::kNever) load_reference();
+  }
+  weights_.enable_gradients();
+  repack(nullptr);
+}
+
+Trainer::~Trainer() = default;
+
+void Trainer::load_masters() {
+  const HfDirectory model(config_.model);
+  for (int64_t p = 0; p < spec_.table.size(); ++p) {
+    const ParameterSpec& parameter = spec_.table.at(p);
+    state_.master[static_cast<size_t>(p)] =
+        widen_rows(load_bf16(model, parameter), train_layout_.shard(p), parameter.cols);
+  }
+}
+
+void Trainer::load_reference() {
+  const HfDirectory model(config_.reference);
+  const ModelSpec found = load_spec(config_.reference);
+  const ShardLayout layout{&spec_.table, plan_bf16(spec_.table), group_.rank(), group_.world()};
+  auto shards = std::make_shared<PackedShards>();
+  for (int64_t p = 0; p < spec_.table.size(); ++p) {
+    const ParameterSpec& parameter = spec_.table.at(p);
+    const std::vector<uint16_t> whole = load_bf16(model, parameter);
+    const RowShard shard = layout.shard(p);
+    StoredParameter stored;
+    stored.bf16.assign(whole.begin() + shard.begin * parameter.cols,
+                       whole.begin() + shard.end * parameter.cols);
+    shards->parameters.push_back(std::move(stored));
+  }
+  reference_ = std::make_unique<GatheredWeights>(layout, group_);
+  reference_->set_shards(std::move(shards));
+}
+
+bool Trainer::needs_reference(int64_t step) const {
+  const AlgorithmConfig& algorithm = config_.algorithm;
+  if (algorithm.reference == ReferenceMode::kNever) return false;
+  if (algorithm.reference == ReferenceMode::kAlways || algorithm.loss.kl_coef != 0.0) return true;
+  return algorithm.kl_metric_every > 0 && step % algorithm.kl_metric_every == 0;
+}
+
+void Trainer::repack(TrainMetrics* metrics) {
+  const auto& parallel = ops::torch_parallel();
+  const auto previous = serving_;
+  training_ = pack_shards(train_layout_, state_.master, parallel);
+  weights_.set_shards(training_);
+  const bool same_plan = config_.train_plan.quantized == config_.serve_plan.quantized;
+  serving_ = same_plan ? training_ : pack_shards(serve_layout_, state_.master, parallel);
+  if (metrics != nullptr && previous) {
+    metrics->changes = count_changes(serve_layout_, *previous, *serving_, parallel);
+  }
+}
+
+std::vector<float> Trainer::forward_log_probs(GatheredWeights& weights, const PackedBatch& batch) {
+  const at::NoGradGuard no_grad;
+  weights.begin_pass();
+  const TapeResult result =
+      run_log_probs(spec_, weights, rope_, {batch}, static_cast<float>(config_.temperature),
+                    ActivationType::kFloat32);
+  const float* values = result.log_prob.const_data_ptr<float>();
+  return {values, values + result.log_prob.numel()};
+}
+
+std::vector<float> Trainer::log_probs(std::span<const int32_t> ids) {
+  return forward_log_probs(weights_, pack_sequence(ids));
+}
+
+TrainMetrics Trainer::train(std::span<const std::vector<SampleGroup>> updates, int64_t step) {
+  TrainMetrics metrics;
+  metrics.has_reference = needs_reference(step);
+  for (size_t u = 0; u < updates.size(); ++u) {
+    run_update(updates[u], metrics.has_reference, u == 0, metrics);
+    Stopwatch clock;
+    metrics.update = state_.update(train_layout_, config_.optimizer, weights_.gradients(), group_,
+                                   ops::torch_parallel());
+    metrics.optimizer_ms += clock.restart_ms();
+    repack(&metrics);
+    metrics.pack_ms += clock.elapsed_ms();
+  }
+  metrics.gathered = weights_.take_bytes();
+  return metrics;
+}
+
+void Trainer::run_update(const std::vector<SampleGroup>& groups, bool with_reference, bool first,
+                         TrainMetrics& metrics) {
+  const auto scored = score_groups(groups, config_.algorithm.advantage);
+  std::vector<MicroBatch> batches = make_micro_batches(scored, config_.max_tokens_per_device);
+  LossTotals totals;
+  for (const MicroBatch& batch : batches) totals += count_totals(batch.mask, batch.sample_begin);
+  std::vector<double> counts = {static_cast<double>(totals.num_samples),
+                                static_cast<double>(totals.num_tokens)};
+  all_reduce_sum(group_, counts);
+  totals = {static_cast<int64_t>(counts[0]), static_cast<int64_t>(counts[1])};
+  const int64_t rounds = max_over_ranks(group_, static_cast<int64_t>(batches.size()));
+  while (static_cast<int64_t>(batches.size()) < rounds) batches.push_back(idle_micro_batch());
+
+  weights_.zero_gradients();
+  Sums sums;
+  for (const MicroBatch& batch : batches) {
+    run_micro_batch(batch, totals, with_reference, sums, metrics);
+  }
+  const double local_max = sums.diff_max;
+  std::vector<double> all = {sums.loss.loss,
+                             sums.loss.policy_loss,
+                             sums.loss.kl_loss,
+                             sums.loss.clip_share,
+                             sums.loss.ratio_mean,
+                             sums.loss.ess,
+                             sums.loss.correction_mean,
+                             sums.loss.correction_share,
+                             sums.entropy,
+                             sums.diff,
+                             sums.kl,
+                             sums.tokens,
+                             sums.computed};
+  all_reduce_sum(group_, all);
+  metrics.loss = sums.loss;
+  metrics.loss.loss = all[0];
+  metrics.loss.policy_loss = all[1];
+  metrics.loss.kl_loss = all[2];
+  metrics.loss.clip_share = all[3];
+  metrics.loss.ratio_mean = all[4];
+  metrics.loss.ess = all[5];
+  metrics.loss.correction_mean = all[6];
+  metrics.loss.correction_share = all[7];
+  const double tokens = std::max(1.0, all[11]);
+  metrics.entropy = all[8] / tokens;
+  metrics.kl_reference = all[10] / tokens;
+  metrics.response_tokens += static_cast<int64_t>(all[11]);
+  metrics.computed_tokens += static_cast<int64_t>(all[12]);
+  if (!first) return;
+  metrics.log_prob_diff_mean = all[9] / tokens;
+  // A maximum of non-negative floats orders like its bits.
+  metrics.log_prob_diff_max =
+      std::bit_cast<double>(max_over_ranks(group_, std::bit_cast<int64_t>(local_max)));
+}
+
+void Trainer::run_micro_batch(const MicroBatch& batch, const LossTotals& totals,
+                              bool with_reference, Sums& sums, TrainMetrics& metrics) {
+  Stopwatch clock;
+  std::vector<float> reference;
+  if (with_reference) reference = forward_log_probs(*reference_, batch.packed);
+  metrics.reference_ms += clock.restart_ms();
+
+  weights_.begin_pass();
+  const TapeResult result =
+      run_log_probs(spec_, weights_, rope_, {batch.packed}, static_cast<float>(config_.temperature),
+                    ActivationType::kFloat32);
+  const float* log_prob = result.log_prob.const_data_ptr<float>();
+  const auto count = static_cast<size_t>(result.log_prob.numel());
+  const std::span<const float> current(log_prob, count);
+  // Taken before the first update, the trainer's own log-probabilities are the old ones. With
+  // several updates a rollout the rollout's are: in exact numerics they are the same bits.
+  const bool single = config_.optimizer.steps_per_rollout == 1;
+  const std::span<const float> old = single ? current : std::span(batch.rollout_log_prob);
+  std::vector<float> grad(count, 0.0f);
+  sums.loss += policy_loss<float>({current, old, batch.rollout_log_prob, reference, batch.advantage,
+                                   batch.mask, batch.sample_begin},
+                                  config_.algorithm.loss, totals, grad);
+  const float* entropy = result.entropy.const_data_ptr<float>();
+  for (size_t i = 0; i < count; ++i) {
+    if (batch.mask[i] == 0) continue;
+    const double diff = std::fabs(static_cast<double>(log_prob[i]) -
+                                  static_cast<double>(batch.rollout_log_prob[i]));
+    sums.diff += diff;
+    sums.diff_max = std::max(sums.diff_max, diff);
+    sums.entropy += static_cast<double>(entropy[i]);
+    if (with_reference) sums.kl += kl_term(KlEstimator::kK3, log_prob[i], reference[i]).value;
+    sums.tokens += 1.0;
+  }
+  sums.computed += static_cast<double>(batch.packed.tokens.size());
+  result.log_prob.backward(at::from_blob(grad.data(), {static_cast<int64_t>(count)},
+                                         at::TensorOptions().dtype(at::kFloat)));
+  weights_.finish_backward();
+  metrics.forward_backward_ms += clock.elapsed_ms();
+}
+
+void Trainer::save(const std::filesystem::path& directory, const TrainProgress& progress) {
+  const HfDirectory model(config_.model);
+  OrderedJson config = OrderedJson::parse(model.config().dump());
+  config.erase("quantization_config");
+  if (config_.serve_plan.any()) {
+    config["quantization_config"] = quantization_config_json(config_.serve_plan.config);
+  }
+  TrainProgress complete = progress;
+  complete.updates = state_.updates;
+  save_train_checkpoint(directory, train_layout_, state_, complete, config.dump(2) + "\n", group_);
+}
+
+TrainProgress Trainer::load(const std::filesystem::path& directory) {
+  const TrainProgress progress = load_train_checkpoint(directory, train_layout_, state_);
+  serving_.reset();
+  repack(nullptr);
+  return progress;
+}
+
+}  // namespace nibble

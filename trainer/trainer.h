@@ -1,0 +1,101 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/comm/process_group.h"
+#include "core/data/sample.h"
+#include "core/kernels/rope.h"
+#include "core/models/decoder.h"
+#include "core/models/packing.h"
+#include "trainer/algo/policy_loss.h"
+#include "trainer/batching.h"
+#include "trainer/parallel/gathered_weights.h"
+#include "trainer/state/optimizer_state.h"
+#include "trainer/state/train_checkpoint.h"
+#include "trainer/train_config.h"
+
+namespace nibble {
+
+struct TrainerConfig {
+  std::filesystem::path model;      ///< Hugging Face directory the masters start from
+  std::filesystem::path reference;  ///< BF16 directory of the reference
+  QuantizationPlan train_plan;      ///< what the forward pass multiplies with
+  QuantizationPlan serve_plan;      ///< what is published; the same under QAT
+  AlgorithmConfig algorithm;
+  OptimizerConfig optimizer;
+  double temperature = 1.0;              ///< of sampling; log-probabilities are taken there
+  int64_t max_tokens_per_device = 4096;  ///< of one micro-batch
+  int64_t max_positions = 2048;          ///< longest prompt + response
+};
+
+/// What training on one rollout did. Sums run over all ranks, so every rank returns the same.
+struct TrainMetrics {
+  PolicyLoss loss;  ///< of the last update
+  UpdateStats update;
+  double entropy = 0.0;             ///< mean over response tokens, nats
+  double log_prob_diff_mean = 0.0;  ///< |trainer - rollout| over response tokens, first update
+  double log_prob_diff_max = 0.0;
+  double kl_reference = 0.0;  ///< k3 against the reference, mean over response tokens
+  bool has_reference = false;
+  int64_t response_tokens = 0;
+  int64_t computed_tokens = 0;  ///< prompts once per group
+  PackChanges changes;
+  GatherBytes gathered;
+  double reference_ms = 0.0, forward_backward_ms = 0.0, optimizer_ms = 0.0, pack_ms = 0.0;
+};
+
+/// One trainer rank: float32 masters of its rows, the model's forward and backward passes over
+/// gathered packed weights, AdamW. All ranks call the same methods in the same order. One thread.
+class Trainer {
+ public:
+  /// Loads masters and, if it may be needed, the reference. `group` must outlive this.
+  Trainer(TrainerConfig config, ProcessGroup& group);
+  ~Trainer();
+
+  /// Trains on one rollout: one optimizer step per element of `updates`, each this rank's share of
+  /// that step's global batch. Collective. `step` decides whether the KL is measured.
+  TrainMetrics train(std::span<const std::vector<SampleGroup>> updates, int64_t step);
+
+  /// Log-probabilities of one sequence's tokens 1..n-1 under the training weights. Collective.
+  std::vector<float> log_probs(std::span<const int32_t> ids);
+
+  /// This rank's rows as they are to be served. Immutable; a later train() makes new ones.
+  std::shared_ptr<const PackedShards> serving_shards() const { return serving_; }
+  const ShardLayout& serving_layout() const { return serve_layout_; }
+  const ModelSpec& spec() const { return spec_; }
+
+  void save(const std::filesystem::path& directory, const TrainProgress& progress);
+  TrainProgress load(const std::filesystem::path& directory);
+
+ private:
+  struct Sums;
+  bool needs_reference(int64_t step) const;
+  void repack(TrainMetrics* metrics);
+  void load_masters();
+  void load_reference();
+  void run_update(const std::vector<SampleGroup>& groups, bool with_reference, bool first,
+                  TrainMetrics& metrics);
+  void run_micro_batch(const MicroBatch& batch, const LossTotals& totals, bool with_reference,
+                       Sums& sums, TrainMetrics& metrics);
+  std::vector<float> forward_log_probs(GatheredWeights& weights, const PackedBatch& batch);
+
+  const TrainerConfig config_;
+  ProcessGroup& group_;
+  const ModelSpec spec_;
+  const ShardLayout train_layout_;
+  const ShardLayout serve_layout_;
+  std::shared_ptr<const kernels::RopeTable> rope_;
+  OptimizerState state_;
+  GatheredWeights weights_;
+  std::unique_ptr<GatheredWeights> reference_;
+  std::shared_ptr<const PackedShards> training_;  // shared: the sender may still ship it
+  std::shared_ptr<const PackedShards> serving_;
+};
+
+}  // namespace nibble

@@ -1,0 +1,243 @@
+#include "trainer/trainer_service.h"
+
+#include <grpcpp/server_context.h>
+
+#include <map>
+#include <mutex>
+
+#include "core/base/fail.h"
+#include "core/base/log.h"
+#include "core/base/task_thread.h"
+#include "core/rpc/status.h"
+#include "proto/nibble.grpc.pb.h"
+#include "trainer/batching.h"
+#include "trainer/sample_client.h"
+#include "weight_sync/gloo_transport.h"
+#include "weight_sync/sender.h"
+#include "weight_sync/sync_codec.h"
+
+namespace nibble {
+namespace {
+
+Rendezvous decode_rendezvous(const v1::Rendezvous& at) {
+  return {at.host(), at.port(), at.group_name(), std::chrono::milliseconds(at.timeout_ms())};
+}
+
+struct Source {
+  uint64_t prompt_id;
+  std::string engine;
+  int64_t tokens;
+};
+
+void encode_metrics(const TrainMetrics& m, v1::TrainResponse& response) {
+  auto& out = *response.mutable_metrics();
+  out["loss"] = m.loss.loss;
+  out["policy_loss"] = m.loss.policy_loss;
+  out["kl_loss"] = m.loss.kl_loss;
+  out["clip_share"] = m.loss.clip_share;
+  out["ratio_mean"] = m.loss.ratio_mean;
+  out["ess"] = m.loss.ess;
+  out["correction_mean"] = m.loss.correction_mean;
+  out["correction_share"] = m.loss.correction_share;
+  out["entropy"] = m.entropy;
+  out["grad_norm"] = m.update.grad_norm;
+  out["lr"] = m.update.lr;
+  if (m.has_reference) out["kl_reference"] = m.kl_reference;
+  out["logprob_abs_diff_mean"] = m.log_prob_diff_mean;
+  out["logprob_abs_diff_max"] = m.log_prob_diff_max;
+  out["train_response_tokens"] = static_cast<double>(m.response_tokens);
+  out["train_computed_tokens"] = static_cast<double>(m.computed_tokens);
+  out["gathered_quantized_bytes"] = static_cast<double>(m.gathered.quantized);
+  out["gathered_plain_bytes"] = static_cast<double>(m.gathered.plain);
+  const auto share = [](int64_t part, int64_t whole) {
+    return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0.0;
+  };
+  out["codes_changed_share"] = share(m.changes.changed_codes, m.changes.codes);
+  out["scales_changed_share"] = share(m.changes.changed_scales, m.changes.scales);
+  out["reference_ms"] = m.reference_ms;
+  out["forward_backward_ms"] = m.forward_backward_ms;
+  out["optimizer_ms"] = m.optimizer_ms;
+  out["pack_ms"] = m.pack_ms;
+}
+
+}  // namespace
+
+class TrainerService::Impl final : public v1::Trainer::Service {
+ public:
+  explicit Impl(TrainerServiceOptions options)
+      : options_(std::move(options)), log_(get_logger(fmt::format("trainer/{}", options_.rank))) {}
+  ~Impl() override {
+    thread_.run([&] { trainer_.reset(); });
+  }
+
+  grpc::Status Start(grpc::ServerContext*, const v1::StartTrainerRequest* request,
+                     v1::StartTrainerResponse* response) override {
+    return run_rpc([&] {
+      thread_.run([&] { start(*request, *response); });
+      log_->info("ready rank={} world={} step={}", options_.rank, options_.world, response->step());
+    });
+  }
+
+  grpc::Status Train(grpc::ServerContext*, const v1::TrainRequest* request,
+                     v1::TrainResponse* response) override {
+    return run_rpc([&] {
+      const auto updates = fetch_share(*request);
+      const TrainMetrics metrics =
+          thread_.run([&] { return trainer().train(updates, request->step()); });
+      encode_metrics(metrics, *response);
+    });
+  }
+
+  grpc::Status Save(grpc::ServerContext*, const v1::SaveRequest* request, v1::Empty*) override {
+    return run_rpc([&] {
+      thread_.run([&] {
+        trainer().save(request->directory(), {request->step(), request->weight_version(), 0});
+      });
+    });
+  }
+
+  grpc::Status JoinEngine(grpc::ServerContext*, const v1::JoinEngineRequest* request,
+                          v1::Empty*) override {
+    return run_rpc([&] {
+      auto group = join_gloo_group(decode_rendezvous(request->rendezvous()), options_.rank,
+                                   options_.world + 1);
+      const std::lock_guard lock(mutex_);
+      engines_[request->engine()] = std::move(group);
+    });
+  }
+
+  grpc::Status Plan(grpc::ServerContext*, const v1::PlanRequest* request,
+                    v1::PlanResponse* response) override {
+    return run_rpc([&] {
+      const SyncPlan plan = make_sync_plan(
+          request->epoch(), {request->membership().begin(), request->membership().end()});
+      response->set_plan_digest(digest_bytes(plan.digest));
+      response->set_bytes(plan.bytes);
+      response->set_manifest_text(manifest_text(sender_->manifest()));
+    });
+  }
+
+  grpc::Status SendWeights(grpc::ServerContext*, const v1::SendWeightsRequest* request,
+                           v1::SendWeightsResponse* response) override {
+    return run_rpc([&] {
+      const Transaction transaction = decode_transaction(request->transaction());
+      publish(transaction.version);
+      const SyncPlan plan = make_sync_plan(
+          transaction.epoch, {request->membership().begin(), request->membership().end()});
+      ProcessGroup& group = engine_group(request->engine());
+      GlooTransport transport(group, options_.world);
+      const Stopwatch clock;
+      const SenderReport report =
+          sender_->move(transaction, plan, transport,
+                        Deadline::after(std::chrono::milliseconds(request->deadline_ms())));
+      response->set_wire_ms(clock.elapsed_ms());
+      const Edge* edge = plan.edge_of(options_.rank);
+      response->set_bytes(edge == nullptr ? 0 : edge->bytes);
+      encode_report(report, *response->mutable_report());
+    });
+  }
+
+ private:
+  void start(const v1::StartTrainerRequest& request, v1::StartTrainerResponse& response) {
+    group_ = options_.world == 1 ? solo_group("trainers")
+                                 : join_gloo_group(decode_rendezvous(request.rendezvous()),
+                                                   options_.rank, options_.world);
+    trainer_ = std::make_unique<nibble::Trainer>(options_.trainer, *group_);
+    if (!request.checkpoint().empty()) {
+      const TrainProgress progress = trainer_->load(request.checkpoint());
+      response.set_step(progress.step);
+      response.set_updates(progress.updates);
+    }
+    sender_ = std::make_unique<WeightSender>(
+        options_.rank, make_manifest(trainer_->spec().table, trainer_->serving_layout().plan),
+        serial_);
+  }
+
+  // This rank's share of the global batch, one list of groups per optimizer step. All ranks compute
+  // the same shares from the same request.
+  std::vector<std::vector<SampleGroup>> fetch_share(const v1::TrainRequest& request) {
+    const int64_t updates = options_.trainer.optimizer.steps_per_rollout;
+    const int64_t count = request.groups_size();
+    std::vector<std::vector<SampleGroup>> shares;
+    for (int64_t u = 0; u < updates; ++u) {
+      std::vector<Source> sources;
+      std::vector<int64_t> tokens;
+      for (int64_t g = count * u / updates; g < count * (u + 1) / updates; ++g) {
+        const v1::GroupSource& source = request.groups(static_cast<int>(g));
+        sources.push_back({source.prompt_id(), source.engine_address(), source.computed_tokens()});
+        tokens.push_back(source.computed_tokens());
+      }
+      const auto mine = balance_groups(tokens, options_.world)[static_cast<size_t>(options_.rank)];
+      std::map<std::string, std::vector<uint64_t>> by_engine;
+      for (const int64_t g : mine) {
+        const Source& source = sources[static_cast<size_t>(g)];
+        by_engine[source.engine].push_back(source.prompt_id);
+      }
+      std::map<uint64_t, SampleGroup> fetched;
+      for (const auto& [engine, ids] : by_engine) {
+        for (SampleGroup& group :
+             fetch_samples(engine, request.step(), ids, options_.fetch_timeout)) {
+          fetched[group.prompt_id] = std::move(group);
+        }
+      }
+      std::vector<SampleGroup> groups;
+      for (const int64_t g : mine) {
+        groups.push_back(std::move(fetched[sources[static_cast<size_t>(g)].prompt_id]));
+      }
+      shares.push_back(std::move(groups));
+    }
+    return shares;
+  }
+
+  void publish(int64_t version) {
+    const std::lock_guard lock(mutex_);
+    if (version == published_) return;
+    auto shards = trainer().serving_shards();
+    sender_->retire_before(version - 1);
+    sender_->publish(
+        version,
+        shard_tensors(sender_->manifest(), shards->parameters, options_.rank, options_.world),
+        shards);
+    published_ = version;
+  }
+
+  nibble::Trainer& trainer() {
+    if (!trainer_)
+      fail(ErrorCode::kFailedPrecondition, "trainer {} has not started", options_.rank);
+    return *trainer_;
+  }
+  ProcessGroup& engine_group(int engine) {
+    const std::lock_guard lock(mutex_);
+    const auto found = engines_.find(engine);
+    if (found == engines_.end()) {
+      fail(ErrorCode::kFailedPrecondition, "trainer {} has not met engine {}", options_.rank,
+           engine);
+    }
+    return *found->second;
+  }
+  SyncPlan make_sync_plan(int64_t epoch, std::vector<std::string> membership) {
+    trainer();
+    const Manifest& manifest = sender_->manifest();
+    const Layout senders = row_shard_layout(manifest, options_.world);
+    const auto destination = replica_slices(manifest);
+    return make_plan({manifest, senders, destination, epoch, membership});
+  }
+
+  const TrainerServiceOptions options_;
+  const Logger log_;
+  const kernels::Serial serial_;
+  std::unique_ptr<ProcessGroup> group_;       // set by Start, like the next two
+  std::unique_ptr<nibble::Trainer> trainer_;  // lives on thread_
+  std::unique_ptr<WeightSender> sender_;
+  std::mutex mutex_;
+  std::map<int, std::unique_ptr<ProcessGroup>> engines_;  // guarded by mutex_
+  int64_t published_ = 0;                                 // guarded by mutex_
+  TaskThread thread_;                                     // last member
+};
+
+TrainerService::TrainerService(TrainerServiceOptions options)
+    : impl_(std::make_unique<Impl>(std::move(options))) {}
+TrainerService::~TrainerService() = default;
+grpc::Service& TrainerService::service() { return *impl_; }
+
+}  // namespace nibble

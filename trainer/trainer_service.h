@@ -1,0 +1,35 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "trainer/trainer.h"
+
+namespace grpc {
+class Service;
+}
+
+namespace nibble {
+
+struct TrainerServiceOptions {
+  std::string job;
+  int rank = 0;
+  int world = 1;
+  TrainerConfig trainer;
+  std::chrono::milliseconds fetch_timeout{60'000};  ///< for samples from one engine
+};
+
+/// A trainer rank's gRPC face (nibble.v1.Trainer): converts, calls, converts. The trainer lives on
+/// one thread of its own. Thread-safe.
+class TrainerService {
+ public:
+  explicit TrainerService(TrainerServiceOptions options);
+  ~TrainerService();
+  grpc::Service& service();
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace nibble

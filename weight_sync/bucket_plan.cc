@@ -1,0 +1,83 @@
+#include "weight_sync/bucket_plan.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace nibble {
+namespace {
+
+template <typename PieceSpan>
+std::vector<int64_t> sizes_of(PieceSpan pieces) {
+  std::vector<int64_t> sizes;
+  for (const auto& piece : pieces) sizes.push_back(static_cast<int64_t>(piece.size()));
+  return sizes;
+}
+
+template <typename PieceSpan>
+auto bytes_of(PieceSpan pieces, const Segment& segment) {
+  return pieces[static_cast<size_t>(segment.piece)].subspan(static_cast<size_t>(segment.offset),
+                                                            static_cast<size_t>(segment.bytes));
+}
+
+}  // namespace
+
+std::vector<Bucket> plan_buckets(std::span<const int64_t> piece_bytes, int64_t bucket_bytes) {
+  // From this size on a transfer's own cost is below that of copying the bytes twice.
+  constexpr int64_t kDirectBytes = 256 << 10;
+  const int64_t direct_bytes = std::min(kDirectBytes, bucket_bytes);
+  std::vector<Bucket> buckets;
+  const auto count = static_cast<int64_t>(piece_bytes.size());
+  for (int64_t piece = 0; piece < count; ++piece) {
+    const int64_t bytes = piece_bytes[static_cast<size_t>(piece)];
+    if (bytes < direct_bytes) continue;
+    for (int64_t offset = 0; offset < bytes; offset += bucket_bytes) {
+      const int64_t part = std::min(bucket_bytes, bytes - offset);
+      buckets.push_back({{{piece, offset, part}}, part});
+    }
+  }
+  Bucket packed;
+  for (int64_t piece = 0; piece < count; ++piece) {
+    const int64_t bytes = piece_bytes[static_cast<size_t>(piece)];
+    if (bytes >= direct_bytes) continue;
+    if (packed.bytes + bytes > bucket_bytes) {
+      buckets.push_back(std::move(packed));
+      packed = {};
+    }
+    packed.segments.push_back({piece, 0, bytes});
+    packed.bytes += bytes;
+  }
+  if (!packed.segments.empty()) buckets.push_back(std::move(packed));
+  return buckets;
+}
+
+std::vector<Bucket> plan_buckets(ConstPieces pieces, int64_t bucket_bytes) {
+  return plan_buckets(sizes_of(pieces), bucket_bytes);
+}
+std::vector<Bucket> plan_buckets(Pieces pieces, int64_t bucket_bytes) {
+  return plan_buckets(sizes_of(pieces), bucket_bytes);
+}
+
+std::span<const std::byte> segment_bytes(ConstPieces pieces, const Segment& segment) {
+  return bytes_of(pieces, segment);
+}
+std::span<std::byte> segment_bytes(Pieces pieces, const Segment& segment) {
+  return bytes_of(pieces, segment);
+}
+
+void pack(const Bucket& bucket, ConstPieces pieces, std::span<std::byte> bytes) {
+  for (const Segment& segment : bucket.segments) {
+    const auto from = bytes_of(pieces, segment);
+    std::memcpy(bytes.data(), from.data(), from.size());
+    bytes = bytes.subspan(from.size());
+  }
+}
+
+void unpack(const Bucket& bucket, std::span<const std::byte> bytes, Pieces pieces) {
+  for (const Segment& segment : bucket.segments) {
+    const auto to = bytes_of(pieces, segment);
+    std::memcpy(to.data(), bytes.data(), to.size());
+    bytes = bytes.subspan(to.size());
+  }
+}
+
+}  // namespace nibble

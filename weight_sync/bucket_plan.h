@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace nibble {
+
+/// Bytes [offset, offset + bytes) of one piece of an edge.
+struct Segment {
+  int64_t piece = 0;
+  int64_t offset = 0;
+  int64_t bytes = 0;
+};
+
+/// One transfer: a single segment goes from and into its place in memory, several are packed.
+struct Bucket {
+  std::vector<Segment> segments;
+  int64_t bytes = 0;
+  bool is_packed() const { return segments.size() > 1; }
+};
+
+/// Cuts an edge's pieces into transfers of at most `bucket_bytes` (a multiple of 4): large pieces
+/// first, each alone; then small ones, whole, packed together in order. A segment never splits an
+/// element. Pure: both sides of an edge compute the same.
+std::vector<Bucket> plan_buckets(std::span<const int64_t> piece_bytes, int64_t bucket_bytes);
+
+using ConstPieces = std::span<const std::span<const std::byte>>;
+using Pieces = std::span<const std::span<std::byte>>;
+std::vector<Bucket> plan_buckets(ConstPieces pieces, int64_t bucket_bytes);
+std::vector<Bucket> plan_buckets(Pieces pieces, int64_t bucket_bytes);
+
+/// The memory of a segment.
+std::span<const std::byte> segment_bytes(ConstPieces pieces, const Segment& segment);
+std::span<std::byte> segment_bytes(Pieces pieces, const Segment& segment);
+
+/// Copies a bucket's segments to or from `bytes`, which has bucket.bytes.
+void pack(const Bucket& bucket, ConstPieces pieces, std::span<std::byte> bytes);
+void unpack(const Bucket& bucket, std::span<const std::byte> bytes, Pieces pieces);
+
+}  // namespace nibble

@@ -1,0 +1,334 @@
+#include "weight_sync/receiver.h"
+
+#include <atomic>
+
+#include "core/base/fail.h"
+#include "weight_sync/stored_bytes.h"
+
+namespace nibble {
+
+struct WeightReceiver::Attempt {
+  Transaction transaction;
+  SyncPlan plan;
+  std::shared_ptr<ResidentWeights> shadow;
+  std::vector<IncomingEdge> edges;                      // memory of the shadow, in plan order
+  std::vector<std::vector<quant::ContentHash>> hashes;  // of what arrived; receive()'s thread
+  std::atomic<int64_t> arrived_bytes = 0;
+  Transport* transport = nullptr;  // guarded by the receiver's mutex_, like the next two
+  bool has_arrived = false;
+  bool is_abort_wanted = false;
+};
+
+std::string_view receiver_state_name(ReceiverState state) {
+  switch (state) {
+    case ReceiverState::kStale:
+      return "stale";
+    case ReceiverState::kIdle:
+      return "idle";
+    case ReceiverState::kReserved:
+      return "reserved";
+    case ReceiverState::kMoving:
+      return "moving";
+    case ReceiverState::kVerified:
+      return "verified";
+    case ReceiverState::kPrepared:
+      return "prepared";
+  }
+  return "";
+}
+
+WeightReceiver::WeightReceiver(std::string job, const ParameterTable& table,
+                               const QuantizationPlan& plan, Manifest manifest,
+                               const kernels::Parallel& parallel)
+    : job_(std::move(job)),
+      manifest_(std::move(manifest)),
+      destination_(replica_slices(manifest_)),
+      parallel_(parallel),
+      pool_(table, plan) {}
+
+void WeightReceiver::check_job(const Transaction& transaction) const {
+  if (transaction.job != job_) {
+    fail(ErrorCode::kFailedPrecondition, "this worker serves job '{}', not '{}'", job_,
+         transaction.job);
+  }
+}
+
+WeightReceiver::Attempt& WeightReceiver::attempt_for(const Transaction& transaction,
+                                                     const char* operation) {
+  check_job(transaction);
+  if (transaction.epoch < epoch_) {
+    fail(ErrorCode::kFailedPrecondition, "{} of version {}: epoch {} is stale, this is epoch {}",
+         operation, transaction.version, transaction.epoch, epoch_);
+  }
+  if (attempt_ == nullptr) {
+    fail(ErrorCode::kFailedPrecondition,
+         "{} of version {}: no transaction is in flight; the worker is {}", operation,
+         transaction.version, receiver_state_name(state_));
+  }
+  const Transaction& own = attempt_->transaction;
+  if (transaction.epoch != own.epoch) {
+    fail(ErrorCode::kFailedPrecondition,
+         "{} of version {}: epoch {}, but the transaction in flight began in epoch {}", operation,
+         transaction.version, transaction.epoch, own.epoch);
+  }
+  if (transaction.version != own.version) {
+    fail(ErrorCode::kFailedPrecondition, "{} of version {}: version {} is in flight", operation,
+         transaction.version, own.version);
+  }
+  if (transaction.plan_digest != own.plan_digest) {
+    fail(ErrorCode::kFailedPrecondition, "{} of version {}: plan {} is not the reserved plan {}",
+         operation, transaction.version, digest_hex(transaction.plan_digest),
+         digest_hex(own.plan_digest));
+  }
+  return *attempt_;
+}
+
+void WeightReceiver::require_state(ReceiverState state, const char* operation) const {
+  if (state_ == state) return;
+  fail(ErrorCode::kFailedPrecondition, "{} of version {}: the worker is {}, it must be {}",
+       operation, attempt_->transaction.version, receiver_state_name(state_),
+       receiver_state_name(state));
+}
+
+ReceiverState WeightReceiver::resting_state() const {
+  return served_.weights == nullptr ? ReceiverState::kStale : ReceiverState::kIdle;
+}
+
+void WeightReceiver::end_attempt(const std::string& failure) {
+  attempt_.reset();
+  state_ = resting_state();
+  if (!failure.empty()) last_failure_ = failure;
+  attempt_ended_.notify_all();
+}
+
+void WeightReceiver::reserve(const Transaction& transaction, SyncPlan plan) {
+  const std::lock_guard lock(mutex_);
+  check_job(transaction);
+  if (transaction.plan_digest != plan.digest) {
+    fail(ErrorCode::kFailedPrecondition,
+         "reserve of version {}: the coordinator's plan is {}, this worker computed {}; compare "
+         "the manifests",
+         transaction.version, digest_hex(transaction.plan_digest), digest_hex(plan.digest));
+  }
+  NIBBLE_CHECK(plan.manifest_digest == manifest_.digest, "the plan is for another manifest");
+  if (attempt_ != nullptr) {
+    if (attempt_->transaction == transaction && state_ == ReceiverState::kReserved) return;
+    fail(ErrorCode::kFailedPrecondition,
+         "reserve of version {}: version {} of epoch {} is in flight and {}; abort it first",
+         transaction.version, attempt_->transaction.version, attempt_->transaction.epoch,
+         receiver_state_name(state_));
+  }
+  if (transaction.epoch < epoch_ || transaction.epoch <= 0) {
+    fail(ErrorCode::kFailedPrecondition,
+         "reserve of version {}: epoch {} is stale, this is epoch {}", transaction.version,
+         transaction.epoch, epoch_);
+  }
+  if (transaction.version <= served_.version) {
+    fail(ErrorCode::kFailedPrecondition,
+         "reserve of version {}: version {} is served, and versions only rise", transaction.version,
+         served_.version);
+  }
+  auto attempt = std::make_shared<Attempt>();
+  attempt->shadow = pool_.acquire();
+  for (const Edge& edge : plan.edges) {
+    IncomingEdge incoming{edge.sender, {}};
+    for (const PlannedSlice& planned : edge.slices) {
+      const StoredTensor& tensor = manifest_.at(planned.slice.tensor);
+      incoming.pieces.push_back(stored_bytes(attempt->shadow->stored(tensor.parameter), tensor)
+                                    .subspan(static_cast<size_t>(planned.byte_begin),
+                                             static_cast<size_t>(planned.bytes())));
+    }
+    attempt->edges.push_back(std::move(incoming));
+    attempt->hashes.emplace_back(edge.slices.size());
+  }
+  attempt->transaction = transaction;
+  attempt->plan = std::move(plan);
+  attempt_ = std::move(attempt);
+  epoch_ = transaction.epoch;
+  state_ = ReceiverState::kReserved;
+}
+
+void WeightReceiver::hash_arrived(Attempt& attempt, size_t edge, const Segment& segment) const {
+  const auto i = static_cast<size_t>(segment.piece);
+  const PlannedSlice& planned = attempt.plan.edges[edge].slices[i];
+  const StoredTensor& tensor = manifest_.at(planned.slice.tensor);
+  const int64_t first = (planned.byte_begin + segment.offset) / tensor.element_bytes();
+  attempt.hashes[edge][i] +=
+      hash_stored(tensor, first,
+                  attempt.edges[edge].pieces[i].subspan(static_cast<size_t>(segment.offset),
+                                                        static_cast<size_t>(segment.bytes)),
+                  parallel_);
+  attempt.arrived_bytes += segment.bytes;
+}
+
+void WeightReceiver::receive(const Transaction& transaction, Transport& transport,
+                             Deadline deadline) {
+  std::shared_ptr<Attempt> attempt;
+  {
+    const std::lock_guard lock(mutex_);
+    attempt_for(transaction, "receive");
+    require_state(ReceiverState::kReserved, "receive");
+    state_ = ReceiverState::kMoving;
+    attempt = attempt_;
+    attempt->transport = &transport;
+  }
+  try {
+    transport.receive(
+        attempt->edges, attempt->plan.bucket_bytes,
+        [&](size_t edge, const Segment& segment) { hash_arrived(*attempt, edge, segment); },
+        deadline);
+  } catch (const std::exception& error) {
+    finish_receive(std::move(attempt), error.what());
+    throw;
+  }
+  if (!finish_receive(std::move(attempt), {})) {
+    fail(ErrorCode::kUnavailable, "receive of version {} was aborted", transaction.version);
+  }
+}
+
+// True if the shadow is full and wanted. Otherwise the attempt is over, and its shadow free before
+// abort() hears of it.
+bool WeightReceiver::finish_receive(std::shared_ptr<Attempt> attempt, const std::string& failure) {
+  const std::lock_guard lock(mutex_);
+  attempt->transport = nullptr;
+  if (failure.empty() && !attempt->is_abort_wanted) {
+    attempt->has_arrived = true;
+    return true;
+  }
+  attempt.reset();
+  end_attempt(failure);
+  return false;
+}
+
+void WeightReceiver::check_report(const Edge& edge, size_t edge_index,
+                                  std::span<const SenderReport> reports) const {
+  const SenderReport* report = nullptr;
+  for (const SenderReport& candidate : reports) {
+    if (candidate.sender == edge.sender) report = &candidate;
+  }
+  const int64_t version = attempt_->transaction.version;
+  const Slice& first = edge.slices.front().slice;
+  if (report == nullptr || report->slices.size() != edge.slices.size()) {
+    fail(
+        ErrorCode::kDataLoss,
+        "version {}: sender {} reported {} slices of {}, the first of them rows [{}, {}) of tensor "
+        "'{}'",
+        version, edge.sender, report == nullptr ? 0 : report->slices.size(), edge.slices.size(),
+        first.row_begin, first.row_end, manifest_.at(first.tensor).name);
+  }
+  if (report->transaction != attempt_->transaction) {
+    fail(ErrorCode::kDataLoss, "version {}: sender {} sent version {} of epoch {}", version,
+         edge.sender, report->transaction.version, report->transaction.epoch);
+  }
+  for (size_t i = 0; i < edge.slices.size(); ++i) {
+    const Slice& planned = edge.slices[i].slice;
+    const SliceHash& sent = report->slices[i];
+    if (sent.slice == planned && sent.hash == attempt_->hashes[edge_index][i]) continue;
+    fail(ErrorCode::kDataLoss,
+         "version {}: rows [{}, {}) of tensor '{}' from sender {} {}; nothing of this version is "
+         "served",
+         version, planned.row_begin, planned.row_end, manifest_.at(planned.tensor).name,
+         edge.sender,
+         sent.slice == planned ? "arrived with other contents than were sent"
+                               : "were planned, but the sender reports another slice");
+  }
+}
+
+void WeightReceiver::verify(const Transaction& transaction, std::span<const SenderReport> reports) {
+  const std::lock_guard lock(mutex_);
+  const Attempt& attempt = attempt_for(transaction, "verify");
+  require_state(ReceiverState::kMoving, "verify");
+  if (!attempt.has_arrived) {
+    fail(ErrorCode::kFailedPrecondition, "verify of version {}: {} of {} bytes have arrived",
+         transaction.version, attempt.arrived_bytes.load(), attempt.plan.bytes);
+  }
+  try {
+    std::vector<Slice> written;
+    for (size_t e = 0; e < attempt.plan.edges.size(); ++e) {
+      check_report(attempt.plan.edges[e], e, reports);
+      for (const PlannedSlice& planned : attempt.plan.edges[e].slices) {
+        written.push_back(planned.slice);
+      }
+    }
+    const auto problem = coverage_problem(manifest_, written, destination_);
+    if (problem) fail(ErrorCode::kDataLoss, "version {}: {}", transaction.version, *problem);
+    if (attempt.arrived_bytes != attempt.plan.bytes) {
+      fail(ErrorCode::kDataLoss, "version {}: {} bytes arrived, the plan has {}",
+           transaction.version, attempt.arrived_bytes.load(), attempt.plan.bytes);
+    }
+  } catch (const Error& error) {
+    end_attempt(error.what());
+    throw;
+  }
+  state_ = ReceiverState::kVerified;
+}
+
+void WeightReceiver::prepare(const Transaction& transaction) {
+  const std::lock_guard lock(mutex_);
+  attempt_for(transaction, "prepare");
+  if (state_ == ReceiverState::kPrepared) return;
+  require_state(ReceiverState::kVerified, "prepare");
+  state_ = ReceiverState::kPrepared;
+}
+
+ServedWeights WeightReceiver::commit(const Transaction& transaction) {
+  ServedWeights before;  // let go of after the lock: it may be the last holder
+  const std::lock_guard lock(mutex_);
+  if (last_committed_ == transaction) return served_;
+  Attempt& attempt = attempt_for(transaction, "commit");
+  require_state(ReceiverState::kPrepared, "commit");
+  before = std::move(served_);
+  served_ = {std::move(attempt.shadow), transaction.version};
+  last_committed_ = transaction;
+  end_attempt({});
+  return served_;
+}
+
+void WeightReceiver::abort(const Transaction& transaction, Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  check_job(transaction);
+  if (last_committed_ == transaction) {
+    fail(ErrorCode::kFailedPrecondition, "abort of version {}: it is committed",
+         transaction.version);
+  }
+  if (attempt_ == nullptr && transaction.epoch >= epoch_) return;
+  Attempt& attempt = attempt_for(transaction, "abort");
+  if (attempt.transport == nullptr) {
+    end_attempt({});
+    return;
+  }
+  attempt.is_abort_wanted = true;
+  attempt.transport->abort();
+  // attempt_ may go on to another transaction before this thread wakes.
+  const bool in_time = attempt_ended_.wait_until(lock, deadline.time(), [&] {
+    return attempt_ == nullptr || attempt_->transaction != transaction;
+  });
+  if (!in_time) {
+    fail(ErrorCode::kDeadlineExceeded,
+         "abort of version {}: the transfer has not let go of the shadow yet; ask again",
+         transaction.version);
+  }
+}
+
+ServedWeights WeightReceiver::served() const {
+  const std::lock_guard lock(mutex_);
+  return served_;
+}
+
+ReceiverStatus WeightReceiver::status() const {
+  const std::lock_guard lock(mutex_);
+  ReceiverStatus status;
+  status.state = state_;
+  status.served_version = served_.version;
+  status.epoch = epoch_;
+  status.num_buffers = pool_.num_allocated();
+  status.last_failure = last_failure_;
+  if (attempt_ != nullptr) {
+    status.transaction = attempt_->transaction;
+    status.arrived_bytes = attempt_->arrived_bytes;
+    status.expected_bytes = attempt_->plan.bytes;
+  }
+  return status;
+}
+
+}  // namespace nibble

@@ -1,0 +1,115 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "core/kernels/parallel.h"
+#include "weight_sync/plan.h"
+#include "weight_sync/shadow_pool.h"
+#include "weight_sync/transaction.h"
+#include "weight_sync/transport.h"
+
+namespace nibble {
+
+enum class ReceiverState {
+  kStale,     ///< has no version yet and serves nothing
+  kIdle,      ///< serves a version, no transaction
+  kReserved,  ///< a shadow is set aside
+  kMoving,    ///< the shadow is being filled, or is full and not yet verified
+  kVerified,  ///< what arrived is what was sent
+  kPrepared,  ///< promised to commit; only commit() or abort() may follow
+};
+std::string_view receiver_state_name(ReceiverState state);
+
+/// What the engine serves; `weights` is null while stale.
+struct ServedWeights {
+  std::shared_ptr<const ResidentWeights>
+      weights;  // shared: sequences in flight keep an old version
+  int64_t version = 0;
+};
+
+/// One look at a receiver, for `nibble status`.
+struct ReceiverStatus {
+  ReceiverState state = ReceiverState::kStale;
+  int64_t served_version = 0;              ///< 0: none
+  int64_t epoch = 0;                       ///< highest seen
+  std::optional<Transaction> transaction;  ///< in flight
+  int64_t arrived_bytes = 0;               ///< of the transaction in flight
+  int64_t expected_bytes = 0;
+  int num_buffers = 0;
+  std::string last_failure;  ///< why the last transaction that failed here did
+};
+
+/// A rollout worker's side of weight publication. It fills a shadow while the served version is in
+/// use, and swaps by moving a pointer:
+///
+///   STALE or IDLE -> RESERVED -> MOVING -> VERIFIED -> PREPARED -> IDLE with the new version
+///
+/// A failed receive() or verify(), or abort(), leads back to STALE or IDLE with the version served
+/// before; the shadow is reused. Calls that do not fit the state or the transaction in flight throw
+/// Error{kFailedPrecondition} saying why and change nothing. Repeating reserve(), prepare(),
+/// commit() or abort() of the same transaction has no further effect, so that a lost answer can be
+/// asked for again. Any thread may call any method.
+class WeightReceiver {
+ public:
+  /// `table` must outlive this and all weights it gave out, `parallel` this.
+  WeightReceiver(std::string job, const ParameterTable& table, const QuantizationPlan& plan,
+                 Manifest manifest, const kernels::Parallel& parallel);
+
+  /// Sets a shadow aside for `transaction`, whose plan this side computed as `plan`. Refused: a
+  /// lower epoch, a version not above the served one, another plan digest, another transaction in
+  /// flight; Error{kResourceExhausted} while both buffers are held.
+  void reserve(const Transaction& transaction, SyncPlan plan);
+  /// Fills the shadow and hashes what arrives. Blocks; abort() from another thread ends it with
+  /// Error{kUnavailable}. Otherwise throws as Transport::receive, and the transaction is over.
+  void receive(const Transaction& transaction, Transport& transport, Deadline deadline);
+  /// Compares with what the senders say they sent. Throws Error{kDataLoss} naming tensor and rows
+  /// if a slice differs or the shadow is not covered exactly once; the transaction is over then.
+  void verify(const Transaction& transaction, std::span<const SenderReport> reports);
+  void prepare(const Transaction& transaction);
+  /// Serves the new version from now on.
+  ServedWeights commit(const Transaction& transaction);
+  /// Gives the shadow up; ends a receive() in flight and waits for it to let go, else throws
+  /// Error{kDeadlineExceeded}. A transaction that this receiver does not know is aborted already;
+  /// a committed one is refused.
+  void abort(const Transaction& transaction, Deadline deadline);
+
+  ServedWeights served() const;
+  ReceiverStatus status() const;
+  const Manifest& manifest() const { return manifest_; }
+
+ private:
+  struct Attempt;
+  void check_job(const Transaction& transaction) const;
+  Attempt& attempt_for(const Transaction& transaction, const char* operation);
+  void require_state(ReceiverState state, const char* operation) const;
+  ReceiverState resting_state() const;
+  void end_attempt(const std::string& failure);
+  bool finish_receive(std::shared_ptr<Attempt> attempt, const std::string& failure);
+  void hash_arrived(Attempt& attempt, size_t edge, const Segment& segment) const;
+  void check_report(const Edge& edge, size_t edge_index,
+                    std::span<const SenderReport> reports) const;
+
+  const std::string job_;  // constant after construction, like the next three
+  const Manifest manifest_;
+  const std::vector<Slice> destination_;
+  const kernels::Parallel& parallel_;
+  ShadowPool pool_;  // has its own lock
+
+  mutable std::mutex mutex_;
+  std::condition_variable attempt_ended_;
+  ReceiverState state_ = ReceiverState::kStale;  // guarded by mutex_, like all that follow
+  int64_t epoch_ = 0;
+  ServedWeights served_;
+  std::optional<Transaction> last_committed_;
+  std::shared_ptr<Attempt> attempt_;  // shared with the receive() that fills it
+  std::string last_failure_;
+};
+
+}  // namespace nibble

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "core/kernels/parallel.h"
+#include "weight_sync/plan.h"
+#include "weight_sync/stored_bytes.h"
+#include "weight_sync/transaction.h"
+#include "weight_sync/transport.h"
+
+namespace nibble {
+
+/// One rank that holds published weights: a trainer rank, or a worker that hands its version on.
+/// Any thread may call any method; moves to several receivers may run at once, each over its own
+/// transport.
+class WeightSender {
+ public:
+  /// `rank` is this sender's in the plans. `parallel` must outlive this and be safe from several
+  /// threads.
+  WeightSender(int rank, Manifest manifest, const kernels::Parallel& parallel);
+
+  /// Offers a version: `tensors`, one entry per manifest tensor, whose bytes live as long as
+  /// `keep_alive` (shared: transfers in flight and the trainer hold one packing). Versions rise;
+  /// Error{kFailedPrecondition} otherwise, Error{kInvalidArgument} naming a tensor whose bytes and
+  /// rows disagree.
+  void publish(int64_t version, std::vector<LocalTensor> tensors,
+               std::shared_ptr<const void> keep_alive);
+  /// Drops the versions below `version`, once it is committed. Moves in flight keep theirs.
+  void retire_before(int64_t version);
+
+  /// MOVE: sends this rank's edge of `plan`, and says what was sent. Blocks until the bytes are on
+  /// their way. Throws Error{kFailedPrecondition} for a stale epoch, a version that is not
+  /// published, or a plan with another digest; else as Transport::send. A rank without an edge
+  /// reports no slices.
+  SenderReport move(const Transaction& transaction, const SyncPlan& plan, Transport& transport,
+                    Deadline deadline);
+
+  /// Hashes of this rank's rows, one per manifest tensor (content_hashes). Throws
+  /// Error{kFailedPrecondition} if the version is not published.
+  std::vector<quant::ContentHash> content_hashes(int64_t version) const;
+
+  const Manifest& manifest() const { return manifest_; }
+
+ private:
+  struct Version;
+  std::shared_ptr<Version> version_at(int64_t version) const;
+  void check_transaction(const Transaction& transaction, const SyncPlan& plan);
+
+  const int rank_;  // constant after construction, like the next two
+  const Manifest manifest_;
+  const kernels::Parallel& parallel_;
+  mutable std::mutex mutex_;
+  int64_t last_version_ = 0;                              // guarded by mutex_
+  int64_t epoch_ = 0;                                     // guarded by mutex_
+  std::map<int64_t, std::shared_ptr<Version>> versions_;  // guarded by mutex_
+};
+
+}  // namespace nibble

@@ -1,0 +1,87 @@
+#include "weight_sync/stored_bytes.h"
+
+#include "core/base/fail.h"
+#include "core/comm/reduce.h"
+#include "core/kernels/quantize.h"
+
+namespace nibble {
+
+std::span<const std::byte> stored_bytes(const StoredParameter& parameter,
+                                        const StoredTensor& tensor) {
+  switch (tensor.kind) {
+    case StoredKind::kWords:
+      return std::as_bytes(std::span(parameter.words));
+    case StoredKind::kScale:
+      return std::as_bytes(std::span(parameter.scale));
+    case StoredKind::kBf16:
+      return std::as_bytes(std::span(parameter.bf16));
+  }
+  return {};
+}
+
+std::span<std::byte> stored_bytes(StoredParameter& parameter, const StoredTensor& tensor) {
+  const auto bytes = stored_bytes(std::as_const(parameter), tensor);
+  return {const_cast<std::byte*>(bytes.data()), bytes.size()};
+}
+
+std::vector<LocalTensor> shard_tensors(const Manifest& manifest,
+                                       std::span<const StoredParameter> parameters, int rank,
+                                       int world) {
+  std::vector<LocalTensor> tensors;
+  for (const StoredTensor& tensor : manifest.tensors) {
+    const RowShard shard = row_shard(tensor.rows, rank, world);
+    const auto bytes = stored_bytes(parameters[static_cast<size_t>(tensor.parameter)], tensor);
+    if (static_cast<int64_t>(bytes.size()) != shard.rows() * tensor.row_bytes()) {
+      fail(ErrorCode::kInvalidArgument,
+           "tensor '{}': rank {} of {} has {} bytes for its {} rows of {} bytes", tensor.name, rank,
+           world, bytes.size(), shard.rows(), tensor.row_bytes());
+    }
+    tensors.push_back({shard.begin, shard.end, bytes});
+  }
+  return tensors;
+}
+
+std::vector<LocalTensor> replica_tensors(const Manifest& manifest, const ResidentWeights& weights) {
+  std::vector<LocalTensor> tensors;
+  for (const StoredTensor& tensor : manifest.tensors) {
+    tensors.push_back({0, tensor.rows, stored_bytes(weights.stored(tensor.parameter), tensor)});
+  }
+  return tensors;
+}
+
+quant::ContentHash hash_stored(const StoredTensor& tensor, int64_t first_element,
+                               std::span<const std::byte> bytes,
+                               const kernels::Parallel& parallel) {
+  const auto count = static_cast<int64_t>(bytes.size()) / tensor.element_bytes();
+  const auto first = static_cast<uint64_t>(first_element);
+  NIBBLE_CHECK(
+      reinterpret_cast<uintptr_t>(bytes.data()) % static_cast<uintptr_t>(tensor.element_bytes()) ==
+          0,
+      "tensor '{}' is not aligned to its elements", tensor.name);
+  if (tensor.kind == StoredKind::kWords) {
+    return kernels::hash_words(reinterpret_cast<const uint32_t*>(bytes.data()), count, first,
+                               parallel);
+  }
+  return kernels::hash_bf16(reinterpret_cast<const uint16_t*>(bytes.data()), count, first,
+                            parallel);
+}
+
+std::vector<quant::ContentHash> content_hashes(const Manifest& manifest,
+                                               std::span<const LocalTensor> tensors,
+                                               const kernels::Parallel& parallel) {
+  std::vector<quant::ContentHash> hashes;
+  for (size_t t = 0; t < tensors.size(); ++t) {
+    const StoredTensor& tensor = manifest.tensors[t];
+    hashes.push_back(hash_stored(tensor, tensors[t].row_begin * tensor.row_elements,
+                                 tensors[t].bytes, parallel));
+  }
+  return hashes;
+}
+
+std::vector<quant::ContentHash> content_hashes(const Manifest& manifest,
+                                               const ResidentWeights& weights,
+                                               const kernels::Parallel& parallel) {
+  return content_hashes(manifest, replica_tensors(manifest, weights), parallel);
+}
+
+}  // namespace nibble

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "core/kernels/parallel.h"
+#include "core/models/weights.h"
+#include "core/quant/hash.h"
+#include "weight_sync/layout.h"
+#include "weight_sync/manifest.h"
+
+namespace nibble {
+
+/// Rows [row_begin, row_end) of one stored tensor, in memory of this process.
+struct LocalTensor {
+  int64_t row_begin = 0;
+  int64_t row_end = 0;
+  std::span<const std::byte> bytes;
+};
+
+/// The array of a stored parameter that `tensor` names.
+std::span<const std::byte> stored_bytes(const StoredParameter& parameter,
+                                        const StoredTensor& tensor);
+std::span<std::byte> stored_bytes(StoredParameter& parameter, const StoredTensor& tensor);
+
+/// A trainer rank's rows, one entry per manifest tensor: `parameters` holds the rows that
+/// `row_shard_layout(manifest, world)` gives `rank`. They must outlive the result. Throws
+/// Error{kInvalidArgument} naming the tensor if an array has another size.
+std::vector<LocalTensor> shard_tensors(const Manifest& manifest,
+                                       std::span<const StoredParameter> parameters, int rank,
+                                       int world);
+
+/// All rows of resident weights: a worker that hands its version on, or a trainer of one rank.
+std::vector<LocalTensor> replica_tensors(const Manifest& manifest, const ResidentWeights& weights);
+
+/// Hash of the elements in `bytes`, the first of which is element `first_element` of `tensor`.
+quant::ContentHash hash_stored(const StoredTensor& tensor, int64_t first_element,
+                               std::span<const std::byte> bytes, const kernels::Parallel& parallel);
+
+/// One hash per manifest tensor over the rows at hand. Hashes of disjoint rows add up: the sum
+/// over the trainer's ranks equals the hashes of a replica that serves the same weights.
+std::vector<quant::ContentHash> content_hashes(const Manifest& manifest,
+                                               std::span<const LocalTensor> tensors,
+                                               const kernels::Parallel& parallel);
+std::vector<quant::ContentHash> content_hashes(const Manifest& manifest,
+                                               const ResidentWeights& weights,
+                                               const kernels::Parallel& parallel);
+
+}  // namespace nibble
