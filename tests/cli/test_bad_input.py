@@ -142,12 +142,11 @@ class BadInput(CliTestCase):
                  ('{"input_ids": [18446744073709551615]}\n', ["line 1"]),
                  ('{"input_ids": "12"}\n', ["line 1", "array"]),
                  (json.dumps({"input_ids": [1] * 2000}) + "\n", ["line 1", "2000", "1024"])]
-        for path in ("trainer", "rollout"):
-            for text, says in cases:
-                with self.subTest(path=path, text=text[:40]):
-                    self.refuse("logprobs", "--model", MODEL, "--path", path, "--output",
-                                self.folder / "out.jsonl", stdin=text, says=says)
-                    self.assertEqual(list(self.folder.iterdir()), [])
+        for i, (text, says) in enumerate(cases):
+            with self.subTest(text[:40]):
+                self.refuse("logprobs", "--model", MODEL, "--path", ("trainer", "rollout")[i % 2],
+                            "--output", self.folder / "out.jsonl", stdin=text, says=says)
+                self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_bad_lines_to_tokenize(self):
         cases = [('{"text": 5}\n', ["line 1", "text"]),
