@@ -18,7 +18,7 @@
 #include "trainer/parallel/gathered_weights.h"
 #include "trainer/state/optimizer_state.h"
 #include "trainer/state/train_checkpoint.h"
-#include "trainer/train_config.h"
+#include "trainer/config/train_config.h"
 
 namespace nibble {
 

@@ -7,7 +7,7 @@
 #include "core/kernels/adamw.h"
 #include "core/kernels/parallel.h"
 #include "trainer/parallel/packed_shards.h"
-#include "trainer/train_config.h"
+#include "trainer/config/train_config.h"
 
 namespace nibble {
 
