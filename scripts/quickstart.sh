@@ -7,7 +7,8 @@
 #   --steps N     rollout steps to train (default 40)
 #   --compare     also trains in BF16, and in INT4 without QAT, and overlays the three curves
 #   NIBBLE_DEPS_DIR   where the pinned packages are or go (default: .deps in this repository)
-# Debian 12 and Ubuntu 24.04, root or sudo. Ctrl-C finishes the step and keeps a checkpoint.
+# Debian 12 (meant for Ubuntu 24.04 too, not tried there), root or sudo. Ctrl-C finishes the step and
+# keeps a checkpoint.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -18,7 +19,7 @@ while [ $# -gt 0 ]; do
     --steps) steps=${2:-}; shift 2 || shift ;;
     --steps=*) steps=${1#--steps=}; shift ;;
     --compare) compare=true; shift ;;
-    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "quickstart.sh: unknown argument '$1'; see --help" >&2; exit 2 ;;
   esac
 done
