@@ -45,7 +45,8 @@ MetricTable read_metric_rows(const std::filesystem::path& path) {
     Row row;
     flatten(object, "", row);
     row.erase("step");
-    rows[object["step"].get<int64_t>()] = std::move(row);
+    Row& whole = rows[object["step"].get<int64_t>()];
+    for (const auto& [name, value] : row) whole[name] = value;
   }
   if (rows.empty()) fail(ErrorCode::kInvalidArgument, "'{}' has no rows yet", path.string());
   MetricTable table;

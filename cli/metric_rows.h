@@ -14,7 +14,8 @@ struct MetricTable {
 };
 
 /// Reads rows {"step": 3, "reward_mean": 0.5, "phase": {"generate_ms": 12}} of a metrics.jsonl;
-/// nested names are joined with "/". A step written again (after a resume) replaces the old row.
+/// nested names are joined with "/". Rows of one step (training, evaluation) are joined; a value
+/// written again replaces the old one.
 /// What follows the last newline is a row still being written, and is left out. Throws
 /// Error{kInvalidArgument} naming file and line, also for a file without rows.
 MetricTable read_metric_rows(const std::filesystem::path& path);

@@ -31,96 +31,66 @@ struct Run {
   MetricTable table;
 };
 
-/// One of the charts of a run: which metrics belong to it, by the words of their names.
+/// One of the charts of a run and the columns of metrics.jsonl it shows; in an overlay of several
+/// runs the first of them that a run has.
 struct Topic {
   const char* file;
   const char* title;
   const char* y_label;
-  std::vector<std::string> words;
+  std::vector<std::string> columns;
 };
 
 const std::vector<Topic>& topics() {
   static const std::vector<Topic> all = {
-      {"reward.png", "Reward", "reward", {"reward"}},
-      {"kl.png", "KL divergence", "nats per token", {"kl"}},
-      {"gap.png", "Gap between trainer and rollout", "|log p difference|", {"gap", "mismatch"}}};
+      {"reward.png", "Reward", "reward", {"eval_reward_mean", "reward_mean"}},
+      {"kl.png", "KL to the BF16 reference", "nats per token", {"kl_reference"}},
+      {"gap.png",
+       "Gap between trainer and rollout",
+       "|log p difference|",
+       {"logprob_abs_diff_mean", "logprob_abs_diff_max"}}};
   return all;
 }
 
-// "rollout/reward_mean" -> rollout, reward, mean.
-std::vector<std::string> words_of(const std::string& name) {
-  std::vector<std::string> words(1);
-  for (const char c : name) {
-    if (std::isalnum(static_cast<unsigned char>(c)) != 0) {
-      words.back() += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    } else if (!words.back().empty()) {
-      words.emplace_back();
-    }
-  }
-  return words;
+// The parts of a step that follow one another and together make it up.
+const std::vector<std::string>& phases() {
+  static const std::vector<std::string> all = {
+      "generate_ms",  "reward_ms", "reference_ms", "forward_backward_ms",
+      "optimizer_ms", "pack_ms",   "sync_ms"};
+  return all;
 }
 
-bool is_phase(const std::string& name) { return name.ends_with("_ms"); }
-
-bool has_word(const std::string& name, std::span<const std::string> wanted) {
-  const auto words = words_of(name);
-  return std::any_of(words.begin(), words.end(), [&](const std::string& word) {
-    return std::find(wanted.begin(), wanted.end(), word) != wanted.end();
-  });
-}
-
-// Metrics of a topic, the plainest first: no extremes or spreads, then short names.
-std::vector<std::string> metrics_of(const MetricTable& table, const Topic& topic) {
-  static const std::vector<std::string> kSpreads = {"max", "min", "std"};
-  std::vector<std::string> names;
-  for (const auto& [name, column] : table.columns) {
-    if (!is_phase(name) && has_word(name, topic.words)) names.push_back(name);
+// The finite points of a column: evaluations exist for some steps only.
+ChartSeries series_of(const MetricTable& table, const std::string& column,
+                      const std::string& label) {
+  ChartSeries series{label, {}, {}};
+  const std::vector<double>& values = table.columns.at(column);
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (!std::isfinite(values[i])) continue;
+    series.x.push_back(table.step[i]);
+    series.y.push_back(values[i]);
   }
-  std::stable_sort(names.begin(), names.end(), [](const std::string& a, const std::string& b) {
-    return std::pair(has_word(a, kSpreads), a.size()) < std::pair(has_word(b, kSpreads), b.size());
-  });
-  return names;
+  return series;
 }
 
 Chart topic_chart(const Run& run, const Topic& topic) {
   Chart chart{topic.title, "step", topic.y_label, Chart::Kind::kLines, {}};
-  auto names = metrics_of(run.table, topic);
-  if (names.size() > kMaxCurves) names.resize(kMaxCurves);
-  for (const std::string& name : names) {
-    chart.series.push_back({name, run.table.step, run.table.columns.at(name)});
+  for (const std::string& column : topic.columns) {
+    if (run.table.columns.contains(column)) {
+      chart.series.push_back(series_of(run.table, column, column));
+    }
   }
   return chart;
 }
 
-double mean_of(const std::vector<double>& values) {
-  double sum = 0.0;
-  for (const double value : values) sum += std::isfinite(value) ? value : 0.0;
-  return sum / static_cast<double>(values.size());
-}
-
-// Time of every phase, in seconds, stacked: the longest at the bottom, small ones added up.
+// Seconds of every phase, stacked. Steps without phases (an evaluation before training) are left
+// out.
 Chart phase_chart(const Run& run) {
   Chart chart{"Time of a step by phase", "step", "seconds", Chart::Kind::kStackedAreas, {}};
-  std::vector<std::string> names;
-  for (const auto& [name, column] : run.table.columns) {
-    // A total or the step's own time would count everything twice.
-    const bool is_sum = has_word(name, std::vector<std::string>{"step", "total"});
-    if (is_phase(name) && !is_sum) names.push_back(name);
-  }
-  std::stable_sort(names.begin(), names.end(), [&](const std::string& a, const std::string& b) {
-    return mean_of(run.table.columns.at(a)) > mean_of(run.table.columns.at(b));
-  });
-  for (size_t i = 0; i < names.size(); ++i) {
-    const std::string& name = names[i];
-    const bool is_rest = names.size() > kMaxCurves && i + 1 >= kMaxCurves;
-    if (chart.series.size() < kMaxCurves) {
-      chart.series.push_back({is_rest ? "other" : name.substr(0, name.size() - 3), run.table.step,
-                              std::vector<double>(run.table.step.size(), 0.0)});
-    }
-    const std::vector<double>& column = run.table.columns.at(name);
-    for (size_t s = 0; s < column.size(); ++s) {
-      if (std::isfinite(column[s])) chart.series.back().y[s] += std::max(0.0, column[s]) / 1000.0;
-    }
+  for (const std::string& name : phases()) {
+    if (!run.table.columns.contains(name)) continue;
+    ChartSeries series = series_of(run.table, name, name.substr(0, name.size() - 3));
+    for (double& value : series.y) value = std::max(0.0, value) / 1000.0;
+    chart.series.push_back(std::move(series));
   }
   return chart;
 }
@@ -129,10 +99,11 @@ Chart phase_chart(const Run& run) {
 Chart overlay_chart(const std::vector<Run>& runs, const Topic& topic) {
   Chart chart{topic.title, "step", topic.y_label, Chart::Kind::kLines, {}};
   for (const Run& run : runs) {
-    const auto names = metrics_of(run.table, topic);
-    if (names.empty()) continue;
-    chart.series.push_back({fmt::format("{}: {}", run.label, names.front()), run.table.step,
-                            run.table.columns.at(names.front())});
+    const auto found =
+        std::find_if(topic.columns.begin(), topic.columns.end(),
+                     [&](const std::string& name) { return run.table.columns.contains(name); });
+    if (found == topic.columns.end()) continue;
+    chart.series.push_back(series_of(run.table, *found, fmt::format("{}: {}", run.label, *found)));
   }
   return chart;
 }
@@ -140,13 +111,10 @@ Chart overlay_chart(const std::vector<Run>& runs, const Topic& topic) {
 Chart overlay_time_chart(const std::vector<Run>& runs) {
   Chart chart{"Time of a step", "step", "seconds", Chart::Kind::kLines, {}};
   for (const Run& run : runs) {
-    const Chart phases = phase_chart(run);
-    if (phases.series.empty()) continue;
-    std::vector<double> total(run.table.step.size(), 0.0);
-    for (const ChartSeries& series : phases.series) {
-      for (size_t i = 0; i < total.size(); ++i) total[i] += series.y[i];
-    }
-    chart.series.push_back({run.label, run.table.step, total});
+    if (!run.table.columns.contains("step_ms")) continue;
+    ChartSeries series = series_of(run.table, "step_ms", run.label);
+    for (double& value : series.y) value /= 1000.0;
+    chart.series.push_back(std::move(series));
   }
   return chart;
 }
@@ -168,8 +136,7 @@ void plot_one(const Run& run, const fs::path& directory, const fs::path& summary
   add(phase_chart(run), "phases.png");
   if (charts.empty()) {
     fail(ErrorCode::kInvalidArgument,
-         "the rows of '{}' have no metric to plot: none is named after reward, kl or gap, none "
-         "ends in _ms",
+         "the rows of '{}' have none of the columns of a run (reward_mean, kl_reference, ...)",
          run.label);
   }
   if (!left_out.empty()) {
@@ -188,7 +155,7 @@ void plot_overlay(const std::vector<Run>& runs, const fs::path& output) {
                charts.end());
   if (charts.empty()) {
     fail(ErrorCode::kInvalidArgument,
-         "none of the runs has a metric named after reward, kl or gap");
+         "none of the runs has the columns of a run (reward_mean, kl_reference, ...)");
   }
   write_charts_png(output, charts);
   fmt::print("{}\n", output.string());

@@ -228,7 +228,7 @@ void RunLoop::run_step(int64_t step) {
   row.set("step_ms", step_ms);
   row.set("tokens_per_s", static_cast<double>(rollout.generated_tokens) / step_ms * 1000.0);
   metrics_->write(row);
-  record_samples(step, rollout);
+  record_samples(step, rollout, sampled_with);
   store_.end_step(step, StepStatus::kDone, unix_ms());
   report(row, step_ms);
 }
@@ -330,13 +330,13 @@ void RunLoop::checkpoint(int64_t step) {
   }
 }
 
-void RunLoop::record_samples(int64_t step, const Rollout& rollout) {
+void RunLoop::record_samples(int64_t step, const Rollout& rollout, int64_t version) {
   std::vector<SampleRecord> records;
   for (const SampleResult& sample : rollout.samples) {
     records.push_back({step, std::to_string(sample.prompt_id), sample.sample_index,
                        sample.error.empty() ? sample.reward : std::nan(""), sample.response_tokens,
-                       sample.error.empty() ? sample.finish_reason : "reward_error",
-                       published_.version, sample.prompt_text, sample.response_text});
+                       sample.error.empty() ? sample.finish_reason : "reward_error", version,
+                       sample.prompt_text, sample.response_text});
   }
   store_.record_samples(records);
   store_.drop_sample_texts(step - config_.logging.sample_text_steps);

@@ -59,7 +59,7 @@ class RunLoop {
   void checkpoint(int64_t step);
   Rollout generate(int64_t step);
   Rollout generate_on_all(const GenerateTask& base, const std::vector<PromptTask>& prompts);
-  void record_samples(int64_t step, const Rollout& rollout);
+  void record_samples(int64_t step, const Rollout& rollout, int64_t version);
   void add_rollout_figures(const Rollout& rollout, MetricsRow& row) const;
   void report(const MetricsRow& row, double step_ms);
 
