@@ -9,10 +9,11 @@ namespace {
 
 constexpr int kWeightTag = 1;
 
-// Says which edge a failed wait belongs to.
-void wait_for_peer(PendingTransfer& pending, Deadline deadline, const char* peer, int rank) {
+// Runs a call on the group; an error says which edge it belongs to.
+template <typename Call>
+auto on_edge(const char* peer, int rank, Call&& call) {
   try {
-    pending.wait_until(deadline);
+    return call();
   } catch (const Error& error) {
     fail(error.code(), "weights, {} {}: {}", peer, rank, error.what());
   }
@@ -59,7 +60,7 @@ class GlooTransport::InFlight {
   };
   Done wait_for_oldest(Deadline deadline, const char* peer, int rank) {
     const Transfer& oldest = transfers_.front();
-    wait_for_peer(*oldest.pending, deadline, peer, rank);
+    on_edge(peer, rank, [&] { oldest.pending->wait_until(deadline); });
     const Done done{oldest.bucket, oldest.staged};
     bytes_ -= done.bucket->bytes;
     num_packed_ -= done.bucket->is_packed() ? 1 : 0;
@@ -110,7 +111,9 @@ class GlooTransport::Incoming {
       if (bucket.is_packed()) staged = in_flight_.stage(bucket);
       const auto memory =
           bucket.is_packed() ? staged : segment_bytes(edge_.pieces, bucket.segments[0]);
-      in_flight_.push(bucket, staged, group_.receive(memory, edge_.sender, kWeightTag));
+      auto pending = on_edge("sender", edge_.sender,
+                             [&] { return group_.receive(memory, edge_.sender, kWeightTag); });
+      in_flight_.push(bucket, staged, std::move(pending));
     }
   }
 
@@ -136,7 +139,9 @@ void GlooTransport::send(std::span<const std::span<const std::byte>> pieces, int
       pack(bucket, pieces, staged);
       bytes = staged;
     }
-    in_flight.push(bucket, staged, group_.send(bytes, receiver_rank_, kWeightTag));
+    auto pending = on_edge("receiver", receiver_rank_,
+                           [&] { return group_.send(bytes, receiver_rank_, kWeightTag); });
+    in_flight.push(bucket, staged, std::move(pending));
     for (const Segment& segment : bucket.segments) on_sent(segment);
   }
   while (!in_flight.empty()) in_flight.wait_for_oldest(deadline, "receiver", receiver_rank_);

@@ -5,7 +5,10 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <signal.h>
+
 #include <algorithm>
+#include <csignal>
 #include <mutex>
 #include <set>
 
@@ -105,10 +108,24 @@ class GlooTransfer final : public PendingTransfer {
   const char* operation_;
 };
 
+// Gloo writes to sockets without MSG_NOSIGNAL: by default, writing to a peer that died would kill
+// this process without a word, instead of failing the write. A handler of the program's own stays.
+void ignore_broken_pipes() {
+  static const bool done = [] {
+    struct sigaction current {};
+    if (sigaction(SIGPIPE, nullptr, &current) == 0 && current.sa_handler == SIG_DFL) {
+      std::signal(SIGPIPE, SIG_IGN);
+    }
+    return true;
+  }();
+  (void)done;
+}
+
 class GlooGroup final : public ProcessGroup {
  public:
   GlooGroup(const Rendezvous& rendezvous, int rank, int world)
       : state_(std::make_shared<GroupState>()), rank_(rank), world_(world) {
+    ignore_broken_pipes();
     state_->name = rendezvous.group_name;
     state_->timeout = rendezvous.timeout;
     try {

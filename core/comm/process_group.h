@@ -77,7 +77,8 @@ class RendezvousServer {
 };
 
 /// Joins a Gloo group over TCP. Returns when all `world` ranks are there; throws
-/// Error{kDeadlineExceeded} naming the group if they are not within the timeout.
+/// Error{kDeadlineExceeded} naming the group if they are not within the timeout. From the first
+/// group on the process ignores SIGPIPE, unless it has a handler: Gloo would die of a lost peer.
 std::unique_ptr<ProcessGroup> join_gloo_group(const Rendezvous& rendezvous, int rank, int world);
 
 /// A group of one: copies locally.

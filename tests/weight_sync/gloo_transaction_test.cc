@@ -246,7 +246,13 @@ TEST(GlooTransaction, AWorkerKilledMidMoveIsATypedErrorForTheTrainer) {
     const SyncModel model("llama_smol");
     SyncWorld world(model, 1);
     const auto group = join(port, "worker", rank, 2);
-    if (rank == 1) raise(SIGKILL);
+    if (rank == 1) {
+      std::byte go{};
+      group->receive(std::span(&go, 1), 0, kControlTag)->wait();  // the group stands on both sides
+      raise(SIGKILL);
+    }
+    const std::byte go{};
+    group->send(std::span(&go, 1), 1, kControlTag)->wait();
     publish_shard(model, *world.senders[0], 1, 0, 1);
     GlooTransport transport(*group, 1);
     const Stopwatch watch;

@@ -86,6 +86,19 @@ TEST(GlooGroup, ADeadPeerIsATypedErrorWithinTheTimeout) {
   EXPECT_EQ(good, 1);  // the killed rank does not count
 }
 
+TEST(GlooGroup, AMemberSurvivesWritingToAClosedSocket) {
+  const int port = free_port();
+  const int good = run_ranks(2, 20s, [port](int rank) {
+    signal(SIGPIPE, SIG_DFL);
+    Member member(port, rank, 2);
+    int ends[2];
+    require(pipe(ends) == 0 && close(ends[0]) == 0, "pipe");
+    const char byte = 0;  // as Gloo writes to a peer that died
+    require(write(ends[1], &byte, 1) == -1 && errno == EPIPE, "the write fails");
+  });
+  EXPECT_EQ(good, 2);
+}
+
 TEST(GlooGroup, ASilentPeerIsADeadline) {
   const int port = free_port();
   const int good = run_ranks(2, 20s, [port](int rank) {

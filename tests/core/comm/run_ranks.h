@@ -36,6 +36,7 @@ inline int run_ranks(int world, std::chrono::seconds limit, const std::function<
   for (const pid_t child : children) {
     int status = 0;
     waitpid(child, &status, 0);
+    if (WIFSIGNALED(status)) fprintf(stderr, "a rank died of signal %d\n", WTERMSIG(status));
     good += WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 1 : 0;
   }
   return good;
