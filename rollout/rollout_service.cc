@@ -114,7 +114,9 @@ class RolloutService::Impl final : public v1::Rollout::Service {
           {at.host(), at.port(), at.group_name(), std::chrono::milliseconds(at.timeout_ms())},
           request->num_trainers(), request->num_trainers() + 1);
       const std::lock_guard lock(mutex_);
+      transport_.reset();
       group_ = std::move(group);
+      transport_ = std::make_unique<GlooTransport>(*group_, group_->world() - 1);
     });
   }
 
@@ -145,8 +147,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
                               v1::ReceiveWeightsResponse* response) override {
     return run_rpc([&] {
       const Transaction transaction = decode_transaction(request->transaction());
-      ProcessGroup& group = trainers_group();
-      GlooTransport transport(group, group.world() - 1);
+      Transport& transport = trainers_transport();
       const Stopwatch clock;
       receiver().receive(transaction, transport,
                          Deadline::after(std::chrono::milliseconds(request->deadline_ms())));
@@ -199,11 +200,11 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     }
     return *receiver_;
   }
-  ProcessGroup& trainers_group() {
+  Transport& trainers_transport() {
     const std::lock_guard lock(mutex_);
-    if (!group_)
+    if (!transport_)
       fail(ErrorCode::kFailedPrecondition, "engine {} has met no trainers", options_.engine);
-    return *group_;
+    return *transport_;
   }
   SyncPlan make_sync_plan(int64_t epoch, int num_trainers, std::vector<std::string> membership) {
     const Manifest& manifest = receiver().manifest();
@@ -217,7 +218,8 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   const kernels::Serial serial_;
   std::unique_ptr<WeightReceiver> receiver_;  // set by Start, before any other call
   std::mutex mutex_;
-  std::unique_ptr<ProcessGroup> group_;    // guarded by mutex_
+  std::unique_ptr<ProcessGroup> group_;  // guarded by mutex_, like the next
+  std::unique_ptr<GlooTransport> transport_;
   std::unique_ptr<RolloutWorker> worker_;  // lives on thread_
   TaskThread thread_;                      // last member
 };

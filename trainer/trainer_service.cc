@@ -23,6 +23,14 @@ Rendezvous decode_rendezvous(const v1::Rendezvous& at) {
   return {at.host(), at.port(), at.group_name(), std::chrono::milliseconds(at.timeout_ms())};
 }
 
+// The way to one engine: a process group of its own, so that a dead engine holds no other.
+struct EngineLink {
+  EngineLink(std::unique_ptr<ProcessGroup> g, int receiver_rank)
+      : group(std::move(g)), transport(*group, receiver_rank) {}
+  std::unique_ptr<ProcessGroup> group;
+  GlooTransport transport;
+};
+
 struct Source {
   uint64_t prompt_id;
   std::string engine;
@@ -102,7 +110,7 @@ class TrainerService::Impl final : public v1::Trainer::Service {
       auto group = join_gloo_group(decode_rendezvous(request->rendezvous()), options_.rank,
                                    options_.world + 1);
       const std::lock_guard lock(mutex_);
-      engines_[request->engine()] = std::move(group);
+      engines_[request->engine()] = std::make_unique<EngineLink>(std::move(group), options_.world);
     });
   }
 
@@ -124,8 +132,7 @@ class TrainerService::Impl final : public v1::Trainer::Service {
       publish(transaction.version);
       const SyncPlan plan = make_sync_plan(
           transaction.epoch, {request->membership().begin(), request->membership().end()});
-      ProcessGroup& group = engine_group(request->engine());
-      GlooTransport transport(group, options_.world);
+      Transport& transport = engine_transport(request->engine());
       const Stopwatch clock;
       const SenderReport report =
           sender_->move(transaction, plan, transport,
@@ -206,14 +213,14 @@ class TrainerService::Impl final : public v1::Trainer::Service {
       fail(ErrorCode::kFailedPrecondition, "trainer {} has not started", options_.rank);
     return *trainer_;
   }
-  ProcessGroup& engine_group(int engine) {
+  Transport& engine_transport(int engine) {
     const std::lock_guard lock(mutex_);
     const auto found = engines_.find(engine);
     if (found == engines_.end()) {
       fail(ErrorCode::kFailedPrecondition, "trainer {} has not met engine {}", options_.rank,
            engine);
     }
-    return *found->second;
+    return found->second->transport;
   }
   SyncPlan make_sync_plan(int64_t epoch, std::vector<std::string> membership) {
     trainer();
@@ -230,9 +237,9 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   std::unique_ptr<nibble::Trainer> trainer_;  // lives on thread_
   std::unique_ptr<WeightSender> sender_;
   std::mutex mutex_;
-  std::map<int, std::unique_ptr<ProcessGroup>> engines_;  // guarded by mutex_
-  int64_t published_ = 0;                                 // guarded by mutex_
-  TaskThread thread_;                                     // last member
+  std::map<int, std::unique_ptr<EngineLink>> engines_;  // guarded by mutex_
+  int64_t published_ = 0;                               // guarded by mutex_
+  TaskThread thread_;                                   // last member
 };
 
 TrainerService::TrainerService(TrainerServiceOptions options)
