@@ -80,6 +80,9 @@ std::unique_ptr<ParsedCommand> parse_command_line(int argc, const char* const* a
   add_export_command(app, parsed->context);
   add_tokenize_command(app, parsed->context);
   add_logprobs_command(app, parsed->context);
+  add_generate_command(app, parsed->context);
+  add_score_command(app, parsed->context);
+  add_eval_command(app, parsed->context);
   add_inspect_command(app, parsed->context);
   add_doctor_command(app, parsed->context);
   add_plot_command(app, parsed->context);

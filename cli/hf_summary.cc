@@ -1,11 +1,8 @@
-#include <fmt/format.h>
-
 #include <set>
 
 #include "cli/checkpoint_summary.h"
-#include "core/base/fail.h"
-#include "core/base/sha256.h"
 #include "core/checkpoint/hf_directory.h"
+#include "core/checkpoint/weights_digest.h"
 #include "core/spec/parameters.h"
 #include "core/spec/quantization.h"
 
@@ -13,13 +10,9 @@ namespace nibble {
 namespace {
 
 std::string hash_weights(const HfDirectory& directory, const std::vector<TensorInfo>& tensors) {
-  Sha256 sha;
-  for (const TensorInfo& info : tensors) {
-    sha.update(
-        fmt::format("{} {} {}\n", info.name, dtype_name(info.dtype), fmt::join(info.shape, "x")));
-    sha.update(directory.tensor(info.name).bytes);
-  }
-  return sha.finish();
+  WeightsDigest digest;
+  for (const TensorInfo& info : tensors) digest.add(info.name, directory.tensor(info.name).bytes);
+  return digest.finish();
 }
 
 // Every parameter is there, in the shape that config.json asks for; any type will do.
@@ -39,6 +32,24 @@ void check_parameters(const HfDirectory& directory, const ParameterTable& table,
 
 }  // namespace
 
+void count_parameters(CheckpointSummary& summary, const ParameterTable& table,
+                      const QuantizationPlan& plan) {
+  for (int64_t i = 0; i < table.size(); ++i) {
+    summary.num_parameters += table.at(i).num_elements();
+    if (plan.quantized[static_cast<size_t>(i)]) summary.num_quantized += table.at(i).num_elements();
+  }
+}
+
+void count_tensors(CheckpointSummary& summary, const std::vector<TensorInfo>& tensors) {
+  std::set<std::string> dtypes(summary.dtypes.begin(), summary.dtypes.end());
+  for (const TensorInfo& info : tensors) {
+    summary.num_bytes += info.num_bytes();
+    dtypes.emplace(dtype_name(info.dtype));
+  }
+  summary.num_tensors += static_cast<int64_t>(tensors.size());
+  summary.dtypes.assign(dtypes.begin(), dtypes.end());
+}
+
 CheckpointSummary summarize_hf_directory(const std::filesystem::path& path) {
   const HfDirectory directory(path);
   const std::string config_path = (path / "config.json").string();
@@ -51,18 +62,9 @@ CheckpointSummary summarize_hf_directory(const std::filesystem::path& path) {
   const QuantizationPlan plan =
       summary.quantization ? plan_from_config(table, *summary.quantization) : plan_bf16(table);
   check_parameters(directory, table, plan);
-  for (int64_t i = 0; i < table.size(); ++i) {
-    summary.num_parameters += table.at(i).num_elements();
-    if (plan.quantized[static_cast<size_t>(i)]) summary.num_quantized += table.at(i).num_elements();
-  }
+  count_parameters(summary, table, plan);
   const std::vector<TensorInfo> tensors = directory.tensors();
-  std::set<std::string> dtypes;
-  for (const TensorInfo& info : tensors) {
-    summary.num_bytes += info.num_bytes();
-    dtypes.emplace(dtype_name(info.dtype));
-  }
-  summary.num_tensors = static_cast<int64_t>(tensors.size());
-  summary.dtypes.assign(dtypes.begin(), dtypes.end());
+  count_tensors(summary, tensors);
   summary.weights_sha256 = hash_weights(directory, tensors);
   return summary;
 }

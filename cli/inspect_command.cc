@@ -6,6 +6,7 @@
 #include "cli/checkpoint_summary.h"
 #include "cli/command.h"
 #include "core/base/json.h"
+#include "trainer/state/checkpoint_reader.h"
 
 namespace nibble {
 namespace {
@@ -79,7 +80,10 @@ void print_summary(const CheckpointSummary& summary) {
 }
 
 void run_inspect(const InspectFlags& flags) {
-  const CheckpointSummary summary = summarize_hf_directory(flags.path);
+  refuse_run_directory(flags.path);
+  const CheckpointSummary summary = is_train_checkpoint(flags.path)
+                                        ? summarize_train_checkpoint(flags.path)
+                                        : summarize_hf_directory(flags.path);
   if (flags.json) {
     fmt::print("{}\n", summary_json(summary).dump());
   } else {
@@ -93,9 +97,12 @@ void add_inspect_command(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand(
       "inspect", "What a checkpoint holds: architecture, sizes, quantization, hash of its weights");
   auto flags = std::make_shared<InspectFlags>();  // shared: parse and work are two callbacks
-  command->add_option("path", flags->path, "checkpoint directory")->required();
+  command->add_option("path", flags->path, "Hugging Face directory or training checkpoint")
+      ->required();
   command->add_flag("--json", flags->json, "print one JSON object");
-  command->footer("Example:\n  nibble inspect models/Qwen3-0.6B-int4 --json");
+  command->footer(
+      "Example:\n  nibble inspect models/Qwen3-0.6B-int4 --json\n"
+      "  nibble inspect runs/quickstart/checkpoints/step-000040");
   command->callback([flags, &context] { context.run = [flags] { run_inspect(*flags); }; });
 }
 

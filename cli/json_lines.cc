@@ -1,8 +1,13 @@
 #include "cli/json_lines.h"
 
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
-#include <iostream>
+#include <cstring>
 
 #include "core/base/fail.h"
 
@@ -10,43 +15,80 @@ namespace nibble {
 namespace {
 
 constexpr size_t kMaxLineBytes = 64 << 20;
-
-// One line without its "\n"; false at the end. Bounded, unlike std::getline.
-bool read_line(std::istream& stream, std::string& line, const std::string& where) {
-  line.clear();
-  std::streambuf& buffer = *stream.rdbuf();
-  using Traits = std::char_traits<char>;
-  for (int c = buffer.sbumpc();; c = buffer.sbumpc()) {
-    if (c == Traits::eof()) return !line.empty();
-    if (c == '\n') return true;
-    if (line.size() == kMaxLineBytes) {
-      fail(ErrorCode::kInvalidArgument, "{}: longer than {} bytes", where, kMaxLineBytes);
-    }
-    line += static_cast<char>(c);
-  }
-}
+constexpr size_t kReadBytes = 1 << 16;
 
 }  // namespace
 
-JsonLineReader::JsonLineReader(const std::string& path)
-    : name_(path == "-" ? "stdin" : path), stream_(&std::cin) {
+JsonLineReader::JsonLineReader(const std::string& path) : name_(path == "-" ? "stdin" : path) {
   if (path == "-") return;
   if (std::filesystem::is_directory(path)) {
     fail(ErrorCode::kInvalidArgument, "input '{}' is a directory; give a JSONL file", path);
   }
-  file_.open(path, std::ios::binary);
-  if (!file_) fail(ErrorCode::kNotFound, "cannot open input '{}'", path);
-  stream_ = &file_;
+  fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd_ < 0) fail(ErrorCode::kNotFound, "cannot open input '{}'", path);
 }
 
-bool JsonLineReader::next(OrderedJson& object) {
-  std::string line;
-  while (true) {
-    ++line_;
-    if (!read_line(*stream_, line, where())) return false;
-    if (line.find_first_not_of(" \t\r") != std::string::npos) break;
+JsonLineReader::~JsonLineReader() {
+  if (fd_ > 0) ::close(fd_);
+}
+
+// Appends to buffer_ or notes the end; false if that would mean to wait and it may not.
+bool JsonLineReader::read_more(bool may_wait) {
+  if (!may_wait) {
+    pollfd poll_fd{fd_, POLLIN, 0};
+    if (::poll(&poll_fd, 1, 0) == 0) return false;
   }
-  object = parse_ordered_json(line, where());
+  buffer_.erase(0, begin_);
+  searched_ -= begin_;
+  begin_ = 0;
+  const size_t before = buffer_.size();
+  buffer_.resize(before + kReadBytes);
+  ssize_t count = 0;
+  do {
+    count = ::read(fd_, buffer_.data() + before, kReadBytes);
+  } while (count < 0 && errno == EINTR);
+  buffer_.resize(before + static_cast<size_t>(std::max<ssize_t>(count, 0)));
+  if (count < 0) {
+    fail(ErrorCode::kDataLoss, "cannot read {}: {}", name_, std::strerror(errno));
+  }
+  if (count == 0) at_end_ = true;
+  return true;
+}
+
+// Moves the next line from buffer_ to text_; false if there is no whole one yet.
+bool JsonLineReader::take_line() {
+  const size_t end = buffer_.find('\n', searched_);
+  searched_ = std::min(end, buffer_.size());
+  if (searched_ - begin_ > kMaxLineBytes) {
+    ++line_;
+    fail(ErrorCode::kInvalidArgument, "{}: longer than {} bytes", where(), kMaxLineBytes);
+  }
+  if (end == std::string::npos && (!at_end_ || begin_ == buffer_.size())) return false;
+  text_.assign(buffer_, begin_, searched_ - begin_);
+  begin_ = std::min(searched_ + 1, buffer_.size());
+  searched_ = begin_;
+  ++line_;
+  return true;
+}
+
+// The next line that is not blank; false if there is none, or none yet.
+bool JsonLineReader::find_line(bool may_wait) {
+  while (!has_text_) {
+    if (take_line()) {
+      has_text_ = text_.find_first_not_of(" \t\r") != std::string::npos;
+    } else if (at_end_ || !read_more(may_wait)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool JsonLineReader::ready() { return find_line(/*may_wait=*/false) || at_end_; }
+
+bool JsonLineReader::next(OrderedJson& object) {
+  if (!find_line(/*may_wait=*/true)) return false;
+  has_text_ = false;
+  object = parse_ordered_json(text_, where());
   if (!object.is_object()) {
     fail(ErrorCode::kInvalidArgument, "{}: not a JSON object", where());
   }
@@ -67,6 +109,10 @@ void TextOutput::write_line(std::string_view line) {
   }
   std::fwrite(line.data(), 1, line.size(), stdout);
   std::fputc('\n', stdout);  // main looks at the stream's state at the end
+}
+
+void TextOutput::flush() {
+  if (!file_) std::fflush(stdout);  // main looks at the stream's state at the end
 }
 
 void TextOutput::finish() {

@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <initializer_list>
 #include <memory>
 #include <string>
@@ -14,21 +13,35 @@
 
 namespace nibble {
 
-/// Reads JSON objects, one a line, from a file or stdin. Empty lines are skipped.
+/// Reads JSON objects, one a line, from a file or stdin. Empty lines are skipped. One thread.
 class JsonLineReader {
  public:
   /// `path` "-" is stdin. Throws Error{kNotFound} if the file cannot be opened.
   explicit JsonLineReader(const std::string& path);
+  JsonLineReader(const JsonLineReader&) = delete;
+  JsonLineReader& operator=(const JsonLineReader&) = delete;
+  ~JsonLineReader();
   /// False at the end. Throws Error{kInvalidArgument} naming file and line for a line that is no
   /// JSON object or has more than 64 MiB.
   bool next(OrderedJson& object);
-  /// "data.jsonl line 3": the line last read.
+  /// Whether next() would answer at once, rather than wait for somebody who still writes.
+  bool ready();
+  /// "data.jsonl line 3": the line that next() gave, until ready() or next() is called again.
   std::string where() const;
 
  private:
+  bool find_line(bool may_wait);
+  bool take_line();
+  bool read_more(bool may_wait);
+
   std::string name_;
-  std::ifstream file_;
-  std::istream* stream_;
+  int fd_ = 0;          // stdin unless the path says otherwise
+  std::string buffer_;  // bytes read; those before begin_ are taken
+  size_t begin_ = 0;
+  size_t searched_ = 0;  // no line feed in buffer_ from begin_ to here
+  bool at_end_ = false;
+  std::string text_;  // the line found, if has_text_
+  bool has_text_ = false;
   int64_t line_ = 0;
 };
 
@@ -38,6 +51,8 @@ class TextOutput {
   /// `path` "-" is stdout.
   explicit TextOutput(const std::string& path);
   void write_line(std::string_view line);
+  /// Hands what was written to whoever reads stdout; a file waits for finish().
+  void flush();
   void finish();
 
  private:

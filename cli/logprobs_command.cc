@@ -6,23 +6,19 @@
 #include "cli/command.h"
 #include "cli/json_lines.h"
 #include "cli/log_prob_path.h"
+#include "cli/model_flags.h"
 #include "core/base/fail.h"
 #include "core/base/log.h"
-#include "core/ops/torch_parallel.h"
 
 namespace nibble {
 namespace {
 
 struct LogprobsFlags {
-  std::filesystem::path model;
+  ModelFlags model;
   std::string path = "trainer";
   std::string input = "-";
   std::string output = "-";
   std::string numerics = "exact";
-  std::string dtype = "float32";
-  std::string targets;
-  int64_t fake_quant_group = 0;  ///< 0: as the checkpoint says
-  int threads = 0;
   LogProbOptions options;
 };
 
@@ -38,11 +34,8 @@ LogProbOptions checked_options(const LogprobsFlags& flags) {
   if (flags.numerics == "fast") {
     get_logger("logprobs")->info("on a CPU, --numerics fast is the same as exact");
   }
-  if (flags.dtype != "float32" && flags.dtype != "bfloat16") {
-    fail(ErrorCode::kInvalidArgument, "--dtype '{}' is unknown; use float32 or bfloat16",
-         flags.dtype);
-  }
-  if (flags.dtype == "bfloat16") options.activations = ActivationType::kBfloat16;
+  check_model_flags(flags.model);
+  options.activations = activation_type(flags.model);
   if (!(options.temperature > 0.0f) || !std::isfinite(options.temperature)) {
     fail(ErrorCode::kInvalidArgument, "--temperature is {}; it must be > 0", options.temperature);
   }
@@ -50,23 +43,7 @@ LogProbOptions checked_options(const LogprobsFlags& flags) {
     fail(ErrorCode::kInvalidArgument, "--chunk-tokens is {}; it must be from 1 to 65536",
          options.chunk_tokens);
   }
-  const int64_t group = flags.fake_quant_group;
-  if (group != 0 && group != 32 && group != 64 && group != 128) {
-    fail(ErrorCode::kInvalidArgument, "--fake-quant is {}; it must be 32, 64 or 128", group);
-  }
-  if (group == 0 && !flags.targets.empty()) {
-    fail(ErrorCode::kInvalidArgument, "--targets says what --fake-quant takes; give both");
-  }
   return options;
-}
-
-std::unique_ptr<ResidentWeights> load_model(const HfDirectory& directory, const ModelSpec& spec,
-                                            const LogprobsFlags& flags) {
-  if (flags.fake_quant_group == 0) return load_weights(directory, spec.table);
-  const QuantTargets targets =
-      flags.targets.empty() ? default_targets(spec.config) : parse_quant_targets(flags.targets);
-  const auto plan = plan_quantization(spec.table, targets, 4, flags.fake_quant_group);
-  return load_weights_quantized(directory, spec.table, plan, ops::torch_parallel());
 }
 
 std::vector<int32_t> read_ids(const OrderedJson& line, const ModelConfig& config,
@@ -118,15 +95,12 @@ std::string answer_line(const ScoredSequence& scored, size_t tokens, bool has_ro
 
 void run_logprobs(const LogprobsFlags& flags) {
   const LogProbOptions options = checked_options(flags);
-  if (flags.threads > 0) ops::set_num_threads(flags.threads);
-  const HfDirectory directory(flags.model);
-  const ModelSpec spec = make_model_spec(
-      parse_model_config(directory.config(), (flags.model / "config.json").string()));
   JsonLineReader reader(flags.input);
   TextOutput output(flags.output);
-  const auto weights = load_model(directory, spec, flags);
-  const auto path = flags.path == "trainer" ? make_trainer_path(spec, *weights, options)
-                                            : make_rollout_path(spec, *weights, options);
+  const auto model = load_model(flags.model);
+  const ModelSpec& spec = model->spec;
+  const auto path = flags.path == "trainer" ? make_trainer_path(spec, *model->weights, options)
+                                            : make_rollout_path(spec, *model->weights, options);
   OrderedJson line;
   while (reader.next(line)) {
     const auto ids = read_ids(line, spec.config, reader.where());
@@ -143,7 +117,7 @@ void add_logprobs_command(CLI::App& app, CommandContext& context) {
       "logprobs", "Log-probabilities of given tokens, through the trainer or the rollout side");
   auto flags = std::make_shared<LogprobsFlags>();  // shared: parse and work are two callbacks
   LogProbOptions& options = flags->options;
-  command->add_option("--model", flags->model, "Hugging Face directory, BF16 or INT4")->required();
+  add_model_flags(*command, flags->model);
   command
       ->add_option("--path", flags->path,
                    "trainer (whole sequence) or rollout (chunks and KV cache)")
@@ -152,19 +126,10 @@ void add_logprobs_command(CLI::App& app, CommandContext& context) {
   command->add_option("--output", flags->output, "JSONL file, - for stdout")->capture_default_str();
   command->add_option("--numerics", flags->numerics, "exact or fast; the same on a CPU")
       ->capture_default_str();
-  command
-      ->add_option("--dtype", flags->dtype,
-                   "activations: float32, or bfloat16 (rounded after every operation)")
-      ->capture_default_str();
   command->add_option("--temperature", options.temperature, "divides the logits")
       ->capture_default_str();
-  command->add_option("--fake-quant", flags->fake_quant_group,
-                      "round weights to INT4 in groups of this many, as a trainer with QAT does");
-  command->add_option("--targets", flags->targets,
-                      "what --fake-quant takes: experts, mlp or linear; default as in convert");
   command->add_option("--chunk-tokens", options.chunk_tokens, "rollout: tokens of one step")
       ->capture_default_str();
-  command->add_option("--threads", flags->threads, "CPU threads; default: all");
   command->add_flag("--routes", options.wants_routes,
                     "also \"routes\": [token][MoE layer][k], the chosen experts");
   command->footer(

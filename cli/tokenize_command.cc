@@ -3,6 +3,7 @@
 #include <memory>
 #include <optional>
 
+#include "cli/chat_line.h"
 #include "cli/command.h"
 #include "cli/json_lines.h"
 #include "core/base/fail.h"
@@ -20,29 +21,6 @@ struct TokenizeFlags {
   bool decode = false;
   bool skip_special = false;
 };
-
-bool read_flag(const OrderedJson& line, const char* key, const std::string& where) {
-  if (!line.contains(key)) return false;
-  if (!line[key].is_boolean()) {
-    fail(ErrorCode::kInvalidArgument, "{}: '{}' must be true or false", where, key);
-  }
-  return line[key].get<bool>();
-}
-
-std::string render_chat(const ChatTemplate& chat, const OrderedJson& line,
-                        const std::string& where) {
-  if (!line["messages"].is_array()) {
-    fail(ErrorCode::kInvalidArgument, "{}: 'messages' is not an array", where);
-  }
-  OrderedJson variables = line;  // every other key is a variable of the template
-  for (const char* key : {"messages", "tools", "add_generation_prompt"}) variables.erase(key);
-  ChatRequest request;
-  request.messages = &line["messages"];
-  if (line.contains("tools") && !line["tools"].is_null()) request.tools = &line["tools"];
-  request.variables = &variables;
-  request.add_generation_prompt = read_flag(line, "add_generation_prompt", where);
-  return chat.render(request);
-}
 
 class LineTokenizer {
  public:
@@ -68,7 +46,7 @@ class LineTokenizer {
     }
     if (line.contains("messages")) {
       if (!chat_) chat_ = ChatTemplate::of(tokenizer_);
-      const std::string text = render_chat(*chat_, line, where);
+      const std::string text = chat_->render(ChatLine(line, false, where).request());
       // The template has written the special tokens already.
       return flags_.decode ? OrderedJson{{"text", text}}
                            : OrderedJson{{"ids", tokenizer_.encode(text)}};

@@ -11,29 +11,6 @@
 namespace nibble {
 namespace {
 
-std::vector<int64_t> stored_shape(const ParameterSpec& parameter) {
-  return parameter.is_vector() ? std::vector{parameter.cols}
-                               : std::vector{parameter.rows, parameter.cols};
-}
-
-// What the output will hold, in order.
-std::vector<TensorInfo> output_tensors(const ParameterTable& table, const QuantizationPlan& plan) {
-  std::vector<TensorInfo> tensors;
-  for (int64_t i = 0; i < table.size(); ++i) {
-    const ParameterSpec& p = table.at(i);
-    if (!plan.quantized[static_cast<size_t>(i)]) {
-      tensors.push_back({p.name(), DType::kBf16, stored_shape(p)});
-      continue;
-    }
-    const int64_t words = p.cols * plan.config.bits / 32;
-    tensors.push_back({p.module + ".weight_packed", DType::kI32, {p.rows, words}});
-    tensors.push_back(
-        {p.module + ".weight_scale", DType::kBf16, {p.rows, p.cols / plan.config.group_size}});
-    tensors.push_back({p.module + ".weight_shape", DType::kI64, {2}});
-  }
-  return tensors;
-}
-
 void refuse_quantized(const HfDirectory& input) {
   const auto config =
       parse_quantization_config(input.config(), (input.path() / "config.json").string());
@@ -117,7 +94,7 @@ ConvertReport convert_rtn(const ConvertOptions& options, const kernels::Parallel
     (void)input.tensor(p.name(), DType::kBf16, stored_shape(p));  // all there before any work
     report.input_bytes += 2 * p.num_elements();
   }
-  const std::vector<TensorInfo> tensors = output_tensors(table, plan);
+  const std::vector<TensorInfo> tensors = model_tensors(table, plan);
   for (const TensorInfo& info : tensors) report.output_bytes += info.num_bytes();
 
   ModelOutput output(options.output, tensors);
@@ -127,9 +104,7 @@ ConvertReport convert_rtn(const ConvertOptions& options, const kernels::Parallel
     const std::vector<uint16_t> weight = load_bf16(input, p);
     if (plan.quantized[static_cast<size_t>(i)]) {
       const StoredParameter packed = round_matrix(p, weight, plan, options.grid, parallel);
-      output.write(p.module + ".weight_packed", packed.words);
-      output.write(p.module + ".weight_scale", packed.scale);
-      output.write(p.module + ".weight_shape", std::vector<int64_t>{p.rows, p.cols});
+      output.write_packed(p, packed.words, packed.scale);
       report.matrices.push_back(
           {p.module, p.rows, p.cols, relative_rms_error(p, weight, plan, packed, parallel)});
     } else {

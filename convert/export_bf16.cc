@@ -12,13 +12,9 @@ int64_t export_bf16(const std::filesystem::path& input_dir, const ModelOutput::P
       model_parameters(parse_model_config(input.config(), (input_dir / "config.json").string()));
   refuse_unknown_tensors(input, table);
   (void)checkpoint_plan(input, table);  // refuses a quantization that the model cannot have
-  std::vector<TensorInfo> tensors;
+  const std::vector<TensorInfo> tensors = model_tensors(table, plan_bf16(table));
   int64_t total_bytes = 0;
-  for (const ParameterSpec& p : table.parameters) {
-    tensors.push_back({p.name(), DType::kBf16,
-                       p.is_vector() ? std::vector{p.cols} : std::vector{p.rows, p.cols}});
-    total_bytes += tensors.back().num_bytes();
-  }
+  for (const TensorInfo& info : tensors) total_bytes += info.num_bytes();
   ModelOutput output(place, tensors);
   int64_t done_bytes = 0;
   for (const ParameterSpec& p : table.parameters) {

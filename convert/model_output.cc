@@ -53,13 +53,42 @@ void refuse_unknown_tensors(const HfDirectory& directory, const ParameterTable& 
   }
 }
 
+std::vector<int64_t> stored_shape(const ParameterSpec& parameter) {
+  return parameter.is_vector() ? std::vector{parameter.cols}
+                               : std::vector{parameter.rows, parameter.cols};
+}
+
+std::vector<TensorInfo> model_tensors(const ParameterTable& table, const QuantizationPlan& plan) {
+  std::vector<TensorInfo> tensors;
+  for (int64_t i = 0; i < table.size(); ++i) {
+    const ParameterSpec& p = table.at(i);
+    if (!plan.quantized[static_cast<size_t>(i)]) {
+      tensors.push_back({p.name(), DType::kBf16, stored_shape(p)});
+      continue;
+    }
+    const int64_t words = p.cols * plan.config.bits / 32;
+    tensors.push_back({p.module + ".weight_packed", DType::kI32, {p.rows, words}});
+    tensors.push_back(
+        {p.module + ".weight_scale", DType::kBf16, {p.rows, p.cols / plan.config.group_size}});
+    tensors.push_back({p.module + ".weight_shape", DType::kI64, {2}});
+  }
+  return tensors;
+}
+
 ModelOutput::ModelOutput(const Place& place, const std::vector<TensorInfo>& tensors)
     : directory_(place.directory, place.leftover),
       writer_(with_room(directory_, tensors).path(), tensors, place.max_file_bytes) {}
 
+void ModelOutput::write_packed(const ParameterSpec& parameter, const std::vector<uint32_t>& words,
+                               const std::vector<uint16_t>& scale) {
+  write(parameter.module + ".weight_packed", words);
+  write(parameter.module + ".weight_scale", scale);
+  write(parameter.module + ".weight_shape", std::vector<int64_t>{parameter.rows, parameter.cols});
+}
+
 void ModelOutput::finish(const std::filesystem::path& from, const OrderedJson& config) {
   writer_.finish();
-  copy_side_files(from, directory_.path());
+  if (!from.empty()) copy_side_files(from, directory_.path());
   write_file_atomically(directory_.path() / "config.json", config.dump(2) + "\n");
   directory_.commit();
 }

@@ -11,6 +11,7 @@
 #include "core/base/pending_directory.h"
 #include "core/checkpoint/hf_directory.h"
 #include "core/spec/parameters.h"
+#include "core/spec/quantization.h"
 
 namespace nibble {
 
@@ -25,6 +26,13 @@ OrderedJson read_ordered_config(const std::filesystem::path& directory);
 /// tied embeddings and RoPE frequencies, which every loader ignores, are no loss.
 /// Throws Error{kInvalidArgument} naming directory and tensor.
 void refuse_unknown_tensors(const HfDirectory& directory, const ParameterTable& table);
+
+/// A parameter's shape in a checkpoint: norms are vectors.
+std::vector<int64_t> stored_shape(const ParameterSpec& parameter);
+
+/// What a directory of a model holds, in order: BF16, or packed words, scales and shape for what
+/// `plan` quantizes.
+std::vector<TensorInfo> model_tensors(const ParameterTable& table, const QuantizationPlan& plan);
 
 /// A Hugging Face directory being written: weights, then side files, config.json last, so that
 /// nothing looks complete too early; under its name only after finish().
@@ -43,7 +51,10 @@ class ModelOutput {
   void write(const std::string& name, const std::vector<T>& values) {
     writer_.write(name, std::as_bytes(std::span(values)));
   }
-  /// Copies the side files of `from` and makes the directory appear.
+  /// The next three tensors of the list: a quantized parameter.
+  void write_packed(const ParameterSpec& parameter, const std::vector<uint32_t>& words,
+                    const std::vector<uint16_t>& scale);
+  /// Copies the side files of `from` (empty: none) and makes the directory appear.
   void finish(const std::filesystem::path& from, const OrderedJson& config);
 
  private:

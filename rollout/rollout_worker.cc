@@ -4,8 +4,7 @@
 
 #include "core/base/fail.h"
 #include "core/ops/torch_parallel.h"
-#include "core/tokenizer/stream_decoder.h"
-#include "rollout/engine/stop_strings.h"
+#include "rollout/text_stop.h"
 
 namespace nibble {
 namespace {
@@ -29,18 +28,6 @@ ModelSpec spec_of(const std::filesystem::path& directory) {
   return make_model_spec(parse_model_config(model.config(), (directory / "config.json").string()));
 }
 
-// Stop strings of one sample, seen through the tokenizer.
-class TextStop final : public StopCondition {
- public:
-  TextStop(const Tokenizer& tokenizer, const std::vector<std::string>& strings)
-      : decoder_(tokenizer), strings_(strings) {}
-  bool ends_at(int32_t token) override { return strings_.push(decoder_.push(token)).has_value(); }
-
- private:
-  StreamDecoder decoder_;
-  StopStrings strings_;
-};
-
 std::string capped(std::string text) {
   if (text.size() <= kMaxReportText) return text;
   size_t end = kMaxReportText;
@@ -62,10 +49,8 @@ RolloutWorker::RolloutWorker(RolloutWorkerOptions options)
     : options_(std::move(options)),
       spec_(spec_of(options_.model)),
       tokenizer_(Tokenizer::from_directory(options_.model)),
+      encoder_(tokenizer_, options_.model.string()),
       engine_(spec_, engine_config(options_.rollout), ops::torch_parallel()) {
-  if (tokenizer_.chat_templates().contains("default")) {
-    chat_template_.emplace(ChatTemplate::of(tokenizer_));
-  }
   RewardProcessOptions reward;
   reward.command = options_.reward_command;
   reward.sample_timeout = std::chrono::milliseconds(options_.reward.timeout_ms);
@@ -77,20 +62,6 @@ double RolloutWorker::set_weights(std::shared_ptr<const ResidentWeights> weights
   const Stopwatch clock;
   engine_.set_weights(std::move(weights), version);
   return clock.elapsed_ms();
-}
-
-std::vector<int32_t> RolloutWorker::encode(const RolloutPrompt& prompt) const {
-  if (prompt.content.is_string()) {
-    return tokenizer_.encode(prompt.content.get<std::string>(), {.add_special = true});
-  }
-  if (!chat_template_) {
-    fail(ErrorCode::kInvalidArgument,
-         "the prompt is a chat, but '{}' has no chat template; give plain strings instead",
-         options_.model.string());
-  }
-  const OrderedJson messages = OrderedJson::parse(prompt.content.dump());
-  return tokenizer_.encode(
-      chat_template_->render({.messages = &messages, .add_generation_prompt = true}));
 }
 
 std::vector<Completion> RolloutWorker::run_engine(const RolloutJob& job, Running& running,
@@ -147,7 +118,7 @@ RolloutOutcome RolloutWorker::generate(const RolloutJob& job, Deadline deadline)
   Stopwatch clock;
   Running running;
   for (const RolloutPrompt& prompt : job.prompts) {
-    running.prompts.push_back(encode(prompt));
+    running.prompts.push_back(encoder_.encode(prompt.content));
     outcome.prefill_tokens += static_cast<int64_t>(running.prompts.back().size());
   }
   running.completions = run_engine(job, running, deadline);

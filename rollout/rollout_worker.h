@@ -14,9 +14,9 @@
 #include "core/data/sample.h"
 #include "core/models/decoder.h"
 #include "core/models/weights.h"
-#include "core/tokenizer/chat_template.h"
 #include "core/tokenizer/tokenizer.h"
 #include "rollout/engine/engine.h"
+#include "rollout/prompt_encoder.h"
 #include "rollout/reward/reward_process.h"
 #include "rollout/rollout_config.h"
 
@@ -83,7 +83,6 @@ class RolloutWorker {
 
  private:
   struct Running;
-  std::vector<int32_t> encode(const RolloutPrompt& prompt) const;
   std::vector<Completion> run_engine(const RolloutJob& job, Running& running, Deadline deadline);
   void score(const RolloutJob& job, Running& running, RolloutOutcome& outcome);
   void keep(const RolloutJob& job, Running& running, RolloutOutcome& outcome);
@@ -91,7 +90,7 @@ class RolloutWorker {
   const RolloutWorkerOptions options_;
   const ModelSpec spec_;
   const Tokenizer tokenizer_;
-  std::optional<ChatTemplate> chat_template_;
+  const PromptEncoder encoder_;  // borrows tokenizer_
   Engine engine_;
   std::unique_ptr<RewardProcess> rewards_;
   uint64_t next_request_id_ = 1;

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <exception>
 #include <map>
 
@@ -11,19 +10,14 @@
 #include "core/base/json.h"
 #include "core/base/sha256.h"
 #include "core/checkpoint/safetensors.h"
-#include "core/models/decoder.h"
+#include "core/checkpoint/weights_digest.h"
 
 namespace nibble {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kFormatVersion = 1;
 constexpr const char* kKinds[] = {"m", "master", "v"};  // sorted
-
-std::string rank_file(int rank, int world) {
-  return fmt::format("rank-{:03}-of-{:03}.safetensors", rank, world);
-}
 
 const std::vector<std::vector<float>>& arrays_of(const OptimizerState& state,
                                                  std::string_view kind) {
@@ -57,80 +51,6 @@ bool all_succeeded(ProcessGroup& group, bool mine) {
   double failures = mine ? 0.0 : 1.0;
   all_reduce_sum(group, std::span(&failures, 1));
   return failures == 0.0;
-}
-
-struct OpenCheckpoint {
-  fs::path directory;
-  TrainProgress progress;
-  ModelSpec spec;
-  QuantizationPlan plan;
-  std::vector<SafetensorsFile> files;
-
-  // First row of `name` in file i.
-  int64_t first_row(size_t i, const std::string& name) const {
-    const auto& metadata = files[i].metadata();
-    const auto found = metadata.find("first_row/" + name);
-    if (found == metadata.end()) {
-      fail(ErrorCode::kDataLoss, "'{}' does not say where '{}' starts", files[i].path().string(),
-           name);
-    }
-    return std::strtoll(found->second.c_str(), nullptr, 10);
-  }
-};
-
-OpenCheckpoint open_checkpoint(const fs::path& directory) {
-  if (!fs::exists(directory / "meta.json")) {
-    fail(ErrorCode::kNotFound, "'{}' is not a finished training checkpoint (no meta.json)",
-         directory.string());
-  }
-  const Json meta = read_json_file(directory / "meta.json");
-  if (meta.value("format_version", 0) != kFormatVersion) {
-    fail(ErrorCode::kInvalidArgument, "'{}/meta.json': format_version {} is not {}",
-         directory.string(), meta.value("format_version", 0), kFormatVersion);
-  }
-  const Json config = read_json_file(directory / "config.json");
-  OpenCheckpoint open{
-      directory,
-      {},
-      make_model_spec(parse_model_config(config, (directory / "config.json").string())),
-      {},
-      {}};
-  open.progress = {meta.at("step").get<int64_t>(), meta.at("weight_version").get<int64_t>(),
-                   meta.at("updates").get<int64_t>()};
-  const auto quantization = parse_quantization_config(config, directory.string());
-  open.plan =
-      quantization ? plan_from_config(open.spec.table, *quantization) : plan_bf16(open.spec.table);
-  const int world = meta.at("world").get<int>();
-  for (int rank = 0; rank < world; ++rank) {
-    open.files.emplace_back(directory / rank_file(rank, world));
-  }
-  return open;
-}
-
-// Rows [begin, end) of one tensor, collected from the files that have them.
-void read_rows(const OpenCheckpoint& open, const std::string& kind, const ParameterSpec& parameter,
-               RowShard want, std::vector<float>& out) {
-  out.resize(static_cast<size_t>(want.rows() * parameter.cols));
-  int64_t copied = 0;
-  for (size_t i = 0; i < open.files.size(); ++i) {
-    const TensorView view = open.files[i].tensor(kind + "/" + parameter.name());
-    if (view.dtype != DType::kF32 || view.shape.size() != 2 || view.shape[1] != parameter.cols) {
-      fail(ErrorCode::kInvalidArgument, "'{}', tensor '{}/{}': wrong type or width",
-           open.files[i].path().string(), kind, parameter.name());
-    }
-    const int64_t first = open.first_row(i, parameter.name());
-    const int64_t begin = std::max(first, want.begin);
-    const int64_t end = std::min(first + view.shape[0], want.end);
-    if (begin >= end) continue;
-    std::memcpy(out.data() + (begin - want.begin) * parameter.cols,
-                view.as<float>() + (begin - first) * parameter.cols,
-                static_cast<size_t>((end - begin) * parameter.cols) * sizeof(float));
-    copied += end - begin;
-  }
-  if (copied != want.rows()) {
-    fail(ErrorCode::kDataLoss, "checkpoint '{}' has {} of {} rows of '{}/{}'",
-         open.directory.string(), copied, want.rows(), kind, parameter.name());
-  }
 }
 
 }  // namespace
@@ -169,13 +89,14 @@ void save_train_checkpoint(const fs::path& directory, const ShardLayout& layout,
     }
   });
   finish_phase("start");
-  attempt(
-      [&] { write_rank_file(partial / rank_file(group.rank(), group.world()), layout, state); });
+  attempt([&] {
+    write_rank_file(partial / checkpoint_rank_file(group.rank(), group.world()), layout, state);
+  });
   finish_phase("write");
   attempt([&] {
     if (group.rank() != 0) return;
     write_file_atomically(partial / "config.json", model_config_json);
-    const OrderedJson meta = {{"format_version", kFormatVersion},
+    const OrderedJson meta = {{"format_version", kCheckpointFormatVersion},
                               {"step", progress.step},
                               {"weight_version", progress.weight_version},
                               {"updates", progress.updates},
@@ -189,16 +110,22 @@ void save_train_checkpoint(const fs::path& directory, const ShardLayout& layout,
 
 TrainProgress load_train_checkpoint(const fs::path& directory, const ShardLayout& layout,
                                     OptimizerState& state) {
-  const OpenCheckpoint open = open_checkpoint(directory);
+  const CheckpointReader reader(directory);
+  const ParameterTable& stored = reader.spec().table;
   for (int64_t p = 0; p < layout.table->size(); ++p) {
-    const ParameterSpec& parameter = layout.table->at(p);
+    const ParameterSpec& want = layout.table->at(p);
+    if (p >= stored.size() || stored.at(p).name() != want.name() ||
+        stored.at(p).rows != want.rows || stored.at(p).cols != want.cols) {
+      fail(ErrorCode::kInvalidArgument, "checkpoint '{}' is of another model: '{}' does not fit",
+           directory.string(), want.name());
+    }
     const auto index = static_cast<size_t>(p);
-    read_rows(open, "master", parameter, layout.shard(p), state.master[index]);
-    read_rows(open, "m", parameter, layout.shard(p), state.m[index]);
-    read_rows(open, "v", parameter, layout.shard(p), state.v[index]);
+    reader.read_rows("master", p, layout.shard(p), state.master[index]);
+    reader.read_rows("m", p, layout.shard(p), state.m[index]);
+    reader.read_rows("v", p, layout.shard(p), state.v[index]);
   }
-  state.updates = open.progress.updates;
-  return open.progress;
+  state.updates = reader.progress().updates;
+  return reader.progress();
 }
 
 std::vector<CheckpointEntry> list_checkpoints(const fs::path& root) {
@@ -227,35 +154,29 @@ void prune_checkpoints(const fs::path& root, int64_t keep) {
 }
 
 CheckpointDigest digest_checkpoint(const fs::path& directory) {
-  const OpenCheckpoint open = open_checkpoint(directory);
-  const ShardLayout whole{&open.spec.table, open.plan, 0, 1};
+  const CheckpointReader reader(directory);
+  const ParameterTable& table = reader.spec().table;
   std::map<std::string, int64_t> by_name;
-  for (int64_t p = 0; p < open.spec.table.size(); ++p) by_name[open.spec.table.at(p).name()] = p;
-  Sha256 weights;
+  for (int64_t p = 0; p < table.size(); ++p) by_name[table.at(p).name()] = p;
+  WeightsDigest weights;
   Sha256 state;
-  state.update(std::as_bytes(std::span(&open.progress.updates, 1)));
+  state.update(std::as_bytes(std::span(&reader.progress().updates, 1)));
   const kernels::Serial serial;
   std::vector<float> rows;
   for (const auto& [name, p] : by_name) {
-    const ParameterSpec& parameter = open.spec.table.at(p);
     for (const char* kind : kKinds) {
-      read_rows(open, kind, parameter, {0, parameter.rows}, rows);
+      reader.read_rows(kind, p, {0, table.at(p).rows}, rows);
       state.update(std::as_bytes(std::span(rows)));
-      if (std::string_view(kind) != "master") continue;
-      StoredParameter stored;
-      if (whole.quantized(p)) {
-        quantize_parameter(parameter, rows.data(), open.plan, serial, stored);
-      } else {
-        stored.bf16.resize(rows.size());
-        kernels::cast_bf16(rows.data(), static_cast<int64_t>(rows.size()), stored.bf16.data(),
-                           serial);
-      }
-      weights.update(std::as_bytes(std::span(stored.words)));
-      weights.update(std::as_bytes(std::span(stored.scale)));
-      weights.update(std::as_bytes(std::span(stored.bf16)));
+    }
+    const StoredParameter stored = reader.served(p, serial);
+    if (reader.serve_plan().quantized[static_cast<size_t>(p)]) {
+      weights.add(table.at(p).module + ".weight_packed", std::as_bytes(std::span(stored.words)));
+      weights.add(table.at(p).module + ".weight_scale", std::as_bytes(std::span(stored.scale)));
+    } else {
+      weights.add(name, std::as_bytes(std::span(stored.bf16)));
     }
   }
-  return {open.progress, weights.finish(), state.finish()};
+  return {reader.progress(), weights.finish(), state.finish()};
 }
 
 }  // namespace nibble

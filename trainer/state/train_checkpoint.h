@@ -7,16 +7,10 @@
 #include <vector>
 
 #include "core/comm/process_group.h"
+#include "trainer/state/checkpoint_reader.h"
 #include "trainer/state/optimizer_state.h"
 
 namespace nibble {
-
-/// Where a run stands; kept beside the optimizer state.
-struct TrainProgress {
-  int64_t step = 0;            ///< rollout steps finished
-  int64_t weight_version = 0;  ///< last version published
-  int64_t updates = 0;         ///< optimizer steps taken
-};
 
 /// Writes `directory` (e.g. checkpoints/step-000010): one safetensors file of float32 master, m and
 /// v rows per rank, config.json of the model with its quantization_config, and meta.json last. The
@@ -46,7 +40,7 @@ void prune_checkpoints(const std::filesystem::path& root, int64_t keep);
 /// Content hashes that do not depend on how many ranks wrote the checkpoint.
 struct CheckpointDigest {
   TrainProgress progress;
-  std::string weights_sha256;  ///< stored tensors as served (packed, scales, BF16), sorted by name
+  std::string weights_sha256;  ///< of the weights as served; see WeightsDigest
   std::string state_sha256;    ///< masters and moments, sorted by name, and the update count
 };
 CheckpointDigest digest_checkpoint(const std::filesystem::path& directory);

@@ -1,0 +1,36 @@
+#include "cli/reward_flags.h"
+
+#include <CLI/CLI.hpp>
+
+#include "core/base/fail.h"
+#include "rollout/reward/scorer.h"
+
+namespace nibble {
+
+void add_reward_flags(CLI::App& command, const char* type_flag, RewardFlags& flags) {
+  command.add_option(type_flag, flags.type, "last_number, exact or reasoning_gym")->required();
+  command.add_option("--timeout-ms", flags.timeout_ms, "for scoring one response")
+      ->capture_default_str();
+  command.add_option("--memory-mb", flags.memory_mb, "memory of the process that scores, in MiB")
+      ->capture_default_str();
+}
+
+std::unique_ptr<RewardProcess> start_rewards(const RewardFlags& flags) {
+  (void)make_scorer(flags.type);  // an unknown type is refused here, where it is named best
+  constexpr int64_t kMaxTimeoutMs = 3'600'000;
+  if (flags.timeout_ms < 1 || flags.timeout_ms > kMaxTimeoutMs) {
+    fail(ErrorCode::kInvalidArgument, "--timeout-ms is {}; it must be from 1 to {}",
+         flags.timeout_ms, kMaxTimeoutMs);
+  }
+  if (flags.memory_mb < 64 || flags.memory_mb > (1 << 20)) {
+    fail(ErrorCode::kInvalidArgument, "--memory-mb is {}; it must be from 64 to {}",
+         flags.memory_mb, 1 << 20);
+  }
+  RewardProcessOptions options;
+  options.command = {"/proc/self/exe", "reward-worker", "--type", flags.type};
+  options.sample_timeout = std::chrono::milliseconds(flags.timeout_ms);
+  options.limits.max_memory_bytes = flags.memory_mb << 20;
+  return std::make_unique<RewardProcess>(std::move(options));
+}
+
+}  // namespace nibble

@@ -1,0 +1,148 @@
+#include "trainer/state/checkpoint_reader.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <limits>
+
+#include "core/base/fail.h"
+#include "core/base/file.h"
+#include "core/kernels/quantize.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kMaxConfigBytes = 16 << 20;
+constexpr int64_t kMaxWorld = 1 << 16;
+
+int64_t read_count(const Json& meta, const char* key, int64_t most, const fs::path& path) {
+  const bool is_good = meta.is_object() && meta.contains(key) && meta[key].is_number_integer() &&
+                       meta[key].get<int64_t>() >= 0 && meta[key].get<int64_t>() <= most;
+  if (!is_good) {
+    fail(ErrorCode::kInvalidArgument, "'{}': '{}' must be an integer from 0 to {}", path.string(),
+         key, most);
+  }
+  return meta[key].get<int64_t>();
+}
+
+Json read_meta(const fs::path& directory) {
+  const fs::path path = directory / "meta.json";
+  if (!fs::exists(path)) {
+    fail(ErrorCode::kNotFound, "'{}' is not a finished training checkpoint (no meta.json)",
+         directory.string());
+  }
+  Json meta = read_json_file(path);
+  const int64_t version = read_count(meta, "format_version", 1 << 20, path);
+  if (version != kCheckpointFormatVersion) {
+    fail(ErrorCode::kInvalidArgument, "'{}': format_version {} is not {}", path.string(), version,
+         kCheckpointFormatVersion);
+  }
+  return meta;
+}
+
+ModelSpec spec_of(const OrderedJson& config, const fs::path& path) {
+  return make_model_spec(
+      parse_model_config(parse_json(config.dump(), path.string()), path.string()));
+}
+
+QuantizationPlan plan_of(const OrderedJson& config, const ModelSpec& spec, const fs::path& path) {
+  const auto quantization =
+      parse_quantization_config(parse_json(config.dump(), path.string()), path.string());
+  return quantization ? plan_from_config(spec.table, *quantization) : plan_bf16(spec.table);
+}
+
+}  // namespace
+
+bool is_train_checkpoint(const fs::path& directory) {
+  if (!fs::is_directory(directory)) return false;
+  if (fs::exists(directory / "meta.json")) return true;
+  return std::any_of(fs::directory_iterator(directory), fs::directory_iterator(),
+                     [](const fs::directory_entry& entry) {
+                       return entry.path().filename().string().starts_with("rank-000-of-");
+                     });
+}
+
+std::string checkpoint_rank_file(int rank, int world) {
+  return fmt::format("rank-{:03}-of-{:03}.safetensors", rank, world);
+}
+
+CheckpointReader::CheckpointReader(const fs::path& directory) : directory_(directory) {
+  const fs::path meta_path = directory / "meta.json";
+  const Json meta = read_meta(directory);
+  constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
+  progress_ = {read_count(meta, "step", kAny, meta_path),
+               read_count(meta, "weight_version", kAny, meta_path),
+               read_count(meta, "updates", kAny, meta_path)};
+  const fs::path config_path = directory / "config.json";
+  config_ = parse_ordered_json(read_file(config_path, kMaxConfigBytes), config_path.string());
+  spec_ = spec_of(config_, config_path);
+  plan_ = plan_of(config_, spec_, config_path);
+  const auto world = static_cast<int>(read_count(meta, "world", kMaxWorld, meta_path));
+  for (int rank = 0; rank < world; ++rank) {
+    files_.emplace_back(directory / checkpoint_rank_file(rank, world));
+  }
+}
+
+RowShard CheckpointReader::rows_in_file(const SafetensorsFile& file, const std::string& kind,
+                                        const ParameterSpec& parameter) const {
+  const std::string name = kind + "/" + parameter.name();
+  const TensorView view = file.tensor(name);
+  if (view.dtype != DType::kF32 || view.shape.size() != 2 || view.shape[1] != parameter.cols) {
+    fail(ErrorCode::kInvalidArgument, "'{}', tensor '{}': wrong type or width",
+         file.path().string(), name);
+  }
+  const auto found = file.metadata().find("first_row/" + parameter.name());
+  int64_t first = -1;
+  if (found != file.metadata().end()) {
+    const std::string& text = found->second;
+    std::from_chars(text.data(), text.data() + text.size(), first);
+  }
+  if (first < 0 || first > parameter.rows || view.shape[0] > parameter.rows - first) {
+    fail(ErrorCode::kDataLoss, "'{}' does not say where the rows of '{}' belong",
+         file.path().string(), parameter.name());
+  }
+  return {first, first + view.shape[0]};
+}
+
+void CheckpointReader::read_rows(const std::string& kind, int64_t parameter, RowShard rows,
+                                 std::vector<float>& out) const {
+  const ParameterSpec& spec = spec_.table.at(parameter);
+  out.resize(static_cast<size_t>(rows.rows() * spec.cols));
+  int64_t copied = 0;
+  for (const SafetensorsFile& file : files_) {
+    const RowShard held = rows_in_file(file, kind, spec);
+    // Ranks hold rows in rank order, so the wanted rows come one after another.
+    const int64_t begin = std::max(held.begin, rows.begin + copied);
+    const int64_t end = std::min(held.end, rows.end);
+    if (begin != rows.begin + copied || begin >= end) continue;
+    const TensorView view = file.tensor(kind + "/" + spec.name());
+    std::memcpy(out.data() + (begin - rows.begin) * spec.cols,
+                view.bytes.data() + (begin - held.begin) * spec.cols * int64_t{sizeof(float)},
+                static_cast<size_t>((end - begin) * spec.cols) * sizeof(float));
+    copied += end - begin;
+  }
+  if (copied != rows.rows()) {
+    fail(ErrorCode::kDataLoss, "checkpoint '{}' has {} of {} rows of '{}/{}'", directory_.string(),
+         copied, rows.rows(), kind, spec.name());
+  }
+}
+
+StoredParameter CheckpointReader::served(int64_t parameter,
+                                         const kernels::Parallel& parallel) const {
+  const ParameterSpec& spec = spec_.table.at(parameter);
+  std::vector<float> master;
+  read_rows("master", parameter, {0, spec.rows}, master);
+  StoredParameter stored;
+  if (plan_.quantized[static_cast<size_t>(parameter)]) {
+    quantize_parameter(spec, master.data(), plan_, parallel, stored);
+  } else {
+    stored.bf16.resize(master.size());
+    kernels::cast_bf16(master.data(), static_cast<int64_t>(master.size()), stored.bf16.data(),
+                       parallel);
+  }
+  return stored;
+}
+
+}  // namespace nibble
