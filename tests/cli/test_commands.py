@@ -12,9 +12,9 @@ COMMANDS = ("convert", "export", "tokenize", "logprobs", "inspect", "doctor", "p
 
 def weights_sha256(directory):
     sha = hashlib.sha256()
-    for name, (dtype, shape, data) in sorted(directory_tensors(directory).items()):
-        sha.update(f"{name} {dtype} {'x'.join(map(str, shape))}\n".encode())
-        sha.update(data)
+    for name, (_, _, data) in sorted(directory_tensors(directory).items()):
+        if not name.endswith(".weight_shape"):
+            sha.update(data)
     return sha.hexdigest()
 
 
