@@ -1,21 +1,13 @@
 """Help, inspect, doctor and plot."""
 
-import hashlib
 import json
 import struct
 import unittest
 
-from nibble_cli import MODELS, CliTestCase, directory_tensors
+from nibble_cli import MODELS, CliTestCase, directory_tensors, weights_sha256
 
-COMMANDS = ("convert", "export", "tokenize", "logprobs", "inspect", "doctor", "plot")
-
-
-def weights_sha256(directory):
-    sha = hashlib.sha256()
-    for name, (dtype, shape, data) in sorted(directory_tensors(directory).items()):
-        sha.update(f"{name} {dtype} {'x'.join(map(str, shape))}\n".encode())
-        sha.update(data)
-    return sha.hexdigest()
+COMMANDS = ("convert", "export", "generate", "tokenize", "logprobs", "score", "eval", "inspect",
+            "doctor", "plot")
 
 
 def png_size(path):
