@@ -16,7 +16,8 @@ TRAIN_TIMEOUT_S = 100
 
 
 def train(config, directory, *overrides):
-    flags = [flag for pair in (f"run.directory={directory}", *overrides) for flag in ("--set", pair)]
+    pairs = (f"run.directory={directory}", *overrides)
+    flags = [flag for pair in pairs for flag in ("--set", pair)]
     subprocess.run([BINARY, "train", f"configs/ci/{config}.yaml", *flags], cwd=ROOT, check=True,
                    capture_output=True, timeout=TRAIN_TIMEOUT_S)
     return sorted((Path(directory) / "checkpoints").iterdir())[-1]
@@ -53,7 +54,8 @@ class Checkpoints(CliTestCase):
 
     def export(self, checkpoint, to, *flags):
         target = self.folder / f"{checkpoint.parents[1].name}-{to}"
-        self.succeed("export", "--to", to, "--input-dir", checkpoint, "--output-dir", target, *flags)
+        self.succeed("export", "--to", to, "--input-dir", checkpoint, "--output-dir", target,
+                     *flags)
         return target
 
     def test_a_checkpoint_and_its_int4_export_have_the_same_weights_sha256(self):
@@ -74,12 +76,13 @@ class Checkpoints(CliTestCase):
 
     def test_inspect_says_where_the_run_stands(self):
         got = self.inspect(self.dense)
+        initial = self.inspect(MODELS / "dense_untied/bf16")
         rows = [json.loads(line) for line in
                 (self.runs / "dense/metrics.jsonl").read_text().splitlines()]
         last = [row for row in rows if "reward_mean" in row][-1]
         self.assertEqual((got["step"], last["step"]), (6, 6))
         self.assertEqual(got["weight_version"], last["step"] + 1)  # version 1 is before step 1
-        self.assertEqual(got["parameters"], self.inspect(MODELS / "dense_untied/bf16")["parameters"])
+        self.assertEqual(got["parameters"], initial["parameters"])
         text = self.succeed("inspect", self.dense)
         for part in ("training checkpoint", got["weights_sha256"], got["state_sha256"]):
             self.assertIn(part, text)

@@ -18,7 +18,8 @@ class Eval(CliTestCase):
     def setUp(self):
         super().setUp()
         self.data = self.folder / "data.jsonl"
-        self.flags = ["--samples", SAMPLES, "--max-new-tokens", 2, "--seed", 5, "--temperature", 0.5]
+        self.flags = ["--samples", SAMPLES, "--max-new-tokens", 2, "--seed", 5,
+                      "--temperature", 0.5]
 
     def responses(self, prompts):
         text = self.succeed("generate", "--model", MODEL, *self.flags,

@@ -18,8 +18,13 @@ class Score(CliTestCase):
         text = self.succeed("score", "--type", kind, stdin=jsonl(rows))
         return [json.loads(line)["score"] for line in text.splitlines()]
 
+    def expect(self, kind, rows):
+        got = self.score(kind, [{"response": text, "label": label} for text, label, _ in rows])
+        self.assertEqual(got, [want for _, _, want in rows])
+
     def test_reasoning_gym_scores_are_the_librarys(self):
-        items = {(item["task"], item["index"]): item for item in read_jsonl(REWARDS / "gym_eval.jsonl")}
+        items = {(item["task"], item["index"]): item
+                 for item in read_jsonl(REWARDS / "gym_eval.jsonl")}
         cases = [case for case in read_jsonl(REWARDS / "gym_scores.jsonl") if "score" in case][::7]
         self.assertGreater(len(cases), 100)
         rows = [{"response": case["candidate"], "label": items[case["task"], case["index"]]}
@@ -30,11 +35,9 @@ class Score(CliTestCase):
     def test_last_number_and_exact(self):
         rows = [("It is 4.", 4, 1), ("first 3, then 1,000.0", "#### 1000", 1), ("5", 4, 0),
                 ("none", 4, 0), ("-0.5", -0.5, 1)]
-        self.assertEqual(self.score("last_number", [{"response": r, "label": l} for r, l, _ in rows]),
-                         [want for _, _, want in rows])
+        self.expect("last_number", rows)
         rows = [(" Paris\n", "Paris", 1), ("paris", "Paris", 0), ("é", "é", 1), ("", "", 1)]
-        self.assertEqual(self.score("exact", [{"response": r, "label": l} for r, l, _ in rows]),
-                         [want for _, _, want in rows])
+        self.expect("exact", rows)
 
     def test_more_lines_than_a_batch_stay_in_order(self):
         rows = [{"response": str(i), "label": i - i % 3} for i in range(700)]
