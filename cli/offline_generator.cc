@@ -70,6 +70,9 @@ void check_sampling_flags(const SamplingFlags& flags) {
   check_range("--max-running", flags.max_running, kMaxRunning);
   check_range("--max-positions", flags.max_positions, int64_t{1} << 24);
   check_range("--kv-tokens", flags.kv_tokens, int64_t{1} << 28);
+  if (flags.seed < 0) {
+    fail(ErrorCode::kInvalidArgument, "--seed is {}; it must be at least 0", flags.seed);
+  }
   const kernels::SamplingParams& p = flags.sampling;
   if (p.temperature != 0.0f && !(p.temperature >= 1e-3f && p.temperature <= 1e3f)) {
     fail(ErrorCode::kInvalidArgument,
@@ -128,7 +131,7 @@ void OfflineGenerator::submit(std::vector<int32_t> prompt, const std::string& wh
     request.prompt = prompt;
     request.max_new_tokens = flags_.max_new_tokens;
     request.sampling = flags_.sampling;
-    request.seed = flags_.seed;
+    request.seed = static_cast<uint64_t>(flags_.seed);
     request.stop_ids = codec_.stop_ids();
     if (!flags_.stop.empty()) {
       request.stop = std::make_unique<TextStop>(codec_.tokenizer(), flags_.stop);

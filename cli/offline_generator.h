@@ -21,7 +21,7 @@ struct SamplingFlags {
   int64_t max_new_tokens = 256;
   int64_t samples = 1;  ///< of each prompt
   kernels::SamplingParams sampling;
-  uint64_t seed = 0;
+  int64_t seed = 0;
   std::vector<std::string> stop;
   int64_t max_running = 64;
   int64_t max_positions = 4096;  ///< prompt and response, less if the model takes less

@@ -1,5 +1,6 @@
 """Runs the `nibble` binary and reads what it writes, with Python's own library only."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -67,6 +68,15 @@ def directory_tensors(directory):
     weight_map = json.loads(index.read_text())["weight_map"]
     files = {name: Safetensors(Path(directory) / name) for name in set(weight_map.values())}
     return {name: files[file].tensors[name] for name, file in weight_map.items()}
+
+
+def weights_sha256(directory):
+    """The bytes of all tensors in name order, but the weight_shape ones."""
+    sha = hashlib.sha256()
+    for name, (_, _, data) in sorted(directory_tensors(directory).items()):
+        if not name.endswith(".weight_shape"):
+            sha.update(data)
+    return sha.hexdigest()
 
 
 class CliTestCase(unittest.TestCase):

@@ -1,21 +1,13 @@
 """Help, inspect, doctor and plot."""
 
-import hashlib
 import json
 import struct
 import unittest
 
-from nibble_cli import MODELS, CliTestCase, directory_tensors
+from nibble_cli import MODELS, CliTestCase, directory_tensors, weights_sha256
 
-COMMANDS = ("convert", "export", "tokenize", "logprobs", "inspect", "doctor", "plot")
-
-
-def weights_sha256(directory):
-    sha = hashlib.sha256()
-    for name, (_, _, data) in sorted(directory_tensors(directory).items()):
-        if not name.endswith(".weight_shape"):
-            sha.update(data)
-    return sha.hexdigest()
+COMMANDS = ("convert", "export", "generate", "tokenize", "logprobs", "score", "eval", "inspect",
+            "doctor", "plot")
 
 
 def png_size(path):
@@ -98,10 +90,9 @@ class Plot(CliTestCase):
         return run
 
     def rows(self, count):
-        return [{"step": s, "reward_mean": s / (s + 5), "kl_reference": 0.001 * s,
-                 "logprob_abs_diff_mean": None if s == 2 else 1e-4, "loss": 1.0,
-                 "generate_ms": 1000 + s, "optimizer_ms": 50, "step_ms": 1100}
-                for s in range(count)]
+        return [{"step": s, "reward_mean": s / (s + 5), "kl": {"k1": 0.001 * s},
+                 "gap_mean": None if s == 2 else 1e-4, "loss": 1.0,
+                 "phase": {"generate_ms": 1000 + s, "optimizer_ms": 50}} for s in range(count)]
 
     def test_a_run_gets_its_charts(self):
         for count in (1, 3, 200):
