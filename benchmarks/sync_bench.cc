@@ -60,7 +60,7 @@ struct Setup {
   kernels::Serial serial;
 };
 
-// Both ways start when the worker says so.
+// No way starts before everybody is ready for it.
 void start_together(ProcessGroup& group) {
   std::byte local{};
   std::vector<std::byte> all(static_cast<size_t>(group.world()));
@@ -88,12 +88,15 @@ void run_sender(const Setup& setup, ProcessGroup& group, int rounds) {
                     [&] { return static_cast<uint16_t>(next() >> 16); });
     }
   }
+  GlooTransport transport(group, kSenders);
   WeightSender sender(rank, setup.manifest, setup.serial);
-  const std::vector<std::byte> raw(static_cast<size_t>(setup.plan.edge_of(rank)->bytes));
+  std::vector<std::byte> raw;  // the same bytes, in one piece
+  for (const LocalTensor& local : shard_tensors(setup.manifest, *shards, rank, kSenders)) {
+    raw.insert(raw.end(), local.bytes.begin(), local.bytes.end());
+  }
   for (int round = 0; round < rounds; ++round) {
     const int64_t version = round + 1;
     sender.publish(version, shard_tensors(setup.manifest, *shards, rank, kSenders), shards);
-    GlooTransport transport(group, kSenders);
     start_together(group);
     const SenderReport report =
         sender.move(setup.transaction(version), setup.plan, transport, Deadline::after(60s));
@@ -101,6 +104,15 @@ void run_sender(const Setup& setup, ProcessGroup& group, int rounds) {
     for (const SliceHash& slice : report.slices) hashes.push_back(slice.hash);
     group.send(std::as_bytes(std::span(hashes)), kSenders, kControlTag)->wait();
     sender.retire_before(version);
+    start_together(group);
+    const Edge& edge = *setup.plan.edge_of(rank);
+    const auto tensors = shard_tensors(setup.manifest, *shards, rank, kSenders);
+    std::vector<std::span<const std::byte>> pieces;
+    for (const PlannedSlice& planned : edge.slices) {
+      pieces.push_back(tensors[static_cast<size_t>(planned.slice.tensor)].bytes);
+    }
+    transport.send(
+        pieces, setup.plan.bucket_bytes, [](const Segment&) {}, Deadline::after(60s));
     start_together(group);
     group.send(raw, kSenders, kRawTag)->wait();
   }
@@ -111,55 +123,89 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
+// MOVE with hashes on both ends, VERIFY and PREPARE.
+void move_and_verify(const Setup& setup, ProcessGroup& group, Transport& transport,
+                     WeightReceiver& receiver, const Transaction& transaction) {
+  receiver.receive(transaction, transport, Deadline::after(60s));
+  std::vector<SenderReport> reports;
+  for (const Edge& edge : setup.plan.edges) {
+    std::vector<quant::ContentHash> hashes(edge.slices.size());
+    group.receive(std::as_writable_bytes(std::span(hashes)), edge.sender, kControlTag)->wait();
+    reports.push_back({edge.sender, transaction, {}});
+    for (size_t i = 0; i < hashes.size(); ++i) {
+      reports.back().slices.push_back({edge.slices[i].slice, hashes[i]});
+    }
+  }
+  receiver.verify(transaction, reports);
+  receiver.prepare(transaction);
+}
+
+// The transport alone, into memory laid out as a worker's.
+void move_only(const Setup& setup, Transport& transport, ResidentWeights& weights) {
+  std::vector<IncomingEdge> edges;
+  for (const Edge& edge : setup.plan.edges) {
+    edges.push_back({edge.sender, {}});
+    for (const PlannedSlice& planned : edge.slices) {
+      const StoredTensor& tensor = setup.manifest.at(planned.slice.tensor);
+      edges.back().pieces.push_back(stored_bytes(weights.stored(tensor.parameter), tensor)
+                                        .subspan(static_cast<size_t>(planned.byte_begin),
+                                                 static_cast<size_t>(planned.bytes())));
+    }
+  }
+  transport.receive(
+      edges, setup.plan.bucket_bytes, [](size_t, const Segment&) {}, Deadline::after(60s));
+}
+
+void raw_receive(const Setup& setup, ProcessGroup& group,
+                 std::vector<std::vector<std::byte>>& memory) {
+  std::vector<std::unique_ptr<PendingTransfer>> pending;
+  for (size_t e = 0; e < memory.size(); ++e) {
+    pending.push_back(group.receive(memory[e], setup.plan.edges[e].sender, kRawTag));
+  }
+  for (const auto& transfer : pending) transfer->wait();
+}
+
 void run_worker(const Setup& setup, ProcessGroup& group, int rounds) {
   WeightReceiver receiver("bench", setup.spec.table, setup.quantization, setup.manifest,
                           setup.serial);
+  GlooTransport transport(group, kSenders);
+  ResidentWeights memory(setup.spec.table, setup.quantization);
   std::vector<std::vector<std::byte>> raw;
   for (const Edge& edge : setup.plan.edges) raw.emplace_back(static_cast<size_t>(edge.bytes));
-  std::vector<double> move_ms, raw_ms, commit_us;
+  std::vector<double> whole_ms, wire_ms, raw_ms, commit_us, hash_ms;
   for (int round = 0; round < rounds; ++round) {
     const Transaction transaction = setup.transaction(round + 1);
     receiver.reserve(transaction, setup.plan);
-    GlooTransport transport(group, kSenders);
-    start_together(group);
     Stopwatch watch;
-    receiver.receive(transaction, transport, Deadline::after(60s));
-    std::vector<SenderReport> reports;
-    for (const Edge& edge : setup.plan.edges) {
-      std::vector<quant::ContentHash> hashes(edge.slices.size());
-      group.receive(std::as_writable_bytes(std::span(hashes)), edge.sender, kControlTag)->wait();
-      reports.push_back({edge.sender, transaction, {}});
-      for (size_t i = 0; i < hashes.size(); ++i) {
-        reports.back().slices.push_back({edge.slices[i].slice, hashes[i]});
-      }
+    const auto timed = [&](auto&& body) {
+      start_together(group);
+      watch.restart_ms();
+      body();
+      return watch.restart_ms();
+    };
+    // Throws unless every hash agrees, so that no rate of wrong bytes is ever printed.
+    whole_ms.push_back(
+        timed([&] { move_and_verify(setup, group, transport, receiver, transaction); }));
+    const ServedWeights served = receiver.commit(transaction);
+    commit_us.push_back(1000.0 * watch.restart_ms());
+    wire_ms.push_back(timed([&] { move_only(setup, transport, memory); }));
+    raw_ms.push_back(timed([&] { raw_receive(setup, group, raw); }));
+    const auto hashes = content_hashes(setup.manifest, memory, setup.serial);
+    hash_ms.push_back(watch.restart_ms());
+    if (hashes != content_hashes(setup.manifest, *served.weights, setup.serial)) {
+      fail(ErrorCode::kDataLoss, "round {}: the wire-only transfer differs", round);
     }
-    receiver.verify(transaction, reports);
-    receiver.prepare(transaction);
-    const double ms = watch.restart_ms();
-    receiver.commit(transaction);
-    const double swap_us = 1000.0 * watch.elapsed_ms();
-    start_together(group);
-    watch.restart_ms();
-    std::vector<std::unique_ptr<PendingTransfer>> pending;
-    for (size_t e = 0; e < raw.size(); ++e) {
-      pending.push_back(group.receive(raw[e], setup.plan.edges[e].sender, kRawTag));
-    }
-    for (const auto& transfer : pending) transfer->wait();
-    const double raw_now = watch.elapsed_ms();
-    if (round < 2) continue;  // both buffers touched once
-    move_ms.push_back(ms);
-    raw_ms.push_back(raw_now);
-    commit_us.push_back(swap_us);
   }
   const double bytes = static_cast<double>(setup.plan.bytes);
-  printf(
-      "{\"bench\":\"sync\",\"model\":\"135M\",\"group\":64,\"senders\":%d,\"wire_bytes\":%lld,"
-      "\"bucket_kib\":%lld,\"n\":%zu,\"move_verify_ms\":%.2f,\"GB/s\":%.2f,\"raw_gloo_ms\":%.2f,"
-      "\"raw_GB/s\":%.2f,\"of_raw\":%.3f,\"commit_us\":%.1f}\n",
-      kSenders, static_cast<long long>(setup.plan.bytes),
-      static_cast<long long>(setup.plan.bucket_bytes >> 10), move_ms.size(), median(move_ms),
-      bytes / median(move_ms) / 1e6, median(raw_ms), bytes / median(raw_ms) / 1e6,
-      median(raw_ms) / median(move_ms), median(commit_us));
+  const auto rate = [bytes](double ms) { return bytes / ms / 1e6; };
+  fmt::print(
+      "{{\"bench\":\"sync\",\"model\":\"135M\",\"group\":64,\"senders\":{},\"wire_bytes\":{},"
+      "\"bucket_kib\":{},\"n\":{},\"wire_ms\":{:.2f},\"wire_GB/s\":{:.2f},\"raw_gloo_ms\":{:.2f},"
+      "\"raw_GB/s\":{:.2f},\"wire_of_raw\":{:.3f},\"hash_one_side_ms\":{:.2f},"
+      "\"move_verify_ms\":{:.2f},\"commit_us\":{:.1f}}}\n",
+      kSenders, setup.plan.bytes, setup.plan.bucket_bytes >> 10, whole_ms.size(), median(wire_ms),
+      rate(median(wire_ms)), median(raw_ms), rate(median(raw_ms)), median(raw_ms) / median(wire_ms),
+      median(hash_ms), median(whole_ms), median(commit_us));
 }
 
 void run_rank(const Setup& setup, int port, int rank, int rounds) {

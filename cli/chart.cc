@@ -331,8 +331,9 @@ void write_charts_png(const std::filesystem::path& path, std::span<const Chart> 
   const size_t rows = (charts.size() + columns - 1) / columns;
   const Canvas canvas(kWidth * static_cast<double>(columns), kHeight * static_cast<double>(rows));
   for (size_t i = 0; i < charts.size(); ++i) {
+    const size_t row = i / columns;
     ChartPainter(canvas.get(), charts[i], kWidth * static_cast<double>(i % columns),
-                 kHeight * static_cast<double>(i / columns))
+                 kHeight * static_cast<double>(row))
         .paint();
   }
   write_file_atomically(path, canvas.png());

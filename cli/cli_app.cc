@@ -34,7 +34,7 @@ std::string suggestion(const std::string& word, const std::vector<std::string>& 
   }
   const std::string flag = word.substr(0, word.find('='));
   const std::string near = suggestion(flag, known);
-  fail(ErrorCode::kInvalidArgument, "nibble {} does not know '{}'{}", command.get_name(), flag,
+  fail(ErrorCode::kInvalidArgument, "`{}` does not know '{}'{}", command.get_name(), flag,
        near.empty() ? fmt::format("; see `nibble {} --help`", command.get_name()) : near);
 }
 

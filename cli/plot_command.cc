@@ -5,6 +5,7 @@
 #include <cctype>
 #include <cmath>
 #include <memory>
+#include <span>
 
 #include "cli/chart.h"
 #include "cli/command.h"
@@ -61,19 +62,23 @@ std::vector<std::string> words_of(const std::string& name) {
 
 bool is_phase(const std::string& name) { return name.ends_with("_ms"); }
 
-// Metrics of a topic, the shortest names (the plainest figures) first.
+bool has_word(const std::string& name, std::span<const std::string> wanted) {
+  const auto words = words_of(name);
+  return std::any_of(words.begin(), words.end(), [&](const std::string& word) {
+    return std::find(wanted.begin(), wanted.end(), word) != wanted.end();
+  });
+}
+
+// Metrics of a topic, the plainest first: no extremes or spreads, then short names.
 std::vector<std::string> metrics_of(const MetricTable& table, const Topic& topic) {
+  static const std::vector<std::string> kSpreads = {"max", "min", "std"};
   std::vector<std::string> names;
   for (const auto& [name, column] : table.columns) {
-    if (is_phase(name)) continue;
-    const auto words = words_of(name);
-    const bool fits = std::any_of(words.begin(), words.end(), [&](const std::string& word) {
-      return std::find(topic.words.begin(), topic.words.end(), word) != topic.words.end();
-    });
-    if (fits) names.push_back(name);
+    if (!is_phase(name) && has_word(name, topic.words)) names.push_back(name);
   }
-  std::stable_sort(names.begin(), names.end(),
-                   [](const std::string& a, const std::string& b) { return a.size() < b.size(); });
+  std::stable_sort(names.begin(), names.end(), [](const std::string& a, const std::string& b) {
+    return std::pair(has_word(a, kSpreads), a.size()) < std::pair(has_word(b, kSpreads), b.size());
+  });
   return names;
 }
 
@@ -98,11 +103,8 @@ Chart phase_chart(const Run& run) {
   Chart chart{"Time of a step by phase", "step", "seconds", Chart::Kind::kStackedAreas, {}};
   std::vector<std::string> names;
   for (const auto& [name, column] : run.table.columns) {
-    const auto words = words_of(name);
     // A total or the step's own time would count everything twice.
-    const bool is_sum = std::any_of(words.begin(), words.end(), [](const std::string& word) {
-      return word == "step" || word == "total";
-    });
+    const bool is_sum = has_word(name, std::vector<std::string>{"step", "total"});
     if (is_phase(name) && !is_sum) names.push_back(name);
   }
   std::stable_sort(names.begin(), names.end(), [&](const std::string& a, const std::string& b) {
@@ -151,11 +153,13 @@ Chart overlay_time_chart(const std::vector<Run>& runs) {
 
 void plot_one(const Run& run, const fs::path& directory, const fs::path& summary) {
   std::vector<Chart> charts;
+  std::vector<const char*> left_out;
   const auto add = [&](Chart chart, const char* file) {
     if (chart.series.empty()) {
-      get_logger("plot")->warn("no metrics for {}; it is left out", file);
+      left_out.push_back(file);
       return;
     }
+    fs::create_directories(directory);
     write_charts_png(directory / file, std::span(&chart, 1));
     charts.push_back(std::move(chart));
     fmt::print("{}\n", (directory / file).string());
@@ -167,6 +171,9 @@ void plot_one(const Run& run, const fs::path& directory, const fs::path& summary
          "the rows of '{}' have no metric to plot: none is named after reward, kl or gap, none "
          "ends in _ms",
          run.label);
+  }
+  if (!left_out.empty()) {
+    get_logger("plot")->warn("no metrics for {}", fmt::join(left_out, ", "));
   }
   write_charts_png(summary, charts);
   fmt::print("{}\n", summary.string());
@@ -217,7 +224,6 @@ void run_plot(const PlotFlags& flags) {
     return;
   }
   const fs::path directory = flags.runs[0] / "plots";
-  fs::create_directories(directory);
   plot_one(runs[0], directory, flags.output.empty() ? directory / "summary.png" : flags.output);
 }
 

@@ -12,7 +12,7 @@
 #include "core/spec/quantization.h"
 #include "rollout/rollout_config.h"
 #include "rollout/rollout_service.h"
-#include "trainer/train_config.h"
+#include "trainer/config/train_config.h"
 #include "trainer/trainer_service.h"
 
 namespace nibble {

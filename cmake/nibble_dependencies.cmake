@@ -40,6 +40,11 @@ endif()
 
 if(NIBBLE_WITH_CUDA)
   set(CMAKE_CUDA_ARCHITECTURES OFF)   # -gencode flags are given per target
+  find_program(CMAKE_CUDA_COMPILER nvcc HINTS /usr/local/cuda/bin REQUIRED)
   enable_language(CUDA)
+  # nvcc 13 has C++20, but CMake 3.25 does not know the flag.
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
   find_package(CUDAToolkit REQUIRED)
 endif()

@@ -17,10 +17,11 @@ install(RUNTIME_DEPENDENCY_SET nibble_libraries
   POST_EXCLUDE_REGEXES "/site-packages/"
   LIBRARY DESTINATION lib)
 if(NIBBLE_PATCHELF)
+  # Only what this run installed: the prefix may hold libraries of others.
   install(CODE "
-    file(GLOB bundled \"\${CMAKE_INSTALL_PREFIX}/lib/*.so*\")
-    foreach(library IN LISTS bundled)
-      if(NOT IS_SYMLINK \"\${library}\")
+    foreach(file IN LISTS CMAKE_INSTALL_MANIFEST_FILES)
+      set(library \"\$ENV{DESTDIR}\${file}\")
+      if(file MATCHES \"/lib/[^/]*\\\\.so\" AND NOT IS_SYMLINK \"\${library}\")
         execute_process(COMMAND \"${NIBBLE_PATCHELF}\" --set-rpath [[\$ORIGIN]] \"\${library}\"
                         COMMAND_ERROR_IS_FATAL ANY)
       endif()

@@ -70,6 +70,7 @@ std::vector<std::string> marlin_warnings(const ParameterTable& table,
     ++entry->second.second;
   }
   std::vector<std::string> warnings;
+  warnings.reserve(shapes.size());
   for (const auto& [shape, example] : shapes) {
     warnings.push_back(fmt::format(
         "{} matrices of shape [{}, {}], such as '{}', cannot be served by Marlin (vLLM, "

@@ -47,12 +47,11 @@ void Membership::wait_complete(Deadline deadline) {
     return static_cast<size_t>(std::count_if(entries_.begin(), entries_.end(),
                                              [](const Entry& entry) { return entry.serving; }));
   };
-  const bool complete = changed_.wait_until(
-      lock, deadline.time(), [&] { return stopped_ || serving() == wanted; });
+  const bool complete =
+      changed_.wait_until(lock, deadline.time(), [&] { return stopped_ || serving() == wanted; });
   if (stopped_) fail(ErrorCode::kCancelled, "stopped while waiting for workers");
   if (!complete) {
-    fail(ErrorCode::kDeadlineExceeded, "only {} of {} workers joined in time", serving(),
-         wanted);
+    fail(ErrorCode::kDeadlineExceeded, "only {} of {} workers joined in time", serving(), wanted);
   }
 }
 

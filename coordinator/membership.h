@@ -35,8 +35,8 @@ class Membership {
   /// Throws Error{kFailedPrecondition} for an unknown worker or one whose lease had run out.
   void renew(const std::string& id);
 
-  /// Waits until all roles are taken and their workers serve. Throws Error{kDeadlineExceeded} naming how many are missing,
-  /// Error{kCancelled} after stop().
+  /// Waits until all roles are taken and their workers serve. Throws Error{kDeadlineExceeded}
+  /// naming how many are missing, Error{kCancelled} after stop().
   void wait_complete(Deadline deadline);
   /// Throws Error{kUnavailable} naming the first worker whose lease has run out.
   void check_leases() const;

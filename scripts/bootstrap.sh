@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a build needs and this machine lacks: system packages (Debian 12, Ubuntu 24.04) and
-# the pinned LibTorch, as a Python environment in .deps/venv. Run it again at any time: what is
-# there already costs nothing.
+# a Python environment in .deps/venv with the pinned LibTorch and what tools/ imports. Run it again
+# at any time: what is there already costs nothing.
 #   NIBBLE_DEPS_DIR   where the pinned packages go (default: .deps beside this folder)
 # pip's own configuration (mirrors, proxies) is honoured.
 set -euo pipefail
@@ -87,9 +87,9 @@ install_system_packages() {
   [ ${#missing[@]} -eq 0 ] || step "${#missing[@]} system packages" apt_install "${missing[@]}"
 }
 
-# True if the environment holds every pin.
-has_pins() {
-  [ -x "$deps/venv/bin/python" ] && "$deps/venv/bin/python" - "${pins[@]}" 2>/dev/null <<'PYTHON'
+# has_packages PIN...: true if the environment holds every pin.
+has_packages() {
+  [ -x "$deps/venv/bin/python" ] && "$deps/venv/bin/python" - "$@" 2>/dev/null <<'PYTHON'
 import fnmatch
 import importlib.metadata
 import sys
@@ -101,11 +101,21 @@ for pin in sys.argv[1:]:
 PYTHON
 }
 
+pip_install() {
+  "$deps/venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
+}
+
 install_torch() {
-  if has_pins; then return; fi
+  if has_packages "${pins[@]}"; then return; fi
   step "Python environment" python3 -m venv --clear "$deps/venv"
-  step "LibTorch ${pins[0]#torch==}" \
-    "$deps/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "${pins[@]}"
+  step "LibTorch ${pins[0]#torch==}" pip_install --no-deps "${pins[@]}"
+}
+
+install_tools_packages() {
+  local requirements=$root/tools/requirements.txt wanted
+  mapfile -t wanted < <(grep -v '^ *\(#\|$\)' "$requirements")
+  if has_packages "${wanted[@]}"; then return; fi
+  step "Python packages of tools/" pip_install -r "$requirements"
 }
 
 mkdir -p "$deps"
@@ -115,4 +125,5 @@ flock 9  # two bootstraps of one folder take turns
 warn_if_untested
 install_system_packages
 install_torch
+install_tools_packages
 say "$(printf '%-44s %4d s' "ready" "$SECONDS")"

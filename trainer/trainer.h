@@ -15,10 +15,10 @@
 #include "core/models/packing.h"
 #include "trainer/algo/policy_loss.h"
 #include "trainer/batching.h"
+#include "trainer/config/train_config.h"
 #include "trainer/parallel/gathered_weights.h"
 #include "trainer/state/optimizer_state.h"
 #include "trainer/state/train_checkpoint.h"
-#include "trainer/train_config.h"
 
 namespace nibble {
 

@@ -22,8 +22,6 @@ auto bytes_of(PieceSpan pieces, const Segment& segment) {
 }  // namespace
 
 std::vector<Bucket> plan_buckets(std::span<const int64_t> piece_bytes, int64_t bucket_bytes) {
-  // From this size on a transfer's own cost is below that of copying the bytes twice.
-  constexpr int64_t kDirectBytes = 256 << 10;
   const int64_t direct_bytes = std::min(kDirectBytes, bucket_bytes);
   std::vector<Bucket> buckets;
   const auto count = static_cast<int64_t>(piece_bytes.size());

@@ -7,6 +7,10 @@
 
 namespace nibble {
 
+/// Pieces of this size or more go from and into their place; smaller ones are packed, because a
+/// transfer costs more than copying that little twice.
+constexpr int64_t kDirectBytes = 128 << 10;
+
 /// Bytes [offset, offset + bytes) of one piece of an edge.
 struct Segment {
   int64_t piece = 0;

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "core/base/fail.h"
+#include "weight_sync/bucket_plan.h"
 
 namespace nibble {
 namespace {
@@ -159,6 +160,7 @@ Digest plan_digest(const PlanInputs& inputs, const SyncPlan& plan) {
   builder.add(static_cast<uint64_t>(inputs.membership.size()));
   for (const std::string& member : inputs.membership) builder.add(std::string_view(member));
   builder.add(plan.bucket_bytes);
+  builder.add(kDirectBytes);  // Gloo ends a process whose peer sends other sizes than it expects
   builder.add(static_cast<uint64_t>(plan.edges.size()));
   for (const Edge& edge : plan.edges) {
     builder.add(static_cast<int64_t>(edge.sender));

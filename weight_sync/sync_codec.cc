@@ -32,8 +32,8 @@ void encode_report(const SenderReport& report, v1::SenderReport& message) {
 SenderReport decode_report(const v1::SenderReport& message) {
   SenderReport report{message.sender(), decode_transaction(message.transaction()), {}};
   for (const v1::SliceHash& in : message.slices()) {
-    report.slices.push_back({{in.tensor(), in.row_begin(), in.row_end()},
-                             {in.hash_low(), in.hash_high()}});
+    report.slices.push_back(
+        {{in.tensor(), in.row_begin(), in.row_end()}, {in.hash_low(), in.hash_high()}});
   }
   return report;
 }

@@ -91,7 +91,11 @@ inline void tile(const float* x, int64_t ldx, Rows rows, int64_t cols, float* y,
     }
   }
   for (int i = 0; i < MT; ++i) {
-    for (int j = 0; j < NT; ++j) y[i * ldy + j] = reduce_add(acc[i][j]);
+    if constexpr (NT == 4) {
+      store_sums(y + i * ldy, acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
+    } else {
+      for (int j = 0; j < NT; ++j) y[i * ldy + j] = reduce_add(acc[i][j]);
+    }
   }
 }
 
@@ -161,9 +165,8 @@ class Scratch {
   float* data_;
 };
 
-constexpr int64_t kDirectRows = 8;    // up to here, weights are expanded in registers
-constexpr int64_t kPanelRows = 48;    // expanded rows a thread keeps in its L2
-constexpr int64_t kXBlockRows = 128;  // rows of x that stay in L2 while panels pass
+constexpr int64_t kDirectRows = 8;  // up to here, weights are expanded in registers
+constexpr int64_t kPanelRows = 48;  // expanded rows a thread keeps in its L2
 
 inline void linear_panels(const float* x, const WeightView& w, int64_t m, float* y, int64_t ldy,
                           int64_t begin, int64_t end) {

@@ -79,6 +79,20 @@ inline float reduce_add(F32x16 a) {
   return _mm_cvtss_f32(_mm_add_ss(s2, _mm_movehdup_ps(s2)));
 }
 
+/// y[0..3] = reduce_add of a, b, c, d: the same tree, four at a time.
+inline void store_sums(float* y, F32x16 a, F32x16 b, F32x16 c, F32x16 d) {
+  const __m512 ab =
+      _mm512_add_ps(_mm512_shuffle_f32x4(a.v, b.v, 0x44), _mm512_shuffle_f32x4(a.v, b.v, 0xee));
+  const __m512 cd =
+      _mm512_add_ps(_mm512_shuffle_f32x4(c.v, d.v, 0x44), _mm512_shuffle_f32x4(c.v, d.v, 0xee));
+  const __m512 s4 =
+      _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  const __m512 s2 = _mm512_add_ps(s4, _mm512_permute_ps(s4, 0xee));
+  const __m512 s1 = _mm512_add_ps(s2, _mm512_movehdup_ps(s2));
+  const __m512i heads = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+  _mm_storeu_ps(y, _mm512_castps512_ps128(_mm512_permutexvar_ps(heads, s1)));
+}
+
 #elif defined(__AVX2__)
 
 struct F32x16 {
@@ -275,6 +289,15 @@ inline float reduce_add(F32x16 a) {
   return a.v[0];
 }
 
+#endif
+
+#if !defined(__AVX512F__)
+inline void store_sums(float* y, F32x16 a, F32x16 b, F32x16 c, F32x16 d) {
+  y[0] = reduce_add(a);
+  y[1] = reduce_add(b);
+  y[2] = reduce_add(c);
+  y[3] = reduce_add(d);
+}
 #endif
 
 /// e^x to about 1 ulp, the same bits everywhere. x is clamped to [-87.3, 88]: below that the

@@ -6,8 +6,8 @@
 #include "core/comm/process_group.h"
 #include "core/kernels/adamw.h"
 #include "core/kernels/parallel.h"
+#include "trainer/config/train_config.h"
 #include "trainer/parallel/packed_shards.h"
-#include "trainer/train_config.h"
 
 namespace nibble {
 

@@ -51,5 +51,18 @@ TEST(QuantizationConfig, OtherSchemesAreRefusedByField) {
   EXPECT_NO_THROW(parse_quantization_config(base, "config.json"));
 }
 
+TEST(QuantizationConfig, AnIgnorePatternThatIsNoPatternIsRefusedByName) {
+  const QuantizationConfig config{4, 32, {"re:^(unclosed"}};
+  const Json stored = {
+      {"quantization_config", Json::parse(quantization_config_json(config).dump())}};
+  try {
+    parse_quantization_config(stored, "x");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+    EXPECT_NE(std::string(error.what()).find("re:^(unclosed"), std::string::npos);
+  }
+}
+
 }  // namespace
 }  // namespace nibble

@@ -74,5 +74,31 @@ TEST(QuantizationPlan, HalfQuantizedFusedLayerIsRefused) {
   EXPECT_NO_THROW(plan_from_config(table, config));
 }
 
+TEST(QuantizationPlan, WhatIsAlsoIgnoredIsListedByFullNameAndNeedNotDivide) {
+  const HfDirectory model(kModels / "llama_smol" / "bf16");  // 96 inputs; down_proj has another
+  const ParameterTable table = model_parameters(parse_model_config(model.config(), "x"));
+  const auto plan = plan_quantization(table, QuantTargets::kLinear, 4, 32,
+                                      {R"(re:^model\.layers\.[01]\.mlp\..*$)"});
+  EXPECT_EQ(plan_from_config(table, plan.config).quantized, plan.quantized);
+  for (const std::string& entry : plan.config.ignore) EXPECT_FALSE(entry.starts_with("re:"));
+  for (int64_t i = 0; i < table.size(); ++i) {
+    const ParameterSpec& p = table.at(i);
+    const bool is_target = p.role == ParameterRole::kAttention || p.role == ParameterRole::kMlp;
+    const bool is_left_out = p.role == ParameterRole::kMlp && p.layer < 2;
+    EXPECT_EQ(plan.quantized[static_cast<size_t>(i)], is_target && !is_left_out) << p.module;
+  }
+  EXPECT_NO_THROW(plan_quantization(table, QuantTargets::kLinear, 4, 128,
+                                    {R"(re:^model\.layers\..*\.(self_attn|mlp)\..*$)"}));
+}
+
+TEST(QuantizationPlan, AnIgnoreEntryThatDoesNothingOrHalfOfAFusedLayerIsRefused) {
+  const HfDirectory model(kModels / "dense_tied" / "bf16");
+  const ParameterTable table = model_parameters(parse_model_config(model.config(), "x"));
+  for (const char* entry : {"model.layers.9.mlp.up_proj", "lm_head", "re:^(", "re:^nothing$",
+                            "model.layers.0.mlp.up_proj"}) {
+    EXPECT_THROW(plan_quantization(table, QuantTargets::kLinear, 4, 32, {entry}), Error) << entry;
+  }
+}
+
 }  // namespace
 }  // namespace nibble

@@ -1,0 +1,68 @@
+#include "coordinator/membership.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "core/base/error.h"
+
+namespace nibble {
+namespace {
+
+using namespace std::chrono_literals;
+
+Member candidate(const std::string& address) {
+  Member member;
+  member.address = address;
+  return member;
+}
+
+TEST(Membership, GivesTrainerRanksFirstThenEnginesThenRefuses) {
+  Membership members(2, 1, 10s);
+  EXPECT_EQ(members.join(candidate("a")).id, "trainer/0");
+  EXPECT_EQ(members.join(candidate("b")).id, "trainer/1");
+  EXPECT_EQ(members.join(candidate("c")).id, "rollout/0");
+  EXPECT_THROW(members.join(candidate("d")), Error);
+  EXPECT_EQ(members.trainers().size(), 2u);
+  EXPECT_EQ(members.engines()[0].address, "c");
+}
+
+TEST(Membership, IsCompleteOnlyWhenAllServe) {
+  Membership members(1, 1, 10s);
+  members.join(candidate("a"));
+  members.join(candidate("b"));
+  members.renew("trainer/0");
+  EXPECT_THROW(members.wait_complete(Deadline::after(20ms)), Error);
+  std::jthread late([&] { members.renew("rollout/0"); });
+  members.wait_complete(Deadline::after(10s));
+}
+
+TEST(Membership, AnExpiredLeaseNamesTheWorkerAndCannotBeRenewed) {
+  Membership members(1, 1, 1ms);
+  members.join(candidate("a"));
+  const Deadline later = Deadline::after(5ms);
+  while (!later.expired()) std::this_thread::yield();
+  try {
+    members.check_leases();
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnavailable);
+    EXPECT_NE(std::string(error.what()).find("trainer/0"), std::string::npos);
+  }
+  EXPECT_THROW(members.renew("trainer/0"), Error);
+  EXPECT_THROW(members.renew("trainer/9"), Error);
+}
+
+TEST(Membership, StopWakesWaiters) {
+  Membership members(1, 1, 10s);
+  std::jthread stopper([&] { members.stop(); });
+  try {
+    members.wait_complete(Deadline::after(10s));
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kCancelled);
+  }
+}
+
+}  // namespace
+}  // namespace nibble
