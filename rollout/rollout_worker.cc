@@ -93,6 +93,17 @@ std::vector<int32_t> RolloutWorker::encode(const RolloutPrompt& prompt) const {
       chat_template_->render({.messages = &messages, .add_generation_prompt = true}));
 }
 
+void RolloutWorker::check_length(const std::vector<int32_t>& prompt, int64_t new_tokens) const {
+  const int64_t most = std::min(options_.rollout.max_positions, options_.rollout.kv_tokens);
+  const auto length = static_cast<int64_t>(prompt.size());
+  if (new_tokens - 1 <= most - length) return;
+  fail(ErrorCode::kInvalidArgument,
+       "the prompt that begins '{}' has {} tokens; with rollout.max_new_tokens = {} it does not fit "
+       "rollout.max_positions = {} and rollout.kv_tokens = {}: shorten it or raise these",
+       capped(tokenizer_.decode(std::span(prompt).first(std::min<size_t>(prompt.size(), 12)))),
+       length, new_tokens, options_.rollout.max_positions, options_.rollout.kv_tokens);
+}
+
 std::vector<Completion> RolloutWorker::run_engine(const RolloutJob& job, Running& running,
                                                   Deadline deadline) {
   std::vector<GenerateRequest> requests;
@@ -148,6 +159,7 @@ RolloutOutcome RolloutWorker::generate(const RolloutJob& job, Deadline deadline)
   Running running;
   for (const RolloutPrompt& prompt : job.prompts) {
     running.prompts.push_back(encode(prompt));
+    check_length(running.prompts.back(), job.max_new_tokens);
     outcome.prefill_tokens += static_cast<int64_t>(running.prompts.back().size());
   }
   running.completions = run_engine(job, running, deadline);
