@@ -130,8 +130,9 @@ void RunLoop::start_workers() {
 RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
   start_workers();
   published_ = publisher_->publish(summary_.steps, config_.weight_sync.retries);
-  if (summary_.steps == 0) evaluate(0);
-  while (summary_.steps < config_.run.steps) {
+  summary_.interrupted = interrupt;  // while the job started: nothing to finish, nothing to save
+  if (summary_.steps == 0 && !summary_.interrupted) evaluate(0);
+  while (summary_.steps < config_.run.steps && !summary_.interrupted) {
     membership_.check_leases();
     const int64_t step = summary_.steps + 1;
     run_step(step);
@@ -140,7 +141,6 @@ RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
     if (step % config_.eval.every == 0 || last) evaluate(step);
     summary_.interrupted = interrupt && !last;
     if (step % config_.checkpoint.every == 0 || last || summary_.interrupted) checkpoint(step);
-    if (summary_.interrupted) break;
   }
   membership_.stop();
   return summary_;
@@ -228,7 +228,7 @@ void RunLoop::run_step(int64_t step) {
   row.set("step_ms", step_ms);
   row.set("tokens_per_s", static_cast<double>(rollout.generated_tokens) / step_ms * 1000.0);
   metrics_->write(row);
-  record_samples(step, rollout);
+  record_samples(step, rollout, sampled_with);
   store_.end_step(step, StepStatus::kDone, unix_ms());
   report(row, step_ms);
 }
@@ -330,13 +330,13 @@ void RunLoop::checkpoint(int64_t step) {
   }
 }
 
-void RunLoop::record_samples(int64_t step, const Rollout& rollout) {
+void RunLoop::record_samples(int64_t step, const Rollout& rollout, int64_t version) {
   std::vector<SampleRecord> records;
   for (const SampleResult& sample : rollout.samples) {
     records.push_back({step, std::to_string(sample.prompt_id), sample.sample_index,
                        sample.error.empty() ? sample.reward : std::nan(""), sample.response_tokens,
                        sample.error.empty() ? sample.finish_reason : "reward_error",
-                       published_.version, sample.prompt_text, sample.response_text});
+                       version, sample.prompt_text, sample.response_text});
   }
   store_.record_samples(records);
   store_.drop_sample_texts(step - config_.logging.sample_text_steps);

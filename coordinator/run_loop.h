@@ -46,8 +46,8 @@ class RunLoop {
           std::filesystem::path checkpoint);
   ~RunLoop();
 
-  /// Trains until config.run.steps, or until `interrupt` is set: then the step in progress is
-  /// finished and a checkpoint written. Throws the first error of any worker, naming it.
+  /// Trains until config.run.steps, or until `interrupt` is set: then the step in progress, if one
+  /// is, is finished and a checkpoint written. Throws the first error of any worker, naming it.
   RunSummary run(const std::atomic<bool>& interrupt);
 
  private:
@@ -59,7 +59,7 @@ class RunLoop {
   void checkpoint(int64_t step);
   Rollout generate(int64_t step);
   Rollout generate_on_all(const GenerateTask& base, const std::vector<PromptTask>& prompts);
-  void record_samples(int64_t step, const Rollout& rollout);
+  void record_samples(int64_t step, const Rollout& rollout, int64_t version);
   void add_rollout_figures(const Rollout& rollout, MetricsRow& row) const;
   void report(const MetricsRow& row, double step_ms);
 
