@@ -179,10 +179,14 @@ class JobTest(unittest.TestCase):
             raise FileNotFoundError(f"{BINARY} does not exist; set NIBBLE_BIN")
 
     def setUp(self):
-        self.folder = Path(tempfile.mkdtemp(prefix="nibble-integration-"))
         self._jobs = []
-        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        self.fresh_folder()
         self.addCleanup(self._end_jobs)
+
+    def fresh_folder(self):
+        """For the next case of a test that has several."""
+        self.folder = Path(tempfile.mkdtemp(prefix="nibble-integration-"))
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
 
     def _end_jobs(self):
         for job in self._jobs:

@@ -76,7 +76,7 @@ class BadInput(JobTest):
                      arguments=settings(reward__type="last_numbr"))
 
     def test_an_unknown_log_level(self):
-        self.refused("logging.level", "'loud'", arguments=settings(logging__level="loud"))
+        self.refused("logging.level", "loud", arguments=settings(logging__level="loud"))
 
     # Files that the configuration names.
 
@@ -100,7 +100,7 @@ class BadInput(JobTest):
                 self.refused(weights, arguments=settings(**{f"model__{key}": model}))
 
     def test_a_missing_tensor_and_one_of_the_wrong_shape(self):
-        for name, change in (("missing", lambda header, key: header.pop(key)),
+        for name, change in (("missing", lambda header, key: header.update({key + "x": header.pop(key)})),
                              ("misshapen", lambda header, key: header[key]["shape"].reverse())):
             with self.subTest(name=name):
                 model = self.model_copy(BF16, name)
@@ -125,7 +125,7 @@ class BadInput(JobTest):
 
     def test_an_int4_checkpoint_of_another_model(self):
         other = ROOT / "tests/oracles/models/moe_norm/int4_sym7"
-        self.refused(other, BF16, arguments=settings(model__int4=other))
+        self.refused(other, BF16, arguments=settings(model__path=BF16, model__int4=other))
 
     def test_a_model_without_tokenizer(self):
         model = self.model_copy(BF16)
@@ -147,9 +147,11 @@ class BadInput(JobTest):
         empty = self.write("empty.jsonl", "")
         self.refused(empty, arguments=settings(data__train=empty))
 
-    def test_a_prompt_that_cannot_fit_is_named(self):
-        long = self.write("long.jsonl", json.dumps({"prompt": "value " * 200, "label": "1"}) + "\n")
-        self.refused(f"{long}:1", "rollout.max_positions", arguments=settings(data__train=long))
+    def test_a_prompt_that_cannot_fit_is_quoted(self):
+        long = self.write("long.jsonl", json.dumps({"prompt": "value 7" * 200, "label": "1"}))
+        result = self.run_nibble("train", TINY_DENSE, *settings(
+            run__directory=self.folder / "run", data__train=long))
+        self.expect_refusal(result, 2, "'value 7value", "rollout.max_positions = 64")
 
     # The machine.
 

@@ -71,10 +71,10 @@ class TinyJobs(JobTest):
         self.assertEqual(result.errors(), [])
         self.assertIn(f"{STEPS} steps in {directory}", result.out)
         self.assertEqual(len(result.out.splitlines()), 1)
+        self.check_directory(directory)
         steps = self.check_metrics(directory)
         self.assertGreater(steps[0]["kl_reference"], 0)
         self.check_run_store(directory, steps)
-        self.check_directory(directory)
 
     def test_tiny_dense_runs_end_to_end(self):
         self.check_job(TINY_DENSE)
