@@ -5,14 +5,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <chrono>
-#include <condition_variable>
 #include <csignal>
 #include <cstring>
 
-#include "core/base/clock.h"
 #include "core/base/fail.h"
 
 namespace nibble {
@@ -34,90 +30,53 @@ namespace {
   ::_exit(127);
 }
 
-std::string death_text(pid_t pid, int status) {
+std::string describe_end(int status) {
   if (WIFSIGNALED(status)) {
-    return fmt::format("worker process {} was killed by signal {} ({})", pid, WTERMSIG(status),
+    return fmt::format("was killed by signal {} ({})", WTERMSIG(status),
                        strsignal(WTERMSIG(status)));
   }
-  return fmt::format("worker process {} ended with exit code {}", pid, WEXITSTATUS(status));
+  return fmt::format("ended with exit code {}", WEXITSTATUS(status));
 }
 
 }  // namespace
 
-ChildProcesses::ChildProcesses(const std::vector<std::string>& command, int count)
-    : ended_(static_cast<size_t>(count), false) {
+ChildProcesses::ChildProcesses(const std::vector<std::string>& command, int count) {
   const pid_t self = ::getpid();
   for (int i = 0; i < count; ++i) {
     const pid_t child = ::fork();
     if (child == 0) become(command, self);
     if (child < 0) {
+      const int error = errno;
       kill_all();
-      fail(ErrorCode::kInternal, "cannot start a worker process: {}", std::strerror(errno));
+      fail(ErrorCode::kInternal, "cannot start a worker process: {}", std::strerror(error));
     }
     children_.push_back(child);
   }
 }
 
-ChildProcesses::~ChildProcesses() {
-  watcher_.reset();
-  kill_all();
+ChildProcesses::~ChildProcesses() { kill_all(); }
+
+std::optional<ChildProcesses::Death> ChildProcesses::find_death() {
+  for (auto child = children_.begin(); child != children_.end(); ++child) {
+    int status = 0;
+    if (::waitpid(*child, &status, WNOHANG) != *child) continue;
+    const Death death{*child, describe_end(status)};
+    children_.erase(child);
+    return death;
+  }
+  return std::nullopt;
+}
+
+void ChildProcesses::wait_all(Deadline deadline) {
+  while (!children_.empty() && !deadline.expired()) {
+    if (!find_death()) ::usleep(10'000);
+  }
 }
 
 void ChildProcesses::kill_all() {
-  for (size_t i = 0; i < children_.size(); ++i) {
-    if (ended_[i]) continue;
-    ::kill(children_[i], SIGKILL);
-    int status = 0;
-    ::waitpid(children_[i], &status, 0);
-    ended_[i] = true;
-  }
-}
-
-void ChildProcesses::watch(std::function<void(const std::string&)> on_death) {
-  watcher_ = std::make_unique<BackgroundTask>(
-      [this, on_death = std::move(on_death)](const std::stop_token& stop) {
-        std::condition_variable_any tick;
-        std::mutex local;
-        while (!stop.stop_requested()) {
-          for (size_t i = 0; i < children_.size(); ++i) {
-            int status = 0;
-            std::unique_lock lock(mutex_);
-            if (ended_[i] || ::waitpid(children_[i], &status, WNOHANG) != children_[i]) continue;
-            ended_[i] = true;
-            if (released_) continue;
-            lock.unlock();
-            on_death(death_text(children_[i], status));
-            return;
-          }
-          std::unique_lock lock(local);
-          tick.wait_for(lock, stop, std::chrono::milliseconds(50), [] { return false; });
-        }
-      });
-}
-
-void ChildProcesses::kill_others() {
-  const std::lock_guard lock(mutex_);
-  kill_all();
-}
-
-void ChildProcesses::release() {
-  const std::lock_guard lock(mutex_);
-  released_ = true;
-}
-
-void ChildProcesses::wait_all(int seconds) {
-  watcher_.reset();
-  const Deadline deadline = Deadline::after(std::chrono::seconds(seconds));
-  for (size_t i = 0; i < children_.size(); ++i) {
-    while (!ended_[i] && !deadline.expired()) {
-      int status = 0;
-      if (::waitpid(children_[i], &status, WNOHANG) == children_[i]) {
-        ended_[i] = true;
-      } else {
-        ::usleep(10'000);
-      }
-    }
-  }
+  for (const pid_t child : children_) ::kill(child, SIGKILL);
+  for (const pid_t child : children_) ::waitpid(child, nullptr, 0);
+  children_.clear();
 }
 
 }  // namespace nibble

@@ -2,42 +2,40 @@
 
 #include <sys/types.h>
 
-#include <functional>
-#include <memory>
-#include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "core/base/background_task.h"
+#include "core/base/clock.h"
 
 namespace nibble {
 
 /// The worker processes of a job on this machine. Each dies with the thread that made this object
 /// and is out of the terminal's process group, so that Ctrl-C reaches the supervisor alone. The
-/// destructor kills and reaps what is left.
+/// destructor kills and reaps what is left. One thread at a time.
 class ChildProcesses {
  public:
+  /// A child that ended, and how: "was killed by signal 9 (Killed)".
+  struct Death {
+    pid_t pid = 0;
+    std::string how;
+  };
+
   /// Starts `count` copies of `command`. Throws Error{kInternal} if a process cannot be made.
   ChildProcesses(const std::vector<std::string>& command, int count);
+  ChildProcesses(const ChildProcesses&) = delete;
+  ChildProcesses& operator=(const ChildProcesses&) = delete;
   ~ChildProcesses();
 
-  /// Calls `on_death(what)` once, from another thread, when a child ends before release().
-  void watch(std::function<void(const std::string&)> on_death);
-  /// Ends all children; for on_death.
-  void kill_others();
-  /// From now on children may end.
-  void release();
-  /// Waits up to `seconds` for all to end by themselves; the destructor kills the rest.
-  void wait_all(int seconds);
-
- private:
+  /// Reaps one child that has ended since the last call, if any has.
+  std::optional<Death> find_death();
+  /// Waits for all to end by themselves, no longer than the deadline.
+  void wait_all(Deadline deadline);
+  /// Kills and reaps all that are left.
   void kill_all();
 
-  std::vector<pid_t> children_;  // constant after construction
-  std::mutex mutex_;
-  std::vector<bool> ended_;  // guarded by mutex_
-  bool released_ = false;    // guarded by mutex_
-  std::unique_ptr<BackgroundTask> watcher_;
+ private:
+  std::vector<pid_t> children_;  // those not reaped
 };
 
 }  // namespace nibble

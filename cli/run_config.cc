@@ -6,6 +6,7 @@
 #include "core/base/fail.h"
 #include "core/checkpoint/hf_directory.h"
 #include "core/models/weights.h"
+#include "rollout/reward/scorer.h"
 
 namespace nibble {
 namespace {
@@ -52,8 +53,39 @@ void check_paths(const RunConfig& c, const ConfigSource& source) {
   if (!c.eval.data.empty()) want("eval.data", c.eval.data);
 }
 
+void check_reward(const RunConfig& c, const ConfigSource& source) {
+  try {
+    (void)make_scorer(c.reward.type);
+  } catch (const Error& error) {
+    fail(error.code(), "reward.type ({}): {}", source.where("reward.type"), error.what());
+  }
+}
+
 std::filesystem::path quantization_source(const RunConfig& c) {
   return c.model.int4.empty() ? c.model.path : c.model.int4;
+}
+
+ParameterTable parameters_of(const HfDirectory& directory) {
+  return model_parameters(
+      parse_model_config(directory.config(), (directory.path() / "config.json").string()));
+}
+
+// A plan made for one model's parameters means nothing for another's.
+void check_same_model(const ParameterTable& table, const HfDirectory& directory,
+                      const std::filesystem::path& other) {
+  const ParameterTable theirs = parameters_of(HfDirectory(other));
+  for (int64_t i = 0; i < std::max(table.size(), theirs.size()); ++i) {
+    const bool both = i < table.size() && i < theirs.size();
+    if (both && table.at(i).module == theirs.at(i).module &&
+        table.at(i).rows == theirs.at(i).rows && table.at(i).cols == theirs.at(i).cols) {
+      continue;
+    }
+    fail(ErrorCode::kInvalidArgument,
+         "'{}' and '{}' are different models: they differ from parameter '{}' on; model.path, "
+         "model.int4 and model.reference must be of one model",
+         directory.path().string(), other.string(),
+         (i < table.size() ? table : theirs).at(i).name());
+  }
 }
 
 }  // namespace
@@ -66,6 +98,7 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
   if (env.fake_qat_group) config.qat.group_size = *env.fake_qat_group;
   check_batch(config, loaded.source);
   check_paths(config, loaded.source);
+  check_reward(config, loaded.source);
   validate(config.algorithm.loss);
   const JobPlans plans = job_plans(config);
   if (config.qat.enabled && !plans.train.any()) {
@@ -88,9 +121,10 @@ RunConfig parse_effective_yaml(const std::string& yaml) {
 
 JobPlans job_plans(const RunConfig& config) {
   const HfDirectory directory(quantization_source(config));
-  const ModelConfig model =
-      parse_model_config(directory.config(), (directory.path() / "config.json").string());
-  const ParameterTable table = model_parameters(model);
+  const ParameterTable table = parameters_of(directory);
+  for (const auto& other : {config.model.path, config.model.reference}) {
+    if (!other.empty() && other != directory.path()) check_same_model(table, directory, other);
+  }
   QuantizationPlan int4 = checkpoint_plan(directory, table);
   if (config.qat.group_size && *config.qat.group_size != int4.config.group_size && int4.any()) {
     QuantizationConfig changed = int4.config;

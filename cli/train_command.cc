@@ -1,5 +1,3 @@
-#include <fcntl.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -9,9 +7,11 @@
 #include <memory>
 #include <optional>
 
-#include "cli/child_processes.h"
 #include "cli/command.h"
+#include "cli/job_watch.h"
+#include "cli/preflight.h"
 #include "cli/run_config.h"
+#include "cli/run_directory.h"
 #include "coordinator/coordinator_service.h"
 #include "core/base/fail.h"
 #include "core/base/file.h"
@@ -23,6 +23,8 @@ namespace nibble {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr std::chrono::milliseconds kWorkersEnd{15'000};
 
 struct TrainFlags {
   fs::path config;
@@ -40,30 +42,6 @@ void on_signal(int signal) {
     std::raise(signal);
   }
 }
-
-/// Keeps a second process out of a run directory for as long as it lives.
-class RunLock {
- public:
-  explicit RunLock(const fs::path& directory) {
-    std::error_code error;
-    fs::create_directories(directory, error);
-    const fs::path path = directory / ".lock";
-    fd_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (fd_ < 0 || ::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
-      if (fd_ >= 0) ::close(fd_);
-      fail(ErrorCode::kFailedPrecondition,
-           "run directory '{}' cannot be locked: another `nibble train` uses it, or it is not "
-           "writable",
-           directory.string());
-    }
-  }
-  RunLock(const RunLock&) = delete;
-  RunLock& operator=(const RunLock&) = delete;
-  ~RunLock() { ::close(fd_); }
-
- private:
-  int fd_ = -1;
-};
 
 // Where to resume, if there is something and the user wants it.
 fs::path choose_checkpoint(const RunConfig& config, bool resume) {
@@ -95,11 +73,47 @@ void print_summary(const RunConfig& config, const RunSummary& summary) {
              eval_text(summary.last_eval));
 }
 
+// The workers' processes; none if a cluster starts them.
+std::unique_ptr<JobWatch> start_workers(const RunConfig& config, Membership& membership,
+                                        const std::string& address, bool spawn) {
+  std::string level;
+  for (const auto& [value, name] : enum_names(LogLevel{})) {
+    if (value == config.logging.level) level = name;
+  }
+  const std::vector<std::string> command = {own_binary(), "--log-level", level,
+                                            "worker",     "--join",      address};
+  const int64_t count = spawn ? config.cluster.trainers + config.cluster.rollout_workers : 0;
+  return std::make_unique<JobWatch>(membership, command, static_cast<int>(count));
+}
+
+// A lost worker shows first as a failed call, to it or to one that waited for it; the user hears of
+// the loss instead.
+[[noreturn]] void explain(const Error& error, Membership& membership, JobWatch& workers) {
+  const bool may_be_loss =
+      error.code() == ErrorCode::kUnavailable || error.code() == ErrorCode::kInternal;
+  const auto loss = workers.loss(std::chrono::milliseconds(may_be_loss ? 1'000 : 0));
+  membership.stop();
+  if (!loss) throw error;
+  get_logger("run")->warn("stopped by: {}", error.what());
+  fail(ErrorCode::kUnavailable, "{}; the run stopped, `--resume` goes on from its last checkpoint",
+       *loss);
+}
+
+RunSummary run_loop(const RunConfig& config, Membership& membership, const fs::path& checkpoint,
+                    JobWatch& workers) {
+  try {
+    RunLoop loop(coordinator_config(config), sampling_plan(config), membership, checkpoint);
+    return loop.run(g_interrupt);
+  } catch (const Error& error) {
+    explain(error, membership, workers);
+  }
+}
+
 void run_train(const TrainFlags& flags, bool spawn_workers) {
   const RunConfig config = load_run_config(flags.config, flags.overrides, read_env());
-  const RunLock lock(config.run.directory);
+  check_inputs(config);
+  const RunDirectoryLock lock(config.run.directory);
   const fs::path checkpoint = choose_checkpoint(config, flags.resume);
-  write_file_atomically(config.run.directory / "config.yaml", effective_yaml(config));
   Membership membership(static_cast<int>(config.cluster.trainers),
                         static_cast<int>(config.cluster.rollout_workers),
                         std::chrono::milliseconds(config.cluster.lease_ms));
@@ -109,43 +123,15 @@ void run_train(const TrainFlags& flags, bool spawn_workers) {
   options.port = flags.port;
   const std::array<grpc::Service*, 1> services = {&service.service()};
   RpcServer server(options, services);
+  write_file_atomically(config.run.directory / "config.yaml", effective_yaml(config));
   get_logger("run")->info("coordinator address={} trainers={} rollout_workers={} resume={}",
                           server.address(), config.cluster.trainers, config.cluster.rollout_workers,
                           checkpoint.empty() ? "no" : checkpoint.filename().string());
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
-  std::optional<ChildProcesses> children;
-  std::mutex death_mutex;
-  std::string death;
-  if (spawn_workers) {
-    const std::vector<std::string> command = {own_binary(), "--log-level", config.logging.level,
-                                              "worker",     "--join",      server.address()};
-    children.emplace(command,
-                     static_cast<int>(config.cluster.trainers + config.cluster.rollout_workers));
-    children->watch([&](const std::string& what) {
-      {
-        const std::lock_guard guard(death_mutex);
-        death = what;
-      }
-      membership.stop();
-      // Peers of the dead one may wait for it; end them, so that every call fails now.
-      children->kill_others();
-    });
-  }
-  RunSummary summary;
-  try {
-    RunLoop loop(coordinator_config(config), sampling_plan(config), membership, checkpoint);
-    summary = loop.run(g_interrupt);
-  } catch (const Error& error) {
-    membership.stop();
-    const std::lock_guard guard(death_mutex);
-    if (death.empty()) throw;
-    fail(ErrorCode::kUnavailable, "{}; the run stopped: {}", death, error.what());
-  }
-  if (children) {
-    children->release();
-    children->wait_all(15);
-  }
+  const auto workers = start_workers(config, membership, server.address(), spawn_workers);
+  const RunSummary summary = run_loop(config, membership, checkpoint, *workers);
+  workers->finish(kWorkersEnd);
   print_summary(config, summary);
   if (summary.interrupted) {
     fail(ErrorCode::kCancelled, "interrupted after step {}; `--resume` goes on from there",

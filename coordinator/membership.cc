@@ -59,9 +59,17 @@ void Membership::check_leases() const {
   const std::lock_guard lock(mutex_);
   for (const Entry& entry : entries_) {
     if (SteadyClock::now() - entry.renewed <= lease_) continue;
-    fail(ErrorCode::kUnavailable, "worker {} (pid {} on {}) has been silent for more than {} ms",
+    fail(ErrorCode::kUnavailable, "{} (pid {} on {}) has been silent for more than {} ms",
          entry.member.id, entry.member.pid, entry.member.host, lease_.count());
   }
+}
+
+std::string Membership::describe_process(int64_t pid) const {
+  const std::lock_guard lock(mutex_);
+  for (const Entry& entry : entries_) {
+    if (entry.member.pid == pid) return fmt::format("{} (pid {})", entry.member.id, pid);
+  }
+  return fmt::format("a worker that had not joined yet (pid {})", pid);
 }
 
 std::vector<Member> Membership::trainers() const {

@@ -41,6 +41,9 @@ class Membership {
   /// Throws Error{kUnavailable} naming the first worker whose lease has run out.
   void check_leases() const;
 
+  /// Names a process of this machine for people: "trainer/0 (pid 123)".
+  std::string describe_process(int64_t pid) const;
+
   std::vector<Member> trainers() const;
   std::vector<Member> engines() const;
   int64_t epoch() const { return epoch_; }

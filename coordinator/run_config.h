@@ -103,13 +103,22 @@ void visit_fields(Visitor& v, WeightSyncSection& c) {
 }
 
 /// Key `logging`.
+enum class LogLevel { kTrace, kDebug, kInfo, kWarn, kError, kOff };
+constexpr std::array<EnumName<LogLevel>, 6> enum_names(LogLevel) {
+  return {{{LogLevel::kTrace, "trace"},
+           {LogLevel::kDebug, "debug"},
+           {LogLevel::kInfo, "info"},
+           {LogLevel::kWarn, "warn"},
+           {LogLevel::kError, "error"},
+           {LogLevel::kOff, "off"}}};
+}
 struct LoggingSection {
-  std::string level = "info";
+  LogLevel level = LogLevel::kInfo;
   int64_t sample_text_steps = 50;
 };
 template <typename Visitor>
 void visit_fields(Visitor& v, LoggingSection& c) {
-  v.field("level", c.level, "", "trace, debug, info, warn or error");
+  v.field("level", c.level, "", "of the workers' logs");
   v.field("sample_text_steps", c.sample_text_steps, "steps",
           "texts of samples older than this are dropped from run.db", AtLeast{1});
 }

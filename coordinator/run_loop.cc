@@ -130,8 +130,9 @@ void RunLoop::start_workers() {
 RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
   start_workers();
   published_ = publisher_->publish(summary_.steps, config_.weight_sync.retries);
-  if (summary_.steps == 0) evaluate(0);
-  while (summary_.steps < config_.run.steps) {
+  summary_.interrupted = interrupt;  // while the job started: nothing to finish, nothing to save
+  if (summary_.steps == 0 && !summary_.interrupted) evaluate(0);
+  while (summary_.steps < config_.run.steps && !summary_.interrupted) {
     membership_.check_leases();
     const int64_t step = summary_.steps + 1;
     run_step(step);
@@ -140,7 +141,6 @@ RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
     if (step % config_.eval.every == 0 || last) evaluate(step);
     summary_.interrupted = interrupt && !last;
     if (step % config_.checkpoint.every == 0 || last || summary_.interrupted) checkpoint(step);
-    if (summary_.interrupted) break;
   }
   membership_.stop();
   return summary_;

@@ -46,8 +46,8 @@ class RunLoop {
           std::filesystem::path checkpoint);
   ~RunLoop();
 
-  /// Trains until config.run.steps, or until `interrupt` is set: then the step in progress is
-  /// finished and a checkpoint written. Throws the first error of any worker, naming it.
+  /// Trains until config.run.steps, or until `interrupt` is set: then the step in progress, if one
+  /// is, is finished and a checkpoint written. Throws the first error of any worker, naming it.
   RunSummary run(const std::atomic<bool>& interrupt);
 
  private:

@@ -64,6 +64,18 @@ double RolloutWorker::set_weights(std::shared_ptr<const ResidentWeights> weights
   return clock.elapsed_ms();
 }
 
+void RolloutWorker::check_length(const std::vector<int32_t>& prompt, int64_t new_tokens) const {
+  const int64_t most = std::min(options_.rollout.max_positions, options_.rollout.kv_tokens);
+  const auto length = static_cast<int64_t>(prompt.size());
+  if (new_tokens - 1 <= most - length) return;
+  fail(
+      ErrorCode::kInvalidArgument,
+      "the prompt that begins '{}' has {} tokens; with rollout.max_new_tokens = {} it does not fit "
+      "rollout.max_positions = {} and rollout.kv_tokens = {}: shorten it or raise these",
+      capped(tokenizer_.decode(std::span(prompt).first(std::min<size_t>(prompt.size(), 12)))),
+      length, new_tokens, options_.rollout.max_positions, options_.rollout.kv_tokens);
+}
+
 std::vector<Completion> RolloutWorker::run_engine(const RolloutJob& job, Running& running,
                                                   Deadline deadline) {
   std::vector<GenerateRequest> requests;
@@ -119,6 +131,7 @@ RolloutOutcome RolloutWorker::generate(const RolloutJob& job, Deadline deadline)
   Running running;
   for (const RolloutPrompt& prompt : job.prompts) {
     running.prompts.push_back(encoder_.encode(prompt.content));
+    check_length(running.prompts.back(), job.max_new_tokens);
     outcome.prefill_tokens += static_cast<int64_t>(running.prompts.back().size());
   }
   running.completions = run_engine(job, running, deadline);

@@ -5,6 +5,7 @@
 #include <grpcpp/support/channel_arguments.h>
 
 #include "core/base/fail.h"
+#include "core/rpc/grpc_log.h"
 
 namespace nibble {
 namespace {
@@ -22,6 +23,7 @@ std::shared_ptr<grpc::Channel> make_channel(const std::string& address,
     fail(ErrorCode::kInvalidArgument, "address '{}' is not host:port, as in 10.0.0.7:7000",
          address);
   }
+  route_grpc_log();
   const RpcLimits& limits = options.limits;
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(limits.max_message_bytes);

@@ -7,6 +7,7 @@
 #include <grpcpp/server_builder.h>
 
 #include "core/base/fail.h"
+#include "core/rpc/grpc_log.h"
 
 namespace nibble {
 namespace {
@@ -62,6 +63,7 @@ void set_limits(grpc::ServerBuilder& builder, const RpcServerOptions& options) {
 }  // namespace
 
 RpcServer::RpcServer(const RpcServerOptions& options, std::span<grpc::Service* const> services) {
+  route_grpc_log();
   check(options);
   NIBBLE_CHECK(!services.empty(), "a server without services does not start");
   grpc::ServerBuilder builder;

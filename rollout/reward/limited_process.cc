@@ -51,6 +51,8 @@ void close_all_but_standard() {
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  // With RLIMIT_FSIZE a message to a stderr that is a file would be fatal; so it only fails.
+  ::signal(SIGXFSZ, SIG_IGN);
   // A socket that is already 0 or 1 would keep its close-on-exec flag under dup2.
   const int copy = ::fcntl(socket, F_DUPFD, 3);
   if (copy < 0 || ::dup2(copy, STDIN_FILENO) < 0 || ::dup2(copy, STDOUT_FILENO) < 0) ::_exit(126);

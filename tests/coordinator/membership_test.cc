@@ -53,6 +53,15 @@ TEST(Membership, AnExpiredLeaseNamesTheWorkerAndCannotBeRenewed) {
   EXPECT_THROW(members.renew("trainer/9"), Error);
 }
 
+TEST(Membership, NamesAProcessByItsRoleOnceItHasJoined) {
+  Membership members(1, 1, 10s);
+  Member member = candidate("a");
+  member.pid = 42;
+  EXPECT_NE(members.describe_process(42).find("not joined"), std::string::npos);
+  members.join(member);
+  EXPECT_EQ(members.describe_process(42), "trainer/0 (pid 42)");
+}
+
 TEST(Membership, StopWakesWaiters) {
   Membership members(1, 1, 10s);
   std::jthread stopper([&] { members.stop(); });

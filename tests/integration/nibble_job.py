@@ -1,0 +1,289 @@
+"""Runs the real `nibble` binary for the integration tests and watches over its processes.
+
+The tests run from the repository root with the binary in NIBBLE_BIN (ctest sets both). This
+process is a child subreaper: whatever a job leaves behind becomes our descendant, so that one look
+at /proc finds it, whichever session or environment it has.
+"""
+
+import ctypes
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BINARY = Path(os.environ.get("NIBBLE_BIN", ROOT / "build/cpu/bin/nibble")).resolve()
+TINY_DENSE = "configs/ci/tiny-dense.yaml"
+TINY_MOE = "configs/ci/tiny-moe.yaml"
+JOB_SECONDS = 120.0  # a tiny job takes about two on an idle machine
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def become_subreaper():
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "cannot become a child subreaper")
+
+
+def wait_until(condition, seconds, what):
+    """Polls, because /proc and a growing log file cannot be waited on."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.003)
+
+
+def parents():
+    """Parent of each live process (zombies are dead)."""
+    found = {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            stat = Path("/proc", entry, "stat").read_text()
+        except OSError:
+            continue  # it ended meanwhile
+        state, parent = stat.rpartition(")")[2].split()[:2]
+        if state not in "ZX":
+            found[int(entry)] = int(parent)
+    return found
+
+
+def descendants(root):
+    tree = parents()
+    found = set()
+    grows = True
+    while grows:
+        new = {pid for pid, up in tree.items() if (up == root or up in found)} - found
+        found |= new
+        grows = bool(new)
+    return found
+
+
+def command_of(pid):
+    try:
+        return Path("/proc", str(pid), "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+    except OSError:
+        return ""
+
+
+def settings(**values):
+    """--set arguments; two underscores stand for the dot of a key."""
+    words = []
+    for key, value in values.items():
+        words += ["--set", f"{key.replace('__', '.')}={value}"]
+    return words
+
+
+class Result:
+    def __init__(self, code, out, err, seconds):
+        self.code = code
+        self.out = out
+        self.err = err
+        self.seconds = seconds
+
+    def errors(self):
+        """Lines that are messages to the user, not log events."""
+        return [line for line in self.err.splitlines() if not re.match(r"\d{4}-\d\d-\d\d ", line)]
+
+
+class Job:
+    """One running `nibble` process with its output in files."""
+
+    def __init__(self, folder, arguments, environment=None, wrapper=()):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._number = len(list(folder.glob("err.*")))
+        self.out_path = folder / f"out.{self._number}"
+        self.err_path = folder / f"err.{self._number}"
+        self._started = time.monotonic()
+        variables = {key: value for key, value in os.environ.items()
+                     if not key.startswith(("OPEN_TRAINING_", "NIBBLE_"))}
+        variables.update(environment or {})
+        with self.out_path.open("wb") as out, self.err_path.open("wb") as err:
+            self.process = subprocess.Popen(
+                [*wrapper, str(BINARY), *map(str, arguments)], cwd=ROOT, env=variables,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True)
+        self.seen = set()  # descendants noticed while it ran
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    def log(self):
+        return self.err_path.read_text(errors="replace")
+
+    def running(self):
+        return self.process.poll() is None
+
+    def wait_for_log(self, pattern, seconds=JOB_SECONDS):
+        """Returns the match; fails if the job ends without it."""
+        regex = re.compile(pattern)
+
+        def found():
+            ended = not self.running()
+            match = regex.search(self.log())
+            if match is None and ended:
+                raise AssertionError(f"the job ended without '{pattern}':\n{self.log()[-3000:]}")
+            return match
+
+        return wait_until(found, seconds, f"'{pattern}' in the log")
+
+    def workers(self):
+        """pid of each worker by id, as the coordinator's debug log and the process tree say."""
+        joined = {name: int(pid) for name, pid in
+                  re.findall(r"joined worker=(\S+) pid=(\d+)", self.log())}
+        children = {pid for pid, up in parents().items() if up == self.pid}
+        self.seen |= descendants(self.pid)
+        return {name: pid for name, pid in joined.items() if pid in children}
+
+    def signal(self, number):
+        self.seen |= descendants(self.pid)
+        self.process.send_signal(number)
+
+    def wait(self, seconds=JOB_SECONDS):
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            tree = "\n".join(f"{pid} {command_of(pid)}" for pid in descendants(self.pid))
+            raise AssertionError(
+                f"the job did not end within {seconds:g} s; alive:\n{tree}\n{self.log()[-3000:]}"
+            ) from None
+        return Result(code, self.out_path.read_text(errors="replace"), self.log(),
+                      time.monotonic() - self._started)
+
+    def kill(self):
+        if self.running():
+            self.process.kill()
+            self.process.wait()
+
+
+class JobTest(unittest.TestCase):
+    """A temporary folder per test; every test ends with a look for processes left behind."""
+
+    @classmethod
+    def setUpClass(cls):
+        become_subreaper()
+        if not BINARY.exists():
+            raise FileNotFoundError(f"{BINARY} does not exist; set NIBBLE_BIN")
+
+    def setUp(self):
+        self._jobs = []
+        self.fresh_folder()
+        self.addCleanup(self._end_jobs)
+
+    def fresh_folder(self):
+        """For the next case of a test that has several."""
+        self.folder = Path(tempfile.mkdtemp(prefix="nibble-integration-"))
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+
+    def _end_jobs(self):
+        for job in self._jobs:
+            job.kill()
+        for pid in descendants(os.getpid()):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def start(self, *arguments, environment=None, wrapper=()):
+        job = Job(self.folder / "logs", arguments, environment, wrapper)
+        self._jobs.append(job)
+        return job
+
+    def run_nibble(self, *arguments, environment=None, wrapper=(), seconds=JOB_SECONDS):
+        result = self.start(*arguments, environment=environment, wrapper=wrapper).wait(seconds)
+        self.expect_nothing_left()
+        return result
+
+    def start_train(self, directory, *arguments, config=TINY_DENSE, environment=None):
+        return self.start("--log-level", "debug", "train", config,
+                          *settings(run__directory=directory), *arguments, environment=environment)
+
+    def train(self, directory, *arguments, config=TINY_DENSE, environment=None):
+        """Runs a job that must end well."""
+        result = self.start_train(directory, *arguments, config=config,
+                                  environment=environment).wait()
+        self.assertEqual(result.code, 0, result.err[-3000:])
+        self.expect_nothing_left()
+        return result
+
+    def expect_nothing_left(self, job=None):
+        def gone():
+            left = descendants(os.getpid())
+            if job is not None:
+                left |= job.seen & parents().keys()
+            return not left
+
+        try:
+            wait_until(gone, 5, "the end of all processes")
+        except AssertionError:
+            left = {pid: command_of(pid) for pid in descendants(os.getpid())}
+            self.fail(f"processes left behind: {left}")
+
+    def expect_refusal(self, result, code, *parts):
+        """One sentence on stderr that holds every part, and the exit code."""
+        self.assertEqual(result.code, code, result.err[-3000:])
+        lines = result.errors()
+        self.assertEqual(len(lines), 1, f"want one line on stderr, got:\n{result.err[-3000:]}")
+        self.assertTrue(lines[0].startswith("nibble: "), lines[0])
+        for part in parts:
+            self.assertIn(str(part), lines[0])
+
+
+def read_metrics(directory):
+    """Rows of training steps and of evaluations."""
+    text = (Path(directory) / "metrics.jsonl").read_text()
+    rows = [json.loads(line) for line in text.splitlines()]
+    return ([row for row in rows if "reward_mean" in row],
+            [row for row in rows if "eval_reward_mean" in row])
+
+
+def last_checkpoint(directory):
+    found = sorted(path for path in (Path(directory) / "checkpoints").glob("step-*")
+                   if (path / "meta.json").exists())
+    if not found:
+        raise AssertionError(f"{directory} has no checkpoint")
+    return found[-1]
+
+
+def state_sha256(checkpoint):
+    """Masters and optimizer: what `nibble inspect` says, or the bytes of the rank files while
+    inspect does not know training checkpoints."""
+    inspected = subprocess.run([str(BINARY), "inspect", str(checkpoint), "--json"], cwd=ROOT,
+                               capture_output=True, text=True, check=False)
+    if inspected.returncode == 0:
+        value = json.loads(inspected.stdout).get("state_sha256")
+        if value:
+            return value
+    digest = hashlib.sha256()
+    files = sorted(Path(checkpoint).glob("rank-*.safetensors"))
+    if not files:
+        raise AssertionError(f"{checkpoint} has no rank files")
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def rank_bytes(checkpoint):
+    return {file.name: file.read_bytes()
+            for file in sorted(Path(checkpoint).glob("rank-*.safetensors"))}
+
+
+def query(directory, sql):
+    database = sqlite3.connect(f"file:{Path(directory) / 'run.db'}?mode=ro", uri=True)
+    try:
+        return database.execute(sql).fetchall()
+    finally:
+        database.close()

@@ -1,0 +1,138 @@
+"""Training is deterministic in the seed, and a killed job resumes to the very same bytes."""
+
+import random
+import signal
+import subprocess
+import unittest
+
+from nibble_job import (TINY_DENSE, TINY_MOE, JobTest, last_checkpoint, query, rank_bytes,
+                        read_metrics, settings, state_sha256)
+
+STEPS = 8
+LENGTH = settings(run__steps=STEPS)
+TIMES = ("_ms", "_per_s")
+VARYING = ("weight_version", "published_version", "eval_weight_version", "sync_bytes")
+
+
+def reproducible(rows):
+    """The figures that do not depend on the clock, on how often the job was started, or on how
+    many workers are sent the weights."""
+    return [{key: value for key, value in row.items()
+             if not key.endswith(TIMES) and key not in VARYING} for row in rows]
+
+
+class StateTest(JobTest):
+    def expect_same_run(self, directory, reference):
+        self.assertEqual(state_sha256(last_checkpoint(directory)),
+                         state_sha256(last_checkpoint(reference)))
+        self.assertEqual(rank_bytes(last_checkpoint(directory)),
+                         rank_bytes(last_checkpoint(reference)))
+        for found, wanted in zip(read_metrics(directory), read_metrics(reference)):
+            self.assertEqual(reproducible(found), reproducible(wanted))
+
+
+class Determinism(StateTest):
+    def test_one_seed_gives_one_state_whatever_else_differs(self):
+        first = self.folder / "first"
+        self.train(first, *LENGTH)
+        again = self.folder / "again"
+        self.train(again, *LENGTH, *settings(checkpoint__every=5, cluster__threads_per_worker=2))
+        self.expect_same_run(again, first)
+
+    def test_another_seed_gives_another_state(self):
+        states = set()
+        for seed in (1, 2):
+            directory = self.folder / str(seed)
+            self.train(directory, *settings(run__seed=seed, run__steps=3))
+            states.add(state_sha256(last_checkpoint(directory)))
+        self.assertEqual(len(states), 2)
+
+    def test_the_number_of_rollout_workers_does_not_change_the_state(self):
+        two, three = self.folder / "two", self.folder / "three"
+        self.train(two, *LENGTH)
+        self.train(three, *LENGTH, *settings(cluster__rollout_workers=3))
+        self.expect_same_run(three, two)
+
+
+class Resume(StateTest):
+    def check_history(self, directory, steps=STEPS):
+        rows, evals = read_metrics(directory)
+        self.assertEqual([row["step"] for row in rows], list(range(1, steps + 1)))
+        self.assertEqual([row["step"] for row in evals],
+                         sorted({step for step in range(steps) if step % 3 == 0} | {steps}))
+        versions = [row["weight_version"] for row in rows]
+        self.assertTrue(all(a < b for a, b in zip(versions, versions[1:])), versions)
+        self.assertEqual(query(directory, "SELECT step, status FROM steps ORDER BY step"),
+                         [(step, "done") for step in range(1, steps + 1)])
+        self.assertEqual(query(directory, "SELECT count(*) FROM samples"), [(16 * steps,)])
+        undecided = query(directory, "SELECT version FROM versions GROUP BY version "
+                                     "HAVING sum(decision <> 'prepared') = 0")
+        self.assertEqual(undecided, [])
+
+    def kill_at(self, directory, step, delay_ms, config, *arguments):
+        """SIGKILL of the supervisor `delay_ms` after the end of `step` (0: after the start)."""
+        job = self.start_train(directory, *LENGTH, *arguments, config=config)
+        job.wait_for_log(f"step={step}/{STEPS} " if step else "coordinator address=")
+        with self.assertRaises(subprocess.TimeoutExpired, msg="it ended before the fault"):
+            job.process.wait(delay_ms / 1000)
+        job.signal(signal.SIGKILL)
+        self.assertEqual(job.wait().code, -signal.SIGKILL)
+        self.expect_nothing_left(job)
+
+    def check_kills(self, config, seed, moments):
+        reference = self.folder / "reference"
+        self.train(reference, *LENGTH, config=config)
+        draw = random.Random(seed)
+        directory = self.folder / "killed"
+        arguments = []
+        for low, high in moments:
+            self.kill_at(directory, draw.randint(low, high), draw.uniform(0, 40), config,
+                         *arguments)
+            arguments = ["--resume"]
+        result = self.train(directory, *LENGTH, "--resume", config=config)
+        self.assertIn(f"{STEPS} steps in", result.out)
+        self.check_history(directory)
+        self.expect_same_run(directory, reference)
+
+    def test_a_killed_dense_job_resumes_to_the_state_of_an_uninterrupted_one(self):
+        self.check_kills(TINY_DENSE, 11, [(0, 0), (1, 2), (3, 4), (5, 6)])
+
+    def test_a_killed_moe_job_resumes_to_the_state_of_an_uninterrupted_one(self):
+        self.check_kills(TINY_MOE, 23, [(1, 1), (2, 4), (6, 6)])
+
+    def test_a_job_killed_before_its_first_step_resumes_from_nothing(self):
+        reference = self.folder / "reference"
+        self.train(reference, *LENGTH)
+        directory = self.folder / "killed"
+        draw = random.Random(5)
+        for _ in range(2):
+            self.kill_at(directory, 0, draw.uniform(0, 900), TINY_DENSE, "--resume")
+        self.train(directory, *LENGTH, "--resume")
+        self.check_history(directory)
+        self.expect_same_run(directory, reference)
+
+    def test_a_resumed_job_may_have_other_numbers_of_workers(self):
+        for trainers, workers in ((1, 1), (2, 2), (1, 3), (3, 1)):
+            with self.subTest(trainers=trainers, rollout_workers=workers):
+                directory = self.folder / f"{trainers}x{workers}"
+                self.train(directory, *settings(run__steps=4))
+                before = read_metrics(directory)[0]
+                self.train(directory, *LENGTH, "--resume", *settings(
+                    cluster__trainers=trainers, cluster__rollout_workers=workers))
+                rows = read_metrics(directory)[0]
+                self.assertEqual(rows[:4], before)
+                self.assertEqual([row["step"] for row in rows], list(range(1, STEPS + 1)))
+                self.assertTrue(all(row["logprob_abs_diff_max"] == 0 for row in rows))
+                self.assertEqual(len(rank_bytes(last_checkpoint(directory))), trainers)
+
+    def test_a_finished_job_that_is_resumed_stays_as_it_is(self):
+        directory = self.folder / "run"
+        self.train(directory, *settings(run__steps=4))
+        rows, state = read_metrics(directory), rank_bytes(last_checkpoint(directory))
+        self.train(directory, *settings(run__steps=4), "--resume")
+        self.assertEqual(read_metrics(directory), rows)
+        self.assertEqual(rank_bytes(last_checkpoint(directory)), state)
+
+
+if __name__ == "__main__":
+    unittest.main()
