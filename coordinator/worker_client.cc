@@ -49,6 +49,15 @@ milliseconds with_margin(milliseconds timeout) { return timeout + milliseconds(5
 
 }  // namespace
 
+// Start is a worker's first call: it waits for the connection instead of failing at the first
+// attempt. A worker that dies meanwhile is reported by whoever watches it.
+#define NIBBLE_FIRST_CALL(method, timeout, request, response)                     \
+  call_rpc(#method, fmt::format("{} ({})", member_.id, member_.address), timeout, \
+           [&](grpc::ClientContext& context) {                                    \
+             context.set_wait_for_ready(true);                                    \
+             return stub_->stub->method(&context, request, &(response));          \
+           })
+
 // One unary call: METHOD of `stub` with `request` into `response`.
 #define NIBBLE_CALL(method, timeout, request, response)                           \
   call_rpc(#method, fmt::format("{} ({})", member_.id, member_.address), timeout, \
@@ -71,7 +80,7 @@ int64_t TrainerClient::start(const MeetingPoint& at, const std::string& checkpoi
   encode(at, *request.mutable_rendezvous());
   request.set_checkpoint(checkpoint);
   v1::StartTrainerResponse response;
-  NIBBLE_CALL(Start, timeout, request, response);
+  NIBBLE_FIRST_CALL(Start, timeout, request, response);
   return response.step();
 }
 
@@ -141,7 +150,7 @@ RolloutClient::~RolloutClient() = default;
 
 void RolloutClient::start(milliseconds timeout) {
   v1::StartRolloutResponse response;
-  NIBBLE_CALL(Start, timeout, v1::StartRolloutRequest(), response);
+  NIBBLE_FIRST_CALL(Start, timeout, v1::StartRolloutRequest(), response);
 }
 
 GenerateResult RolloutClient::generate(const GenerateTask& task, milliseconds timeout) {
@@ -246,5 +255,6 @@ void RolloutClient::abort(const PublicationId& publication, const std::string& r
 }
 
 #undef NIBBLE_CALL
+#undef NIBBLE_FIRST_CALL
 
 }  // namespace nibble

@@ -90,9 +90,10 @@ class Plot(CliTestCase):
         return run
 
     def rows(self, count):
-        return [{"step": s, "reward_mean": s / (s + 5), "kl": {"k1": 0.001 * s},
-                 "gap_mean": None if s == 2 else 1e-4, "loss": 1.0,
-                 "phase": {"generate_ms": 1000 + s, "optimizer_ms": 50}} for s in range(count)]
+        return [{"step": s, "reward_mean": s / (s + 5), "kl_reference": 0.001 * s,
+                 "logprob_abs_diff_mean": None if s == 2 else 1e-4, "loss": 1.0,
+                 "generate_ms": 1000 + s, "optimizer_ms": 50, "step_ms": 1100}
+                for s in range(count)]
 
     def test_a_run_gets_its_charts(self):
         for count in (1, 3, 200):

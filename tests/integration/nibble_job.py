@@ -180,15 +180,16 @@ class JobTest(unittest.TestCase):
 
     def setUp(self):
         self._jobs = []
+        self._folders = []
+        self.addCleanup(self._clean_up)
         self.fresh_folder()
-        self.addCleanup(self._end_jobs)
 
     def fresh_folder(self):
         """For the next case of a test that has several."""
         self.folder = Path(tempfile.mkdtemp(prefix="nibble-integration-"))
-        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        self._folders.append(self.folder)
 
-    def _end_jobs(self):
+    def _clean_up(self):
         for job in self._jobs:
             job.kill()
         for pid in descendants(os.getpid()):
@@ -196,6 +197,8 @@ class JobTest(unittest.TestCase):
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def start(self, *arguments, environment=None, wrapper=()):
         job = Job(self.folder / "logs", arguments, environment, wrapper)

@@ -70,9 +70,11 @@ class Resume(StateTest):
         self.assertEqual(undecided, [])
 
     def kill_at(self, directory, step, delay_ms, config, *arguments):
-        """SIGKILL of the supervisor `delay_ms` after the end of `step` (0: after the start)."""
+        """SIGKILL of the supervisor `delay_ms` after the end of `step`, or of the first step after
+        it if a resumed job begins later (0: after the start)."""
         job = self.start_train(directory, *LENGTH, *arguments, config=config)
-        job.wait_for_log(f"step={step}/{STEPS} " if step else "coordinator address=")
+        later = "|".join(str(number) for number in range(step, STEPS + 1))
+        job.wait_for_log(f"step=({later})/{STEPS} " if step else "coordinator address=")
         with self.assertRaises(subprocess.TimeoutExpired, msg="it ended before the fault"):
             job.process.wait(delay_ms / 1000)
         job.signal(signal.SIGKILL)
@@ -86,7 +88,7 @@ class Resume(StateTest):
         directory = self.folder / "killed"
         arguments = []
         for low, high in moments:
-            self.kill_at(directory, draw.randint(low, high), draw.uniform(0, 40), config,
+            self.kill_at(directory, draw.randint(low, high), draw.uniform(0, 15), config,
                          *arguments)
             arguments = ["--resume"]
         result = self.train(directory, *LENGTH, "--resume", config=config)
