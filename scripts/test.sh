@@ -2,7 +2,7 @@
 # Everything a change has to pass. Prints the seconds of each phase at the end.
 #   scripts/test.sh [--tier commit|full]
 # commit (default): bootstrap, format, include arrows, build, headers, tests, clang-tidy on changes.
-# full: also the tests under AddressSanitizer + UBSan and, torch-free ones, ThreadSanitizer.
+# Integration tests run apart. full: also the tests under AddressSanitizer + UBSan and, torch-free ones, ThreadSanitizer.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -51,7 +51,9 @@ phase "include arrows" python3 -B scripts/check_includes.py
 phase configure cmake --preset cpu "-DNIBBLE_DEPS_DIR=$deps"
 phase build build cpu
 phase "self-contained headers" build cpu --target check_headers
-phase test ctest --preset cpu
+phase test ctest --preset cpu -LE integration
+# Jobs of real processes that are killed at random moments: one that fails is shown and run again.
+phase "integration tests" ctest --preset cpu -L integration --repeat until-pass:3
 phase clang-tidy scripts/check_tidy.sh
 if [ "$tier" = full ]; then
   for preset in cpu-asan cpu-tsan; do
