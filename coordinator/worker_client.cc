@@ -2,6 +2,9 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <functional>
+#include <thread>
+
 #include "core/base/fail.h"
 #include "core/rpc/channel.h"
 #include "core/rpc/status.h"
@@ -47,16 +50,21 @@ v1::PlanRequest plan_request(int64_t epoch, const std::vector<std::string>& memb
 // A peer must have time to fail by its own deadline and say why.
 milliseconds with_margin(milliseconds timeout) { return timeout + milliseconds(5'000); }
 
-}  // namespace
+// A worker's first call: under load its connection may take more than one attempt. Few and short,
+// so that a worker that is gone is still reported at once.
+void retry_connecting(const std::function<void()>& call) {
+  constexpr int kAttempts = 20;
+  for (int attempt = 1;; ++attempt) {
+    try {
+      return call();
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kUnavailable || attempt == kAttempts) throw;
+      std::this_thread::sleep_for(milliseconds(100));
+    }
+  }
+}
 
-// Start is a worker's first call: it waits for the connection instead of failing at the first
-// attempt. A worker that dies meanwhile is reported by whoever watches it.
-#define NIBBLE_FIRST_CALL(method, timeout, request, response)                     \
-  call_rpc(#method, fmt::format("{} ({})", member_.id, member_.address), timeout, \
-           [&](grpc::ClientContext& context) {                                    \
-             context.set_wait_for_ready(true);                                    \
-             return stub_->stub->method(&context, request, &(response));          \
-           })
+}  // namespace
 
 // One unary call: METHOD of `stub` with `request` into `response`.
 #define NIBBLE_CALL(method, timeout, request, response)                           \
@@ -80,7 +88,7 @@ int64_t TrainerClient::start(const MeetingPoint& at, const std::string& checkpoi
   encode(at, *request.mutable_rendezvous());
   request.set_checkpoint(checkpoint);
   v1::StartTrainerResponse response;
-  NIBBLE_FIRST_CALL(Start, timeout, request, response);
+  retry_connecting([&] { NIBBLE_CALL(Start, timeout, request, response); });
   return response.step();
 }
 
@@ -150,7 +158,7 @@ RolloutClient::~RolloutClient() = default;
 
 void RolloutClient::start(milliseconds timeout) {
   v1::StartRolloutResponse response;
-  NIBBLE_FIRST_CALL(Start, timeout, v1::StartRolloutRequest(), response);
+  retry_connecting([&] { NIBBLE_CALL(Start, timeout, v1::StartRolloutRequest(), response); });
 }
 
 GenerateResult RolloutClient::generate(const GenerateTask& task, milliseconds timeout) {
@@ -255,6 +263,5 @@ void RolloutClient::abort(const PublicationId& publication, const std::string& r
 }
 
 #undef NIBBLE_CALL
-#undef NIBBLE_FIRST_CALL
 
 }  // namespace nibble
