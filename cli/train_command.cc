@@ -12,6 +12,7 @@
 #include "cli/preflight.h"
 #include "cli/run_config.h"
 #include "cli/run_directory.h"
+#include "cli/worker_process.h"
 #include "coordinator/coordinator_service.h"
 #include "core/base/fail.h"
 #include "core/base/file.h"
@@ -55,13 +56,6 @@ fs::path choose_checkpoint(const RunConfig& config, bool resume) {
   }
   if (!resume || found.empty()) return {};
   return found.back().path;
-}
-
-std::string own_binary() {
-  std::array<char, 4096> path{};
-  const ssize_t length = ::readlink("/proc/self/exe", path.data(), path.size() - 1);
-  if (length <= 0) fail(ErrorCode::kInternal, "cannot find our own binary");
-  return {path.data(), static_cast<size_t>(length)};
 }
 
 void print_summary(const RunConfig& config, const RunSummary& summary) {

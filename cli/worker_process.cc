@@ -18,13 +18,6 @@
 namespace nibble {
 namespace {
 
-std::string own_binary() {
-  std::array<char, 4096> path{};
-  const ssize_t length = readlink("/proc/self/exe", path.data(), path.size() - 1);
-  if (length <= 0) fail(ErrorCode::kInternal, "cannot find our own binary");
-  return {path.data(), static_cast<size_t>(length)};
-}
-
 // Forwards to the role's service, which is only known after the server's port is.
 class Role {
  public:
@@ -57,6 +50,13 @@ class Role {
 };
 
 }  // namespace
+
+std::string own_binary() {
+  std::array<char, 4096> path{};
+  const ssize_t length = readlink("/proc/self/exe", path.data(), path.size() - 1);
+  if (length <= 0) fail(ErrorCode::kInternal, "cannot find our own binary");
+  return {path.data(), static_cast<size_t>(length)};
+}
 
 void run_worker(const std::string& coordinator) {
   CoordinatorClient client(coordinator);

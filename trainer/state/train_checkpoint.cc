@@ -142,17 +142,6 @@ std::vector<CheckpointEntry> list_checkpoints(const fs::path& root) {
   return entries;
 }
 
-void prune_checkpoints(const fs::path& root, int64_t keep) {
-  const auto entries = list_checkpoints(root);
-  for (size_t i = 0; i + static_cast<size_t>(keep) < entries.size(); ++i) {
-    fs::remove_all(entries[i].path);
-  }
-  if (!fs::is_directory(root)) return;
-  for (const auto& entry : fs::directory_iterator(root)) {
-    if (entry.path().filename().string().ends_with(".partial")) fs::remove_all(entry.path());
-  }
-}
-
 CheckpointDigest digest_checkpoint(const fs::path& directory) {
   const CheckpointReader reader(directory);
   const ParameterTable& table = reader.spec().table;

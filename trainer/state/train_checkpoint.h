@@ -34,9 +34,6 @@ std::vector<CheckpointEntry> list_checkpoints(const std::filesystem::path& root)
 /// "step-000010".
 std::string checkpoint_name(int64_t step);
 
-/// Deletes all but the newest `keep` finished checkpoints, and what an interrupted save left.
-void prune_checkpoints(const std::filesystem::path& root, int64_t keep);
-
 /// Content hashes that do not depend on how many ranks wrote the checkpoint.
 struct CheckpointDigest {
   TrainProgress progress;
