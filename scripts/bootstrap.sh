@@ -53,7 +53,7 @@ warn_if_untested() {
   fi
   case "$id $version" in
     "debian 12" | "ubuntu 24.04") ;;
-    *) say "${id:-this system} $version is untested; Debian 12 and Ubuntu 24.04 are known to work" ;;
+    *) say "${id:-this system} $version is untried; Debian 12 is known to work, Ubuntu 24.04 is meant to" ;;
   esac
 }
 
