@@ -16,7 +16,8 @@ COMPONENTS = ("coordinator", "trainer", "rollout", "convert")
 PRODUCT = ("core", "weight_sync", *COMPONENTS, "cli")
 SEARCHED = (*PRODUCT, "tests", "benchmarks")
 SUFFIXES = (".h", ".cuh", ".cc", ".cu")
-CORE_LADDER = ("core/quant", "core/kernels", "core/ops", "core/models")  # lowest first
+# Lowest first.
+CORE_LADDER = ("core/quant", "core/kernels", "core/kernels_cuda", "core/ops", "core/models")
 HEAVY = re.compile(r"^(torch|ATen|c10|fmt|spdlog)/")
 CUDA_RUNTIME = re.compile(r"^(cuda\w*|cub|cutlass|cute|thrust)(/|\.h)")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
@@ -90,9 +91,11 @@ def arrow_problem(source, target):
             return f"{own_core} includes {other_core}, which stands above it"
     if own_core == "core/quant" and other_core not in ("core/quant", "core/base"):
         return f"core/quant includes {other_core}; it may include core/base only"
-    if own_core == "core/kernels" and other_core not in (
-            "core/kernels", "core/quant", "core/cuda", "core/base"):
-        return f"core/kernels includes {other_core}; it may include quant, cuda and base only"
+    if own_core == "core/kernels" and other_core not in ("core/kernels", "core/quant", "core/base"):
+        return f"core/kernels includes {other_core}; it may include quant and base only"
+    if own_core == "core/kernels_cuda" and other_core not in (
+            "core/kernels_cuda", "core/kernels", "core/quant", "core/cuda", "core/base"):
+        return f"core/kernels_cuda includes {other_core}; it may include kernels, quant, cuda and base"
     return None
 
 
@@ -170,7 +173,7 @@ class Checker:
         """What a .cu or a header of quant and kernels reaches is free of torch, fmt and spdlog."""
         for source in self.sources.values():
             is_cuda = source.path.endswith((".cu", ".cuh"))
-            is_light = (core_folder(source.path) in ("core/quant", "core/kernels")
+            is_light = (core_folder(source.path) in ("core/quant", "core/kernels", "core/kernels_cuda")
                         and source.path.endswith(".h"))
             if not (is_cuda or is_light) or source.top not in PRODUCT:
                 continue

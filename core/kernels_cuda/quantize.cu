@@ -1,9 +1,9 @@
 #include "core/cuda/check.h"
-#include "core/kernels/quantize_cuda.h"
+#include "core/kernels_cuda/quantize.h"
 #include "core/quant/group_codec.h"
 #include "core/quant/pack.h"
 
-namespace nibble::kernels {
+namespace nibble::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
@@ -97,7 +97,7 @@ void launch_quantize(const float* master, int64_t num_groups, uint32_t* words, u
 
 }  // namespace
 
-void quantize_pack_int4_cuda(const float* master, const quant::GroupShape& shape, uint32_t* words,
+void quantize_pack_int4(const float* master, const quant::GroupShape& shape, uint32_t* words,
                              uint16_t* scale, unsigned long long* first_bad, cudaStream_t stream) {
   const int64_t num_groups = shape.rows * shape.groups_per_row();
   if (num_groups == 0) return;
@@ -111,7 +111,7 @@ void quantize_pack_int4_cuda(const float* master, const quant::GroupShape& shape
   NIBBLE_CUDA_CHECK(cudaGetLastError());
 }
 
-void dequantize_int4_cuda(const uint32_t* words, const uint16_t* scale,
+void dequantize_int4(const uint32_t* words, const uint16_t* scale,
                           const quant::GroupShape& shape, uint16_t* weight, cudaStream_t stream) {
   const int64_t num_words = shape.rows * shape.cols / 8;
   if (num_words == 0) return;
@@ -120,4 +120,4 @@ void dequantize_int4_cuda(const uint32_t* words, const uint16_t* scale,
   NIBBLE_CUDA_CHECK(cudaGetLastError());
 }
 
-}  // namespace nibble::kernels
+}  // namespace nibble::kernels::cuda

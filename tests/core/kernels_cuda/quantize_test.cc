@@ -1,5 +1,5 @@
 // CUDA quantizer against the CPU's, byte for byte.
-#include "core/kernels/quantize_cuda.h"
+#include "core/kernels_cuda/quantize.h"
 
 #include <gtest/gtest.h>
 
@@ -44,9 +44,9 @@ TEST_P(QuantizeCuda, PacksTheCpusBytesAndUnpacksThemExactly) {
   const unsigned long long none = ~0ull;
   d_master.upload(master.data());
   d_bad.upload(&none);
-  quantize_pack_int4_cuda(d_master.data(), shape, d_words.data(), d_scale.data(), d_bad.data(),
+  cuda::quantize_pack_int4(d_master.data(), shape, d_words.data(), d_scale.data(), d_bad.data(),
                           nullptr);
-  dequantize_int4_cuda(d_words.data(), d_scale.data(), shape, d_weight.data(), nullptr);
+  cuda::dequantize_int4(d_words.data(), d_scale.data(), shape, d_weight.data(), nullptr);
   std::vector<uint32_t> got(words.size());
   std::vector<uint16_t> got_scale(scale.size());
   std::vector<uint16_t> weight(master.size());
@@ -85,7 +85,7 @@ TEST(QuantizeCudaProblem, IsTheFirstBadGroup) {
   unsigned long long bad = ~0ull;
   d_master.upload(master.data());
   d_bad.upload(&bad);
-  quantize_pack_int4_cuda(d_master.data(), shape, d_words.data(), d_scale.data(), d_bad.data(),
+  cuda::quantize_pack_int4(d_master.data(), shape, d_words.data(), d_scale.data(), d_bad.data(),
                           nullptr);
   d_bad.download(&bad);
   EXPECT_EQ(bad / 2, 5u);
