@@ -38,8 +38,8 @@ __device__ inline float warp_max(float x) {
   return x;
 }
 
-/// Sum over a block of kThreads in a fixed tree; every thread gets it. `scratch` has a float a warp;
-/// a barrier must separate two uses of it.
+/// Sum over a block of kThreads in a fixed tree; every thread gets it. `scratch` has a float a
+/// warp; a barrier must separate two uses of it.
 template <int kThreads>
 __device__ inline float block_sum(float x, float* scratch) {
   x = warp_sum(x);

@@ -20,9 +20,8 @@ __device__ float inverse_rms(const uint16_t* x, int64_t cols, float eps, float* 
 }
 
 template <int kThreads>
-__global__ void rms_norm_kernel(const uint16_t* __restrict__ x,
-                                const uint16_t* __restrict__ weight, int64_t cols, float eps,
-                                uint16_t* __restrict__ y) {
+__global__ void rms_norm_kernel(const uint16_t* __restrict__ x, const uint16_t* __restrict__ weight,
+                                int64_t cols, float eps, uint16_t* __restrict__ y) {
   __shared__ float scratch[kThreads / kWarp];
   const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
   x += row * cols;

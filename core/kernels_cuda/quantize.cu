@@ -98,7 +98,7 @@ void launch_quantize(const float* master, int64_t num_groups, uint32_t* words, u
 }  // namespace
 
 void quantize_pack_int4(const float* master, const quant::GroupShape& shape, uint32_t* words,
-                             uint16_t* scale, unsigned long long* first_bad, cudaStream_t stream) {
+                        uint16_t* scale, unsigned long long* first_bad, cudaStream_t stream) {
   const int64_t num_groups = shape.rows * shape.groups_per_row();
   if (num_groups == 0) return;
   if (shape.group == 32) {
@@ -111,8 +111,8 @@ void quantize_pack_int4(const float* master, const quant::GroupShape& shape, uin
   NIBBLE_CUDA_CHECK(cudaGetLastError());
 }
 
-void dequantize_int4(const uint32_t* words, const uint16_t* scale,
-                          const quant::GroupShape& shape, uint16_t* weight, cudaStream_t stream) {
+void dequantize_int4(const uint32_t* words, const uint16_t* scale, const quant::GroupShape& shape,
+                     uint16_t* weight, cudaStream_t stream) {
   const int64_t num_words = shape.rows * shape.cols / 8;
   if (num_words == 0) return;
   dequantize_kernel<<<grid_size(num_words, kThreads), kThreads, 0, stream>>>(

@@ -17,10 +17,10 @@ namespace nibble::kernels::cuda {
 /// Enqueues on `stream` and returns; throws Error{kInternal} if the launch is refused.
 /// `shape.group` is 32, 64 or 128.
 void quantize_pack_int4(const float* master, const quant::GroupShape& shape, uint32_t* words,
-                             uint16_t* scale, unsigned long long* first_bad, cudaStream_t stream);
+                        uint16_t* scale, unsigned long long* first_bad, cudaStream_t stream);
 
 /// weight = w' as BF16 bits [rows, cols].
-void dequantize_int4(const uint32_t* words, const uint16_t* scale,
-                          const quant::GroupShape& shape, uint16_t* weight, cudaStream_t stream);
+void dequantize_int4(const uint32_t* words, const uint16_t* scale, const quant::GroupShape& shape,
+                     uint16_t* weight, cudaStream_t stream);
 
 }  // namespace nibble::kernels::cuda

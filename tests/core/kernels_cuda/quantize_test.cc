@@ -45,7 +45,7 @@ TEST_P(QuantizeCuda, PacksTheCpusBytesAndUnpacksThemExactly) {
   d_master.upload(master.data());
   d_bad.upload(&none);
   cuda::quantize_pack_int4(d_master.data(), shape, d_words.data(), d_scale.data(), d_bad.data(),
-                          nullptr);
+                           nullptr);
   cuda::dequantize_int4(d_words.data(), d_scale.data(), shape, d_weight.data(), nullptr);
   std::vector<uint32_t> got(words.size());
   std::vector<uint16_t> got_scale(scale.size());
@@ -86,7 +86,7 @@ TEST(QuantizeCudaProblem, IsTheFirstBadGroup) {
   d_master.upload(master.data());
   d_bad.upload(&bad);
   cuda::quantize_pack_int4(d_master.data(), shape, d_words.data(), d_scale.data(), d_bad.data(),
-                          nullptr);
+                           nullptr);
   d_bad.download(&bad);
   EXPECT_EQ(bad / 2, 5u);
   EXPECT_EQ(bad % 2, 0u) << "not an overflow but a weight that is not finite";
