@@ -39,7 +39,7 @@ class CheckIncludes(unittest.TestCase):
             "core/quant/int4.h": '#include "core/base/host_device.h"\n',
             "core/kernels/pack.h": '#include "core/quant/int4.h"\n',
             "core/kernels/pack_cpu.cc": '#include "core/kernels/pack.h"\n#include "core/base/fail.h"\n',
-            "core/kernels/pack.cu": '#include "core/kernels/pack.h"\n',
+            "core/kernels_cuda/pack.cu": '#include "core/kernels/pack.h"\n',
             "core/ops/pack.h": '#include <ATen/ATen.h>\n#include "core/kernels/pack.h"\n',
             "core/models/llama.h": '#include "core/ops/pack.h"\n',
             "weight_sync/plan.h": '#include "core/models/llama.h"\n',
@@ -93,7 +93,9 @@ class CheckIncludes(unittest.TestCase):
         self.expect({"core/quant/a.h": '#include "core/tensor/b.h"\n', "core/tensor/b.h": ""},
                     "core/quant/a.h:1", "core/base only")
         self.expect({"core/kernels/a.cc": '#include "core/tensor/b.h"\n', "core/tensor/b.h": ""},
-                    "core/kernels/a.cc:1", "quant, cuda and base only")
+                    "core/kernels/a.cc:1", "quant and base only")
+        self.expect({"core/kernels_cuda/a.cc": '#include "core/tensor/b.h"\n', "core/tensor/b.h": ""},
+                    "core/kernels_cuda/a.cc:1", "kernels, quant, cuda and base")
         self.expect({"core/quant/a.h": "#include <cuda_runtime.h>\n"},
                     "core/quant/a.h:1", "builds without CUDA")
 
@@ -105,10 +107,10 @@ class CheckIncludes(unittest.TestCase):
                     "core/quant/a.h:2", "reaches core/base/fail.h -> fmt/format.h")
 
     def test_what_a_cu_file_includes_reaches_no_heavy_library(self):
-        self.expect({"core/kernels/a.cu": '#include "core/cuda/b.h"\n',
+        self.expect({"core/kernels_cuda/a.cu": '#include "core/cuda/b.h"\n',
                      "core/cuda/b.h": '#include "core/base/log.h"\n',
                      "core/base/log.h": "#include <spdlog/spdlog.h>\n"},
-                    "core/kernels/a.cu:1", "core/cuda/b.h -> core/base/log.h -> spdlog/spdlog.h")
+                    "core/kernels_cuda/a.cu:1", "core/cuda/b.h -> core/base/log.h -> spdlog/spdlog.h")
 
     def test_proto_types_stop_at_the_edge(self):
         self.expect({"weight_sync/plan.cc": '#include "proto/sync.grpc.pb.h"\n'},
