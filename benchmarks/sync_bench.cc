@@ -15,7 +15,7 @@
 #include "core/comm/process_group.h"
 #include "core/comm/reduce.h"
 #include "core/models/decoder.h"
-#include "weight_sync/gloo_transport.h"
+#include "weight_sync/group_transport.h"
 #include "weight_sync/receiver.h"
 #include "weight_sync/sender.h"
 
@@ -58,6 +58,7 @@ struct Setup {
   Layout layout;
   SyncPlan plan;
   kernels::Serial serial;
+  kernels::CpuWeightKernels kernels{serial};
 };
 
 // No way starts before everybody is ready for it.
@@ -88,8 +89,8 @@ void run_sender(const Setup& setup, ProcessGroup& group, int rounds) {
                     [&] { return static_cast<uint16_t>(next() >> 16); });
     }
   }
-  GlooTransport transport(group, kSenders);
-  WeightSender sender(rank, setup.manifest, setup.serial);
+  GroupTransport transport(group, kSenders);
+  WeightSender sender(rank, setup.manifest, setup.kernels);
   std::vector<std::byte> raw;  // the same bytes, in one piece
   for (const LocalTensor& local : shard_tensors(setup.manifest, *shards, rank, kSenders)) {
     raw.insert(raw.end(), local.bytes.begin(), local.bytes.end());
@@ -167,8 +168,8 @@ void raw_receive(const Setup& setup, ProcessGroup& group,
 
 void run_worker(const Setup& setup, ProcessGroup& group, int rounds) {
   WeightReceiver receiver("bench", setup.spec.table, setup.quantization, setup.manifest,
-                          setup.serial);
-  GlooTransport transport(group, kSenders);
+                          setup.kernels);
+  GroupTransport transport(group, kSenders);
   ResidentWeights memory(setup.spec.table, setup.quantization);
   std::vector<std::vector<std::byte>> raw;
   for (const Edge& edge : setup.plan.edges) raw.emplace_back(static_cast<size_t>(edge.bytes));
@@ -190,9 +191,9 @@ void run_worker(const Setup& setup, ProcessGroup& group, int rounds) {
     commit_us.push_back(1000.0 * watch.restart_ms());
     wire_ms.push_back(timed([&] { move_only(setup, transport, memory); }));
     raw_ms.push_back(timed([&] { raw_receive(setup, group, raw); }));
-    const auto hashes = content_hashes(setup.manifest, memory, setup.serial);
+    const auto hashes = content_hashes(setup.manifest, memory, setup.kernels);
     hash_ms.push_back(watch.restart_ms());
-    if (hashes != content_hashes(setup.manifest, *served.weights, setup.serial)) {
+    if (hashes != content_hashes(setup.manifest, *served.weights, setup.kernels)) {
       fail(ErrorCode::kDataLoss, "round {}: the wire-only transfer differs", round);
     }
   }

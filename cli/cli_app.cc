@@ -74,7 +74,6 @@ std::unique_ptr<ParsedCommand> parse_command_line(int argc, const char* const* a
   add_train_command(app, parsed->context);
   add_coordinator_command(app, parsed->context);
   add_worker_command(app, parsed->context);
-  add_reward_worker_command(app, parsed->context);
   add_config_command(app, parsed->context);
   add_convert_command(app, parsed->context);
   add_export_command(app, parsed->context);

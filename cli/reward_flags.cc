@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "cli/worker_process.h"
 #include "core/base/fail.h"
 #include "rollout/reward/scorer.h"
 
@@ -27,7 +28,7 @@ std::unique_ptr<RewardProcess> start_rewards(const RewardFlags& flags) {
          flags.memory_mb, 1 << 20);
   }
   RewardProcessOptions options;
-  options.command = {"/proc/self/exe", "reward-worker", "--type", flags.type};
+  options.command = {reward_binary(), flags.type};
   options.sample_timeout = std::chrono::milliseconds(flags.timeout_ms);
   options.limits.max_memory_bytes = flags.memory_mb << 20;
   return std::make_unique<RewardProcess>(std::move(options));

@@ -3,7 +3,6 @@
 
 #include "cli/command.h"
 #include "cli/worker_process.h"
-#include "rollout/reward/reward_protocol.h"
 
 namespace nibble {
 
@@ -13,14 +12,6 @@ void add_worker_command(CLI::App& app, CommandContext& context) {
   auto address = std::make_shared<std::string>();
   command->add_option("--join", *address, "host:port of the coordinator")->required();
   command->callback([address, &context] { context.run = [address] { run_worker(*address); }; });
-}
-
-void add_reward_worker_command(CLI::App& app, CommandContext& context) {
-  auto* command = app.add_subcommand("reward-worker", "scores samples for a rollout worker");
-  command->group("");  // not for people
-  auto type = std::make_shared<std::string>();
-  command->add_option("--type", *type, "reward type")->required();
-  command->callback([type, &context] { context.run = [type] { run_reward_worker(*type, 0, 1); }; });
 }
 
 }  // namespace nibble

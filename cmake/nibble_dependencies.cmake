@@ -38,6 +38,14 @@ if(NIBBLE_WITH_TORCH)
   target_link_options(nibble_torch INTERFACE -Wl,--allow-shlib-undefined)
 endif()
 
+if(NIBBLE_WITH_CUDA AND NIBBLE_WITH_TORCH)
+  add_library(nibble_torch_cuda INTERFACE)
+  add_library(nibble::torch_cuda ALIAS nibble_torch_cuda)
+  # --no-as-needed: torch's CUDA operators register themselves; nothing names their symbols.
+  target_link_libraries(nibble_torch_cuda INTERFACE nibble_torch
+    -Wl,--push-state,--no-as-needed "${NIBBLE_TORCH_ROOT}/lib/libtorch_cuda.so"
+    "${NIBBLE_TORCH_ROOT}/lib/libc10_cuda.so" -Wl,--pop-state)
+endif()
 if(NIBBLE_WITH_CUDA)
   set(CMAKE_CUDA_ARCHITECTURES OFF)   # -gencode flags are given per target
   find_program(CMAKE_CUDA_COMPILER nvcc HINTS /usr/local/cuda/bin REQUIRED)

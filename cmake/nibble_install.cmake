@@ -7,9 +7,9 @@ if(NOT NIBBLE_PATCHELF)
   message(STATUS "patchelf not found: an installed nibble also needs its own lib/ in LD_LIBRARY_PATH")
 endif()
 
-set_target_properties(nibble PROPERTIES
+set_target_properties(nibble nibble_reward_worker PROPERTIES
   INSTALL_RPATH "$ORIGIN/../lib" INSTALL_RPATH_USE_LINK_PATH OFF)
-install(TARGETS nibble RUNTIME_DEPENDENCY_SET nibble_libraries RUNTIME DESTINATION bin)
+install(TARGETS nibble nibble_reward_worker RUNTIME_DEPENDENCY_SET nibble_libraries RUNTIME DESTINATION bin)
 install(RUNTIME_DEPENDENCY_SET nibble_libraries
   PRE_EXCLUDE_REGEXES
     "^ld-linux" "^lib(c|m|dl|rt|pthread|resolv|gcc_s|stdc\\+\\+|gomp)\\.so"

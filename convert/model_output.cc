@@ -79,8 +79,8 @@ ModelOutput::ModelOutput(const Place& place, const std::vector<TensorInfo>& tens
     : directory_(place.directory, place.leftover),
       writer_(with_room(directory_, tensors).path(), tensors, place.max_file_bytes) {}
 
-void ModelOutput::write_packed(const ParameterSpec& parameter, const std::vector<uint32_t>& words,
-                               const std::vector<uint16_t>& scale) {
+void ModelOutput::write_packed(const ParameterSpec& parameter, std::span<const uint32_t> words,
+                               std::span<const uint16_t> scale) {
   write(parameter.module + ".weight_packed", words);
   write(parameter.module + ".weight_scale", scale);
   write(parameter.module + ".weight_shape", std::vector<int64_t>{parameter.rows, parameter.cols});

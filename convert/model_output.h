@@ -47,13 +47,13 @@ class ModelOutput {
   /// has not enough room for all tensors.
   ModelOutput(const Place& place, const std::vector<TensorInfo>& tensors);
   /// The next tensor of the list.
-  template <typename T>
-  void write(const std::string& name, const std::vector<T>& values) {
+  template <typename Elements>
+  void write(const std::string& name, const Elements& values) {
     writer_.write(name, std::as_bytes(std::span(values)));
   }
   /// The next three tensors of the list: a quantized parameter.
-  void write_packed(const ParameterSpec& parameter, const std::vector<uint32_t>& words,
-                    const std::vector<uint16_t>& scale);
+  void write_packed(const ParameterSpec& parameter, std::span<const uint32_t> words,
+                    std::span<const uint16_t> scale);
   /// Copies the side files of `from` (empty: none) and makes the directory appear.
   void finish(const std::filesystem::path& from, const OrderedJson& config);
 

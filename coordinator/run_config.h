@@ -6,11 +6,11 @@
 #include <string>
 
 #include "core/config/fields.h"
+#include "core/ops/numerics.h"
 
 namespace nibble {
 
 /// Key `run`.
-enum class Numerics { kExact, kFast };
 constexpr std::array<EnumName<Numerics>, 2> enum_names(Numerics) {
   return {{{Numerics::kExact, "exact"}, {Numerics::kFast, "fast"}}};
 }
@@ -30,7 +30,19 @@ void visit_fields(Visitor& v, RunSection& c) {
 }
 
 /// Key `cluster`.
+enum class DeviceChoice { kAuto, kCpu, kCuda };
+constexpr std::array<EnumName<DeviceChoice>, 3> enum_names(DeviceChoice) {
+  return {
+      {{DeviceChoice::kAuto, "auto"}, {DeviceChoice::kCpu, "cpu"}, {DeviceChoice::kCuda, "cuda"}}};
+}
+enum class TransportChoice { kAuto, kGloo, kNccl };
+constexpr std::array<EnumName<TransportChoice>, 3> enum_names(TransportChoice) {
+  return {{{TransportChoice::kAuto, "auto"},
+           {TransportChoice::kGloo, "gloo"},
+           {TransportChoice::kNccl, "nccl"}}};
+}
 struct ClusterSection {
+  DeviceChoice device = DeviceChoice::kAuto;
   int64_t trainers = 1;
   int64_t rollout_workers = 1;
   int64_t threads_per_worker = 0;
@@ -40,6 +52,8 @@ struct ClusterSection {
 };
 template <typename Visitor>
 void visit_fields(Visitor& v, ClusterSection& c) {
+  v.field("device", c.device, "",
+          "what workers compute on; auto: a GPU where a worker's machine has one");
   v.field("trainers", c.trainers, "processes", "trainer ranks", Range{1, 1024});
   v.field("rollout_workers", c.rollout_workers, "processes", "rollout engines", Range{1, 1024});
   v.field("threads_per_worker", c.threads_per_worker, "threads",
@@ -93,11 +107,14 @@ void visit_fields(Visitor& v, CheckpointSection& c) {
 
 /// Key `weight_sync`.
 struct WeightSyncSection {
+  TransportChoice transport = TransportChoice::kAuto;
   int64_t timeout_ms = 120'000;
   int64_t retries = 1;
 };
 template <typename Visitor>
 void visit_fields(Visitor& v, WeightSyncSection& c) {
+  v.field("transport", c.transport, "",
+          "between GPUs, weights and gradients: nccl, or gloo through host memory; auto: nccl");
   v.field("timeout_ms", c.timeout_ms, "ms", "deadline of one publication", AtLeast{1});
   v.field("retries", c.retries, "", "publications tried again before the run stops", AtLeast{0});
 }

@@ -21,6 +21,8 @@ struct RolloutConfig {
   int64_t max_running = 64;
   int64_t max_step_tokens = 256;
   int64_t kv_tokens = 16384;
+  double memory_fraction = 0.7;
+  int64_t graph_max_batch = 256;
   int64_t max_positions = 2048;
   int64_t timeout_ms = 600'000;
 };
@@ -42,7 +44,14 @@ void visit_fields(Visitor& v, RolloutConfig& c) {
   v.field("max_running", c.max_running, "sequences", "sequences that decode together", AtLeast{1});
   v.field("max_step_tokens", c.max_step_tokens, "tokens", "tokens an engine step computes",
           AtLeast{1});
-  v.field("kv_tokens", c.kv_tokens, "tokens", "capacity of the KV cache", AtLeast{1});
+  v.field("kv_tokens", c.kv_tokens, "tokens",
+          "capacity of the KV cache; 0, on a GPU: what memory_fraction leaves", AtLeast{0});
+  v.field("memory_fraction", c.memory_fraction, "",
+          "of the GPU memory that is free at the start, for the engine in all (kv_tokens: 0)",
+          Range{0.01, 1});
+  v.field("graph_max_batch", c.graph_max_batch, "sequences",
+          "largest decode batch captured as a CUDA graph (1, 2, 4, 8, then every 8); 0: none",
+          Range{0, 4096});
   v.field("max_positions", c.max_positions, "tokens", "longest prompt and response together",
           AtLeast{2});
   v.field("timeout_ms", c.timeout_ms, "ms", "deadline of one rollout step", AtLeast{1});

@@ -5,9 +5,11 @@
 #include "core/base/fail.h"
 #include "core/base/log.h"
 #include "core/data/sample_codec.h"
+#include "core/device/cuda_backend.h"
+#include "core/device/cuda_device.h"
 #include "core/rpc/status.h"
 #include "proto/nibble.grpc.pb.h"
-#include "weight_sync/gloo_transport.h"
+#include "weight_sync/group_transport.h"
 #include "weight_sync/sync_codec.h"
 
 namespace nibble {
@@ -68,8 +70,13 @@ constexpr auto kAbortTimeout = std::chrono::milliseconds(10'000);
 class RolloutService::Impl final : public v1::Rollout::Service {
  public:
   explicit Impl(RolloutServiceOptions options)
-      : options_(std::move(options)),
-        log_(get_logger(fmt::format("rollout/{}", options_.engine))) {}
+      : options_(std::move(options)), log_(get_logger(fmt::format("rollout/{}", options_.engine))) {
+    if (options_.worker.gpu != nullptr) {
+      kernels_ = ops::make_cuda_weight_kernels();
+    } else {
+      kernels_ = std::make_unique<kernels::CpuWeightKernels>(serial_);
+    }
+  }
   ~Impl() override {
     thread_.run([&] { worker_.reset(); });
   }
@@ -81,8 +88,9 @@ class RolloutService::Impl final : public v1::Rollout::Service {
         if (!worker_) worker_ = std::make_unique<RolloutWorker>(options_.worker);
       });
       const ParameterTable& table = worker_->spec().table;
-      receiver_ = std::make_unique<WeightReceiver>(options_.job, table, options_.plan,
-                                                   make_manifest(table, options_.plan), serial_);
+      receiver_ =
+          std::make_unique<WeightReceiver>(options_.job, table, options_.worker.plan,
+                                           make_manifest(table, options_.worker.plan), *kernels_);
       log_->info("ready model={} parameters={}", options_.worker.model.string(), table.size());
     });
   }
@@ -110,13 +118,18 @@ class RolloutService::Impl final : public v1::Rollout::Service {
                             v1::Empty*) override {
     return run_rpc([&] {
       const v1::Rendezvous& at = request->rendezvous();
-      auto group = join_gloo_group(
-          {at.host(), at.port(), at.group_name(), std::chrono::milliseconds(at.timeout_ms())},
-          request->num_trainers(), request->num_trainers() + 1);
+      const Rendezvous rendezvous{at.host(), at.port(), at.group_name(),
+                                  std::chrono::milliseconds(at.timeout_ms())};
+      const int rank = request->num_trainers();
+      const bool on_gpu = options_.worker.gpu != nullptr;
+      ops::bind_cuda_thread();
+      auto group = on_gpu ? join_gpu_group(options_.gpu_wire, rendezvous, rank, rank + 1)
+                          : join_gloo_group(rendezvous, rank, rank + 1);
       const std::lock_guard lock(mutex_);
       transport_.reset();
       group_ = std::move(group);
-      transport_ = std::make_unique<GlooTransport>(*group_, group_->world() - 1);
+      transport_ = std::make_unique<GroupTransport>(*group_, rank,
+                                                    on_gpu ? DeviceKind::kCuda : DeviceKind::kCpu);
     });
   }
 
@@ -216,10 +229,11 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   const RolloutServiceOptions options_;
   const Logger log_;
   const kernels::Serial serial_;
+  std::unique_ptr<const kernels::WeightKernels> kernels_;
   std::unique_ptr<WeightReceiver> receiver_;  // set by Start, before any other call
   std::mutex mutex_;
   std::unique_ptr<ProcessGroup> group_;  // guarded by mutex_, like the next
-  std::unique_ptr<GlooTransport> transport_;
+  std::unique_ptr<GroupTransport> transport_;
   std::unique_ptr<RolloutWorker> worker_;  // lives on thread_
   TaskThread thread_;                      // last member
 };

@@ -8,6 +8,7 @@
 
 #include "core/base/task_thread.h"
 #include "core/comm/process_group.h"
+#include "core/comm_cuda/gpu_group.h"
 #include "core/spec/quantization.h"
 #include "rollout/rollout_worker.h"
 #include "weight_sync/receiver.h"
@@ -20,9 +21,9 @@ namespace nibble {
 
 struct RolloutServiceOptions {
   std::string job;
-  int engine = 0;         ///< number of this engine
-  QuantizationPlan plan;  ///< how weights are served
+  int engine = 0;  ///< number of this engine
   RolloutWorkerOptions worker;
+  GpuWire gpu_wire = GpuWire::kNccl;  ///< what carries GPU memory
 };
 
 /// A rollout worker's gRPC face (nibble.v1.Rollout): converts, calls, converts. The engine and the

@@ -3,7 +3,10 @@
 #include <algorithm>
 
 #include "core/base/fail.h"
+#include "core/base/log.h"
+#include "core/device/cuda_device.h"
 #include "core/ops/torch_parallel.h"
+#include "rollout/engine_cuda/cuda_step_runner.h"
 #include "rollout/text_stop.h"
 
 namespace nibble {
@@ -28,6 +31,60 @@ ModelSpec spec_of(const std::filesystem::path& directory) {
   return make_model_spec(parse_model_config(model.config(), (directory / "config.json").string()));
 }
 
+int64_t served_bytes(const ParameterTable& table, const QuantizationPlan& plan) {
+  int64_t bytes = 0;
+  for (int64_t p = 0; p < table.size(); ++p) {
+    const int64_t count = table.at(p).num_elements();
+    bytes += plan.quantized[static_cast<size_t>(p)] ? count / 2 + count / plan.config.group_size * 2
+                                                    : count * 2;
+  }
+  return bytes;
+}
+
+// Sizes on a GPU: KV slots from what is left, logits for every sequence of a batch.
+EngineConfig gpu_engine_config(const RolloutWorkerOptions& options, const ModelSpec& spec) {
+  EngineConfig config = engine_config(options.rollout);
+  config.max_logit_rows =
+      std::max<int64_t>(config.max_logit_rows, std::min<int64_t>(config.max_running, 1024));
+  if (options.rollout.kv_tokens > 0) return config;
+  const int64_t weights = 2 * served_bytes(spec.table, options.plan);  // served, and a shadow
+  const CudaEngineMemory memory = cuda_engine_memory(spec, config);
+  const auto budget = static_cast<int64_t>(options.rollout.memory_fraction *
+                                           static_cast<double>(ops::free_cuda_bytes()));
+  const int64_t left = budget - weights - memory.fixed_bytes;
+  config.kv_slots =
+      std::min(left / memory.bytes_per_slot, config.max_running * options.rollout.max_positions);
+  if (config.kv_slots < options.rollout.max_positions) {
+    fail(ErrorCode::kResourceExhausted,
+         "the engine needs {} MiB for weights and {} MiB for buffers; of the {} MiB that "
+         "rollout.memory_fraction = {} allows, {} tokens of cache are left, less than "
+         "rollout.max_positions = {}: raise memory_fraction, or lower max_step_tokens or "
+         "max_positions",
+         weights >> 20, memory.fixed_bytes >> 20, budget >> 20, options.rollout.memory_fraction,
+         std::max<int64_t>(0, config.kv_slots), options.rollout.max_positions);
+  }
+  get_logger("engine")->info("memory plan: weights_mib={} buffers_mib={} kv_tokens={} kv_mib={}",
+                             weights >> 20, memory.fixed_bytes >> 20, config.kv_slots,
+                             config.kv_slots * memory.bytes_per_slot >> 20);
+  return config;
+}
+
+std::unique_ptr<Engine> make_engine(const RolloutWorkerOptions& options, const ModelSpec& spec) {
+  if (options.gpu == nullptr) {
+    if (options.rollout.kv_tokens == 0) {
+      fail(ErrorCode::kInvalidArgument,
+           "rollout.kv_tokens: 0 means what GPU memory is left; on a CPU name a number of tokens");
+    }
+    return std::make_unique<Engine>(spec, engine_config(options.rollout), ops::torch_parallel());
+  }
+  ops::bind_cuda_thread();
+  return std::make_unique<Engine>(
+      spec, gpu_engine_config(options, spec),
+      cuda_step_runner(*options.gpu, {options.numerics, default_graph_batches(std::min(
+                                                            options.rollout.graph_max_batch,
+                                                            options.rollout.max_running))}));
+}
+
 std::string capped(std::string text) {
   if (text.size() <= kMaxReportText) return text;
   size_t end = kMaxReportText;
@@ -50,7 +107,7 @@ RolloutWorker::RolloutWorker(RolloutWorkerOptions options)
       spec_(spec_of(options_.model)),
       tokenizer_(Tokenizer::from_directory(options_.model)),
       encoder_(tokenizer_, options_.model.string()),
-      engine_(spec_, engine_config(options_.rollout), ops::torch_parallel()) {
+      engine_(make_engine(options_, spec_)) {
   RewardProcessOptions reward;
   reward.command = options_.reward_command;
   reward.sample_timeout = std::chrono::milliseconds(options_.reward.timeout_ms);
@@ -60,12 +117,12 @@ RolloutWorker::RolloutWorker(RolloutWorkerOptions options)
 
 double RolloutWorker::set_weights(std::shared_ptr<const ResidentWeights> weights, int64_t version) {
   const Stopwatch clock;
-  engine_.set_weights(std::move(weights), version);
+  engine_->set_weights(std::move(weights), version);
   return clock.elapsed_ms();
 }
 
 void RolloutWorker::check_length(const std::vector<int32_t>& prompt, int64_t new_tokens) const {
-  const int64_t most = std::min(options_.rollout.max_positions, options_.rollout.kv_tokens);
+  const int64_t most = std::min(options_.rollout.max_positions, engine_->config().kv_slots);
   const auto length = static_cast<int64_t>(prompt.size());
   if (new_tokens - 1 <= most - length) return;
   fail(
@@ -98,33 +155,33 @@ std::vector<Completion> RolloutWorker::run_engine(const RolloutJob& job, Running
     }
   }
   const size_t count = requests.size();
-  if (engine_.submit(std::move(requests)) != SubmitOutcome::kAccepted) {
+  if (engine_->submit(std::move(requests)) != SubmitOutcome::kAccepted) {
     fail(ErrorCode::kResourceExhausted, "the engine's queue cannot take {} requests", count);
   }
   std::vector<Completion> completions(count);
   try {
-    while (engine_.has_work()) {
+    while (engine_->has_work()) {
       if (deadline.expired()) {
         fail(ErrorCode::kDeadlineExceeded, "step {}: {} samples were not generated in time",
              job.step, count);
       }
-      engine_.step();
-      for (Completion& done : engine_.take_finished()) {
+      engine_->step();
+      for (Completion& done : engine_->take_finished()) {
         completions[done.id - running.first_id] = std::move(done);
       }
     }
   } catch (const Error&) {
-    for (size_t i = 0; i < count; ++i) engine_.abort(running.first_id + i);
-    engine_.take_finished();
+    for (size_t i = 0; i < count; ++i) engine_->abort(running.first_id + i);
+    engine_->take_finished();
     throw;
   }
   return completions;
 }
 
 RolloutOutcome RolloutWorker::generate(const RolloutJob& job, Deadline deadline) {
-  if (engine_.version() != job.weight_version) {
+  if (engine_->version() != job.weight_version) {
     fail(ErrorCode::kFailedPrecondition, "step {} wants weight version {}, but {} is served",
-         job.step, job.weight_version, engine_.version());
+         job.step, job.weight_version, engine_->version());
   }
   RolloutOutcome outcome;
   Stopwatch clock;

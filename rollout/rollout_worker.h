@@ -14,6 +14,8 @@
 #include "core/data/sample.h"
 #include "core/models/decoder.h"
 #include "core/models/weights.h"
+#include "core/ops/backend.h"
+#include "core/ops/numerics.h"
 #include "core/tokenizer/tokenizer.h"
 #include "rollout/engine/engine.h"
 #include "rollout/prompt_encoder.h"
@@ -63,7 +65,10 @@ struct RolloutWorkerOptions {
   std::filesystem::path model;  ///< Hugging Face directory: architecture, tokenizer
   RolloutConfig rollout;
   RewardConfig reward;
-  std::vector<std::string> reward_command;  ///< our own binary as reward worker
+  std::vector<std::string> reward_command;  ///< nibble-reward and its argument
+  const ops::Backend* gpu = nullptr;        ///< a CUDA backend, borrowed; null: the CPU
+  Numerics numerics = Numerics::kExact;     ///< of the GPU
+  QuantizationPlan plan;                    ///< how weights are served
 };
 
 /// Generates and scores groups of samples with one engine; keeps those of training steps until the
@@ -92,7 +97,7 @@ class RolloutWorker {
   const ModelSpec spec_;
   const Tokenizer tokenizer_;
   const PromptEncoder encoder_;  // borrows tokenizer_
-  Engine engine_;
+  std::unique_ptr<Engine> engine_;
   std::unique_ptr<RewardProcess> rewards_;
   uint64_t next_request_id_ = 1;
   mutable std::mutex mutex_;

@@ -17,7 +17,8 @@ PRODUCT = ("core", "weight_sync", *COMPONENTS, "cli")
 SEARCHED = (*PRODUCT, "tests", "benchmarks")
 SUFFIXES = (".h", ".cuh", ".cc", ".cu")
 # Lowest first.
-CORE_LADDER = ("core/quant", "core/kernels", "core/kernels_cuda", "core/ops", "core/models")
+CORE_LADDER = ("core/quant", "core/kernels", "core/kernels_cuda", "core/ops", "core/ops_cuda",
+               "core/models", "core/models_cuda")
 HEAVY = re.compile(r"^(torch|ATen|c10|fmt|spdlog)/")
 CUDA_RUNTIME = re.compile(r"^(cuda\w*|cub|cutlass|cute|thrust)(/|\.h)")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')

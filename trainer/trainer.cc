@@ -12,7 +12,7 @@
 #include "core/base/fail.h"
 #include "core/models/rope_table.h"
 #include "core/models/tape_executor.h"
-#include "core/ops/torch_parallel.h"
+#include "core/ops/cpu_backend.h"
 #include "core/quant/bf16.h"
 #include "trainer/batching.h"
 
@@ -22,6 +22,13 @@ namespace {
 ModelSpec load_spec(const std::filesystem::path& directory) {
   const HfDirectory model(directory);
   return make_model_spec(parse_model_config(model.config(), (directory / "config.json").string()));
+}
+
+// A float32 tensor's values on the host.
+std::vector<float> host_values(const at::Tensor& tensor) {
+  const at::Tensor on_host = tensor.detach().cpu();
+  const float* values = on_host.const_data_ptr<float>();
+  return {values, values + on_host.numel()};
 }
 
 std::vector<float> widen_rows(const std::vector<uint16_t>& bf16, const RowShard& shard,
@@ -62,14 +69,21 @@ struct Trainer::Sums {
 };
 
 Trainer::Trainer(TrainerConfig config, ProcessGroup& group)
+    : Trainer(std::move(config), group, group, ops::cpu_backend()) {}
+
+Trainer::Trainer(TrainerConfig config, ProcessGroup& group, ProcessGroup& device_group,
+                 const ops::Backend& backend)
     : config_(std::move(config)),
       group_(group),
+      device_group_(device_group),
+      backend_(backend),
       spec_(load_spec(config_.model)),
       train_layout_{&spec_.table, config_.train_plan, group.rank(), group.world()},
       serve_layout_{&spec_.table, config_.serve_plan, group.rank(), group.world()},
-      rope_(make_rope_table(spec_.config.rope, spec_.config.head_dim, config_.max_positions)),
-      state_(train_layout_),
-      weights_(train_layout_, group) {
+      rope_(backend.place(
+          make_rope_table(spec_.config.rope, spec_.config.head_dim, config_.max_positions))),
+      state_(train_layout_, backend.kind()),
+      weights_(train_layout_, device_group, backend.weight_kernels()) {
   validate(config_.algorithm.loss);
   load_masters();
   if (config_.algorithm.reference == ReferenceMode::kAlways || needs_reference(0) ||
@@ -86,8 +100,10 @@ void Trainer::load_masters() {
   const HfDirectory model(config_.model);
   for (int64_t p = 0; p < spec_.table.size(); ++p) {
     const ParameterSpec& parameter = spec_.table.at(p);
-    state_.master[static_cast<size_t>(p)] =
+    const auto rows =
         widen_rows(load_bf16(model, parameter), train_layout_.shard(p), parameter.cols);
+    state_.master[static_cast<size_t>(p)] =
+        Array<float>(std::span<const float>(rows), backend_.kind());
   }
 }
 
@@ -100,12 +116,13 @@ void Trainer::load_reference() {
     const ParameterSpec& parameter = spec_.table.at(p);
     const std::vector<uint16_t> whole = load_bf16(model, parameter);
     const RowShard shard = layout.shard(p);
-    StoredParameter stored;
-    stored.bf16.assign(whole.begin() + shard.begin * parameter.cols,
-                       whole.begin() + shard.end * parameter.cols);
+    const auto rows = std::span<const uint16_t>(whole).subspan(
+        static_cast<size_t>(shard.begin * parameter.cols),
+        static_cast<size_t>(shard.rows() * parameter.cols));
+    StoredParameter stored{Array<uint16_t>(rows, backend_.kind()), {}, {}};
     shards->parameters.push_back(std::move(stored));
   }
-  reference_ = std::make_unique<GatheredWeights>(layout, group_);
+  reference_ = std::make_unique<GatheredWeights>(layout, device_group_, backend_.weight_kernels());
   reference_->set_shards(std::move(shards));
 }
 
@@ -117,25 +134,26 @@ bool Trainer::needs_reference(int64_t step) const {
 }
 
 void Trainer::repack(TrainMetrics* metrics) {
-  const auto& parallel = ops::torch_parallel();
+  const auto& kernels = backend_.weight_kernels();
   const auto previous = serving_;
-  training_ = pack_shards(train_layout_, state_.master, parallel);
+  training_ = pack_shards(train_layout_, state_.master, kernels);
   weights_.set_shards(training_);
   const bool same_plan = config_.train_plan.quantized == config_.serve_plan.quantized;
-  serving_ = same_plan ? training_ : pack_shards(serve_layout_, state_.master, parallel);
+  serving_ = same_plan ? training_ : pack_shards(serve_layout_, state_.master, kernels);
   if (metrics != nullptr && previous) {
-    metrics->changes = count_changes(serve_layout_, *previous, *serving_, parallel);
+    metrics->changes = count_changes(serve_layout_, *previous, *serving_, kernels);
   }
 }
 
 std::vector<float> Trainer::forward_log_probs(GatheredWeights& weights, const PackedBatch& batch) {
   const at::NoGradGuard no_grad;
+  return host_values(run_tape(weights, batch).log_prob);
+}
+
+TapeResult Trainer::run_tape(GatheredWeights& weights, const PackedBatch& batch) {
   weights.begin_pass();
-  const TapeResult result =
-      run_log_probs(spec_, weights, rope_, {batch}, static_cast<float>(config_.temperature),
-                    ActivationType::kFloat32);
-  const float* values = result.log_prob.const_data_ptr<float>();
-  return {values, values + result.log_prob.numel()};
+  return run_log_probs(spec_, weights, rope_, {batch, {}, &backend_},
+                       static_cast<float>(config_.temperature), ActivationType::kFloat32);
 }
 
 std::vector<float> Trainer::log_probs(std::span<const int32_t> ids) {
@@ -149,7 +167,7 @@ TrainMetrics Trainer::train(std::span<const std::vector<SampleGroup>> updates, i
     run_update(updates[u], metrics.has_reference, u == 0, metrics);
     Stopwatch clock;
     metrics.update = state_.update(train_layout_, config_.optimizer, weights_.gradients(), group_,
-                                   ops::torch_parallel());
+                                   backend_.weight_kernels());
     metrics.optimizer_ms += clock.restart_ms();
     repack(&metrics);
     metrics.pack_ms += clock.elapsed_ms();
@@ -219,35 +237,32 @@ void Trainer::run_micro_batch(const MicroBatch& batch, const LossTotals& totals,
   if (with_reference) reference = forward_log_probs(*reference_, batch.packed);
   metrics.reference_ms += clock.restart_ms();
 
-  weights_.begin_pass();
-  const TapeResult result =
-      run_log_probs(spec_, weights_, rope_, {batch.packed}, static_cast<float>(config_.temperature),
-                    ActivationType::kFloat32);
-  const float* log_prob = result.log_prob.const_data_ptr<float>();
-  const auto count = static_cast<size_t>(result.log_prob.numel());
-  const std::span<const float> current(log_prob, count);
+  const TapeResult result = run_tape(weights_, batch.packed);
+  const std::vector<float> current = host_values(result.log_prob);
+  const std::vector<float> entropy = host_values(result.entropy);
+  const size_t count = current.size();
   // Taken before the first update, the trainer's own log-probabilities are the old ones. With
   // several updates a rollout the rollout's are: in exact numerics they are the same bits.
   const bool single = config_.optimizer.steps_per_rollout == 1;
-  const std::span<const float> old = single ? current : std::span(batch.rollout_log_prob);
+  const std::span<const float> old = single ? current : batch.rollout_log_prob;
   std::vector<float> grad(count, 0.0f);
   sums.loss += policy_loss<float>({current, old, batch.rollout_log_prob, reference, batch.advantage,
                                    batch.mask, batch.sample_begin},
                                   config_.algorithm.loss, totals, grad);
-  const float* entropy = result.entropy.const_data_ptr<float>();
   for (size_t i = 0; i < count; ++i) {
     if (batch.mask[i] == 0) continue;
-    const double diff = std::fabs(static_cast<double>(log_prob[i]) -
-                                  static_cast<double>(batch.rollout_log_prob[i]));
+    const double diff =
+        std::fabs(static_cast<double>(current[i]) - static_cast<double>(batch.rollout_log_prob[i]));
     sums.diff += diff;
     sums.diff_max = std::max(sums.diff_max, diff);
     sums.entropy += static_cast<double>(entropy[i]);
-    if (with_reference) sums.kl += kl_term(KlEstimator::kK3, log_prob[i], reference[i]).value;
+    if (with_reference) sums.kl += kl_term(KlEstimator::kK3, current[i], reference[i]).value;
     sums.tokens += 1.0;
   }
   sums.computed += static_cast<double>(batch.packed.tokens.size());
   result.log_prob.backward(at::from_blob(grad.data(), {static_cast<int64_t>(count)},
-                                         at::TensorOptions().dtype(at::kFloat)));
+                                         at::TensorOptions().dtype(at::kFloat))
+                               .to(result.log_prob.device()));
   weights_.finish_backward();
   metrics.forward_backward_ms += clock.elapsed_ms();
 }

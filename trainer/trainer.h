@@ -13,6 +13,7 @@
 #include "core/kernels/rope.h"
 #include "core/models/decoder.h"
 #include "core/models/packing.h"
+#include "core/ops/backend.h"
 #include "trainer/algo/policy_loss.h"
 #include "trainer/batching.h"
 #include "trainer/config/train_config.h"
@@ -21,6 +22,8 @@
 #include "trainer/state/train_checkpoint.h"
 
 namespace nibble {
+
+struct TapeResult;
 
 struct TrainerConfig {
   std::filesystem::path model;      ///< Hugging Face directory the masters start from
@@ -54,7 +57,11 @@ struct TrainMetrics {
 /// gathered packed weights, AdamW. All ranks call the same methods in the same order. One thread.
 class Trainer {
  public:
-  /// Loads masters and, if it may be needed, the reference. `group` must outlive this.
+  /// Loads masters and, if it may be needed, the reference, on `backend`'s device. `group` moves
+  /// host bytes, `device_group` bytes of the device, among the same ranks. All must outlive this.
+  Trainer(TrainerConfig config, ProcessGroup& group, ProcessGroup& device_group,
+          const ops::Backend& backend);
+  /// On the CPU.
   Trainer(TrainerConfig config, ProcessGroup& group);
   ~Trainer();
 
@@ -65,7 +72,8 @@ class Trainer {
   /// Log-probabilities of one sequence's tokens 1..n-1 under the training weights. Collective.
   std::vector<float> log_probs(std::span<const int32_t> ids);
 
-  /// This rank's rows as they are to be served. Immutable; a later train() makes new ones.
+  /// This rank's rows as they are to be served, on the backend's device. Immutable; a later train()
+  /// makes new ones.
   std::shared_ptr<const PackedShards> serving_shards() const { return serving_; }
   const ShardLayout& serving_layout() const { return serve_layout_; }
   const ModelSpec& spec() const { return spec_; }
@@ -84,9 +92,12 @@ class Trainer {
   void run_micro_batch(const MicroBatch& batch, const LossTotals& totals, bool with_reference,
                        Sums& sums, TrainMetrics& metrics);
   std::vector<float> forward_log_probs(GatheredWeights& weights, const PackedBatch& batch);
+  TapeResult run_tape(GatheredWeights& weights, const PackedBatch& batch);
 
   const TrainerConfig config_;
   ProcessGroup& group_;
+  ProcessGroup& device_group_;
+  const ops::Backend& backend_;
   const ModelSpec spec_;
   const ShardLayout train_layout_;
   const ShardLayout serve_layout_;

@@ -8,11 +8,15 @@
 #include "core/base/fail.h"
 #include "core/base/log.h"
 #include "core/base/task_thread.h"
+#include "core/comm_cuda/gpu_group.h"
+#include "core/device/cuda_backend.h"
+#include "core/device/cuda_device.h"
+#include "core/ops/cpu_backend.h"
 #include "core/rpc/status.h"
 #include "proto/nibble.grpc.pb.h"
 #include "trainer/batching.h"
 #include "trainer/sample_client.h"
-#include "weight_sync/gloo_transport.h"
+#include "weight_sync/group_transport.h"
 #include "weight_sync/sender.h"
 #include "weight_sync/sync_codec.h"
 
@@ -25,10 +29,10 @@ Rendezvous decode_rendezvous(const v1::Rendezvous& at) {
 
 // The way to one engine: a process group of its own, so that a dead engine holds no other.
 struct EngineLink {
-  EngineLink(std::unique_ptr<ProcessGroup> g, int receiver_rank)
-      : group(std::move(g)), transport(*group, receiver_rank) {}
+  EngineLink(std::unique_ptr<ProcessGroup> g, int receiver_rank, DeviceKind device)
+      : group(std::move(g)), transport(*group, receiver_rank, device) {}
   std::unique_ptr<ProcessGroup> group;
-  GlooTransport transport;
+  GroupTransport transport;
 };
 
 struct Source {
@@ -107,10 +111,11 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   grpc::Status JoinEngine(grpc::ServerContext*, const v1::JoinEngineRequest* request,
                           v1::Empty*) override {
     return run_rpc([&] {
-      auto group = join_gloo_group(decode_rendezvous(request->rendezvous()), options_.rank,
-                                   options_.world + 1);
+      auto group = join_group(decode_rendezvous(request->rendezvous()), options_.world + 1);
+      const DeviceKind device = options_.gpu != nullptr ? DeviceKind::kCuda : DeviceKind::kCpu;
       const std::lock_guard lock(mutex_);
-      engines_[request->engine()] = std::make_unique<EngineLink>(std::move(group), options_.world);
+      engines_[request->engine()] =
+          std::make_unique<EngineLink>(std::move(group), options_.world, device);
     });
   }
 
@@ -149,7 +154,19 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     group_ = options_.world == 1 ? solo_group("trainers")
                                  : join_gloo_group(decode_rendezvous(request.rendezvous()),
                                                    options_.rank, options_.world);
-    trainer_ = std::make_unique<nibble::Trainer>(options_.trainer, *group_);
+    if (options_.gpu != nullptr) {
+      ops::bind_cuda_thread();
+      Rendezvous ring = decode_rendezvous(request.rendezvous());
+      ring.group_name += "/gpu";
+      device_group_ =
+          options_.world == 1 ? solo_group("trainers/gpu") : join_group(ring, options_.world);
+      kernels_ = ops::make_cuda_weight_kernels();
+      trainer_ = std::make_unique<nibble::Trainer>(options_.trainer, *group_, *device_group_,
+                                                   *options_.gpu);
+    } else {
+      kernels_ = std::make_unique<kernels::CpuWeightKernels>(serial_);
+      trainer_ = std::make_unique<nibble::Trainer>(options_.trainer, *group_);
+    }
     if (!request.checkpoint().empty()) {
       const TrainProgress progress = trainer_->load(request.checkpoint());
       response.set_step(progress.step);
@@ -157,7 +174,14 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     }
     sender_ = std::make_unique<WeightSender>(
         options_.rank, make_manifest(trainer_->spec().table, trainer_->serving_layout().plan),
-        serial_);
+        *kernels_);
+  }
+
+  // A group that moves weights from where they are.
+  std::unique_ptr<ProcessGroup> join_group(const Rendezvous& rendezvous, int world) const {
+    if (options_.gpu == nullptr) return join_gloo_group(rendezvous, options_.rank, world);
+    ops::bind_cuda_thread();
+    return join_gpu_group(options_.gpu_wire, rendezvous, options_.rank, world);
   }
 
   // This rank's share of the global batch, one list of groups per optimizer step. All ranks compute
@@ -233,8 +257,10 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   const TrainerServiceOptions options_;
   const Logger log_;
   const kernels::Serial serial_;
-  std::unique_ptr<ProcessGroup> group_;       // set by Start, like the next two
-  std::unique_ptr<nibble::Trainer> trainer_;  // lives on thread_
+  std::unique_ptr<const kernels::WeightKernels> kernels_;  // set by Start, like the next four
+  std::unique_ptr<ProcessGroup> group_;
+  std::unique_ptr<ProcessGroup> device_group_;  // moves bytes of the GPU
+  std::unique_ptr<nibble::Trainer> trainer_;    // lives on thread_
   std::unique_ptr<WeightSender> sender_;
   std::mutex mutex_;
   std::map<int, std::unique_ptr<EngineLink>> engines_;  // guarded by mutex_

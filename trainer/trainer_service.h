@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include "core/comm_cuda/gpu_group.h"
 #include "trainer/trainer.h"
 
 namespace grpc {
@@ -16,6 +17,8 @@ struct TrainerServiceOptions {
   int rank = 0;
   int world = 1;
   TrainerConfig trainer;
+  const ops::Backend* gpu = nullptr;                ///< a CUDA backend, borrowed; null: the CPU
+  GpuWire gpu_wire = GpuWire::kNccl;                ///< what carries GPU memory
   std::chrono::milliseconds fetch_timeout{60'000};  ///< for samples from one engine
 };
 

@@ -1,7 +1,6 @@
 #include "weight_sync/bucket_plan.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace nibble {
 namespace {
@@ -62,18 +61,20 @@ std::span<std::byte> segment_bytes(Pieces pieces, const Segment& segment) {
   return bytes_of(pieces, segment);
 }
 
-void pack(const Bucket& bucket, ConstPieces pieces, std::span<std::byte> bytes) {
+void pack(const Bucket& bucket, ConstPieces pieces, std::span<std::byte> bytes,
+          DeviceMemory& memory) {
   for (const Segment& segment : bucket.segments) {
     const auto from = bytes_of(pieces, segment);
-    std::memcpy(bytes.data(), from.data(), from.size());
+    memory.copy(bytes.data(), from.data(), static_cast<int64_t>(from.size()));
     bytes = bytes.subspan(from.size());
   }
 }
 
-void unpack(const Bucket& bucket, std::span<const std::byte> bytes, Pieces pieces) {
+void unpack(const Bucket& bucket, std::span<const std::byte> bytes, Pieces pieces,
+            DeviceMemory& memory) {
   for (const Segment& segment : bucket.segments) {
     const auto to = bytes_of(pieces, segment);
-    std::memcpy(to.data(), bytes.data(), to.size());
+    memory.copy(to.data(), bytes.data(), static_cast<int64_t>(to.size()));
     bytes = bytes.subspan(to.size());
   }
 }

@@ -5,6 +5,8 @@
 #include <span>
 #include <vector>
 
+#include "core/base/device_memory.h"
+
 namespace nibble {
 
 /// Pieces of this size or more go from and into their place; smaller ones are packed, because a
@@ -39,8 +41,10 @@ std::vector<Bucket> plan_buckets(Pieces pieces, int64_t bucket_bytes);
 std::span<const std::byte> segment_bytes(ConstPieces pieces, const Segment& segment);
 std::span<std::byte> segment_bytes(Pieces pieces, const Segment& segment);
 
-/// Copies a bucket's segments to or from `bytes`, which has bucket.bytes.
-void pack(const Bucket& bucket, ConstPieces pieces, std::span<std::byte> bytes);
-void unpack(const Bucket& bucket, std::span<const std::byte> bytes, Pieces pieces);
+/// Copies a bucket's segments to or from `bytes`, which has bucket.bytes; both are in `memory`.
+void pack(const Bucket& bucket, ConstPieces pieces, std::span<std::byte> bytes,
+          DeviceMemory& memory = device_memory(DeviceKind::kCpu));
+void unpack(const Bucket& bucket, std::span<const std::byte> bytes, Pieces pieces,
+            DeviceMemory& memory = device_memory(DeviceKind::kCpu));
 
 }  // namespace nibble

@@ -39,12 +39,12 @@ std::string_view receiver_state_name(ReceiverState state) {
 
 WeightReceiver::WeightReceiver(std::string job, const ParameterTable& table,
                                const QuantizationPlan& plan, Manifest manifest,
-                               const kernels::Parallel& parallel)
+                               const kernels::WeightKernels& kernels)
     : job_(std::move(job)),
       manifest_(std::move(manifest)),
       destination_(replica_slices(manifest_)),
-      parallel_(parallel),
-      pool_(table, plan) {}
+      kernels_(kernels),
+      pool_(table, plan, kernels.device()) {}
 
 void WeightReceiver::check_job(const Transaction& transaction) const {
   if (transaction.job != job_) {
@@ -157,7 +157,7 @@ void WeightReceiver::hash_arrived(Attempt& attempt, size_t edge, const Segment& 
       hash_stored(tensor, first,
                   attempt.edges[edge].pieces[i].subspan(static_cast<size_t>(segment.offset),
                                                         static_cast<size_t>(segment.bytes)),
-                  parallel_);
+                  kernels_);
   attempt.arrived_bytes += segment.bytes;
 }
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <string_view>
 
-#include "core/kernels/parallel.h"
+#include "core/kernels/weight_kernels.h"
 #include "weight_sync/plan.h"
 #include "weight_sync/shadow_pool.h"
 #include "weight_sync/transaction.h"
@@ -58,9 +58,9 @@ struct ReceiverStatus {
 /// asked for again. Any thread may call any method.
 class WeightReceiver {
  public:
-  /// `table` must outlive this and all weights it gave out, `parallel` this.
+  /// `table` must outlive this and all weights it gave out, `kernels` this.
   WeightReceiver(std::string job, const ParameterTable& table, const QuantizationPlan& plan,
-                 Manifest manifest, const kernels::Parallel& parallel);
+                 Manifest manifest, const kernels::WeightKernels& kernels);
 
   /// Sets a shadow aside for `transaction`, whose plan this side computed as `plan`. Refused: a
   /// lower epoch, a version not above the served one, another plan digest, another transaction in
@@ -99,7 +99,7 @@ class WeightReceiver {
   const std::string job_;  // constant after construction, like the next three
   const Manifest manifest_;
   const std::vector<Slice> destination_;
-  const kernels::Parallel& parallel_;
+  const kernels::WeightKernels& kernels_;
   ShadowPool pool_;  // has its own lock
 
   mutable std::mutex mutex_;

@@ -28,8 +28,8 @@ struct WeightSender::Version {
   }
 };
 
-WeightSender::WeightSender(int rank, Manifest manifest, const kernels::Parallel& parallel)
-    : rank_(rank), manifest_(std::move(manifest)), parallel_(parallel) {}
+WeightSender::WeightSender(int rank, Manifest manifest, const kernels::WeightKernels& kernels)
+    : rank_(rank), manifest_(std::move(manifest)), kernels_(kernels) {}
 
 void WeightSender::publish(int64_t version, std::vector<LocalTensor> tensors,
                            std::shared_ptr<const void> keep_alive) {
@@ -123,7 +123,7 @@ SenderReport WeightSender::move(const Transaction& transaction, const SyncPlan& 
     report.slices[i].hash += hash_stored(
         tensor, first,
         pieces[i].subspan(static_cast<size_t>(segment.offset), static_cast<size_t>(segment.bytes)),
-        parallel_);
+        kernels_);
   };
   transport.send(pieces, plan.bucket_bytes, hash_segment, deadline);
   for (const SliceHash& slice : report.slices) version->remember(slice);
@@ -131,7 +131,7 @@ SenderReport WeightSender::move(const Transaction& transaction, const SyncPlan& 
 }
 
 std::vector<quant::ContentHash> WeightSender::content_hashes(int64_t version) const {
-  return nibble::content_hashes(manifest_, version_at(version)->tensors, parallel_);
+  return nibble::content_hashes(manifest_, version_at(version)->tensors, kernels_);
 }
 
 }  // namespace nibble

@@ -6,7 +6,7 @@
 #include <mutex>
 #include <vector>
 
-#include "core/kernels/parallel.h"
+#include "core/kernels/weight_kernels.h"
 #include "weight_sync/plan.h"
 #include "weight_sync/stored_bytes.h"
 #include "weight_sync/transaction.h"
@@ -19,9 +19,9 @@ namespace nibble {
 /// transport.
 class WeightSender {
  public:
-  /// `rank` is this sender's in the plans. `parallel` must outlive this and be safe from several
+  /// `rank` is this sender's in the plans. `kernels` must outlive this and be safe from several
   /// threads.
-  WeightSender(int rank, Manifest manifest, const kernels::Parallel& parallel);
+  WeightSender(int rank, Manifest manifest, const kernels::WeightKernels& kernels);
 
   /// Offers a version: `tensors`, one entry per manifest tensor, whose bytes live as long as
   /// `keep_alive` (shared: transfers in flight and the trainer hold one packing). Versions rise;
@@ -52,7 +52,7 @@ class WeightSender {
 
   const int rank_;  // constant after construction, like the next two
   const Manifest manifest_;
-  const kernels::Parallel& parallel_;
+  const kernels::WeightKernels& kernels_;
   mutable std::mutex mutex_;
   int64_t last_version_ = 0;                              // guarded by mutex_
   int64_t epoch_ = 0;                                     // guarded by mutex_

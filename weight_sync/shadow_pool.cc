@@ -8,16 +8,18 @@
 namespace nibble {
 
 struct ShadowPool::Shelf {
-  Shelf(const ParameterTable& t, const QuantizationPlan& p) : table(t), plan(p) {}
+  Shelf(const ParameterTable& t, const QuantizationPlan& p, DeviceKind d)
+      : table(t), plan(p), device(d) {}
   const ParameterTable& table;
   const QuantizationPlan plan;
+  const DeviceKind device;
   std::mutex mutex;
   std::vector<std::unique_ptr<ResidentWeights>> free;  // guarded by mutex
   int num_allocated = 0;                               // guarded by mutex
 };
 
-ShadowPool::ShadowPool(const ParameterTable& table, const QuantizationPlan& plan)
-    : shelf_(std::make_shared<Shelf>(table, plan)) {
+ShadowPool::ShadowPool(const ParameterTable& table, const QuantizationPlan& plan, DeviceKind device)
+    : shelf_(std::make_shared<Shelf>(table, plan, device)) {
   shelf_->free.reserve(kMaxBuffers);  // giving a buffer back must not allocate
 }
 
@@ -33,7 +35,7 @@ std::shared_ptr<ResidentWeights> ShadowPool::acquire() {
            "both weight buffers are held: the engine has not let go of an older version yet; try "
            "again after its next step");
     } else {
-      buffer = std::make_unique<ResidentWeights>(shelf_->table, shelf_->plan);
+      buffer = std::make_unique<ResidentWeights>(shelf_->table, shelf_->plan, shelf_->device);
       ++shelf_->num_allocated;
     }
   }

@@ -14,7 +14,7 @@ class ShadowPool {
   static constexpr int kMaxBuffers = 2;
 
   /// `table` must outlive the pool and its buffers.
-  ShadowPool(const ParameterTable& table, const QuantizationPlan& plan);
+  ShadowPool(const ParameterTable& table, const QuantizationPlan& plan, DeviceKind device);
   /// A buffer with undefined contents; allocated on first need. Throws Error{kResourceExhausted}
   /// while both are held.
   std::shared_ptr<ResidentWeights> acquire();

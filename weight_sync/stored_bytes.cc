@@ -2,7 +2,6 @@
 
 #include "core/base/fail.h"
 #include "core/comm/reduce.h"
-#include "core/kernels/quantize.h"
 
 namespace nibble {
 
@@ -51,7 +50,7 @@ std::vector<LocalTensor> replica_tensors(const Manifest& manifest, const Residen
 
 quant::ContentHash hash_stored(const StoredTensor& tensor, int64_t first_element,
                                std::span<const std::byte> bytes,
-                               const kernels::Parallel& parallel) {
+                               const kernels::WeightKernels& kernels) {
   const auto count = static_cast<int64_t>(bytes.size()) / tensor.element_bytes();
   const auto first = static_cast<uint64_t>(first_element);
   NIBBLE_CHECK(
@@ -59,29 +58,27 @@ quant::ContentHash hash_stored(const StoredTensor& tensor, int64_t first_element
           0,
       "tensor '{}' is not aligned to its elements", tensor.name);
   if (tensor.kind == StoredKind::kWords) {
-    return kernels::hash_words(reinterpret_cast<const uint32_t*>(bytes.data()), count, first,
-                               parallel);
+    return kernels.hash_words(reinterpret_cast<const uint32_t*>(bytes.data()), count, first);
   }
-  return kernels::hash_bf16(reinterpret_cast<const uint16_t*>(bytes.data()), count, first,
-                            parallel);
+  return kernels.hash_bf16(reinterpret_cast<const uint16_t*>(bytes.data()), count, first);
 }
 
 std::vector<quant::ContentHash> content_hashes(const Manifest& manifest,
                                                std::span<const LocalTensor> tensors,
-                                               const kernels::Parallel& parallel) {
+                                               const kernels::WeightKernels& kernels) {
   std::vector<quant::ContentHash> hashes;
   for (size_t t = 0; t < tensors.size(); ++t) {
     const StoredTensor& tensor = manifest.tensors[t];
-    hashes.push_back(hash_stored(tensor, tensors[t].row_begin * tensor.row_elements,
-                                 tensors[t].bytes, parallel));
+    hashes.push_back(
+        hash_stored(tensor, tensors[t].row_begin * tensor.row_elements, tensors[t].bytes, kernels));
   }
   return hashes;
 }
 
 std::vector<quant::ContentHash> content_hashes(const Manifest& manifest,
                                                const ResidentWeights& weights,
-                                               const kernels::Parallel& parallel) {
-  return content_hashes(manifest, replica_tensors(manifest, weights), parallel);
+                                               const kernels::WeightKernels& kernels) {
+  return content_hashes(manifest, replica_tensors(manifest, weights), kernels);
 }
 
 }  // namespace nibble

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "core/kernels/parallel.h"
+#include "core/kernels/weight_kernels.h"
 #include "core/models/weights.h"
 #include "core/quant/hash.h"
 #include "weight_sync/layout.h"
@@ -37,15 +37,16 @@ std::vector<LocalTensor> replica_tensors(const Manifest& manifest, const Residen
 
 /// Hash of the elements in `bytes`, the first of which is element `first_element` of `tensor`.
 quant::ContentHash hash_stored(const StoredTensor& tensor, int64_t first_element,
-                               std::span<const std::byte> bytes, const kernels::Parallel& parallel);
+                               std::span<const std::byte> bytes,
+                               const kernels::WeightKernels& kernels);
 
 /// One hash per manifest tensor over the rows at hand. Hashes of disjoint rows add up: the sum
 /// over the trainer's ranks equals the hashes of a replica that serves the same weights.
 std::vector<quant::ContentHash> content_hashes(const Manifest& manifest,
                                                std::span<const LocalTensor> tensors,
-                                               const kernels::Parallel& parallel);
+                                               const kernels::WeightKernels& kernels);
 std::vector<quant::ContentHash> content_hashes(const Manifest& manifest,
                                                const ResidentWeights& weights,
-                                               const kernels::Parallel& parallel);
+                                               const kernels::WeightKernels& kernels);
 
 }  // namespace nibble

@@ -49,4 +49,8 @@ Env read_env() {
   return env;
 }
 
+void set_env(const std::string& name, const std::string& value) {
+  (void)setenv(name.c_str(), value.c_str(), /*overwrite=*/0);
+}
+
 }  // namespace nibble

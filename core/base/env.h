@@ -17,4 +17,7 @@ struct Env {
 /// Reads the variables above. Throws Error{kInvalidArgument} naming a variable with a bad value.
 Env read_env();
 
+/// Sets a variable that a library reads, unless it is set already. Before threads are started.
+void set_env(const std::string& name, const std::string& value);
+
 }  // namespace nibble

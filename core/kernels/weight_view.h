@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "core/base/host_device.h"
+
 namespace nibble::kernels {
 
 enum class WeightFormat : uint8_t {
@@ -19,8 +21,8 @@ struct WeightView {
   int64_t cols = 0;
   int64_t group = 0;
 
-  const uint16_t* bf16() const { return static_cast<const uint16_t*>(data); }
-  const uint32_t* words() const { return static_cast<const uint32_t*>(data); }
+  NIBBLE_HOST_DEVICE const uint16_t* bf16() const { return static_cast<const uint16_t*>(data); }
+  NIBBLE_HOST_DEVICE const uint32_t* words() const { return static_cast<const uint32_t*>(data); }
 };
 
 }  // namespace nibble::kernels

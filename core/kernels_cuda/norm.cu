@@ -20,9 +20,10 @@ __device__ float inverse_rms(const uint16_t* x, int64_t cols, float eps, float* 
 }
 
 template <int kThreads>
-__global__ void rms_norm_kernel(const uint16_t* __restrict__ x, const uint16_t* __restrict__ weight,
-                                int64_t cols, float eps, uint16_t* __restrict__ y) {
+__global__ void rms_norm_kernel(const uint16_t* x, const uint16_t* __restrict__ direct,
+                                const WeightView* on_device, int64_t cols, float eps, uint16_t* y) {
   __shared__ float scratch[kThreads / kWarp];
+  const uint16_t* weight = on_device != nullptr ? on_device->bf16() : direct;
   const int64_t row = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
   x += row * cols;
   y += row * cols;
@@ -103,14 +104,16 @@ int64_t norm_scratch_floats(const NormShape& shape) {
   return shape.rows + num_parts(shape) * shape.cols;
 }
 
-void rms_norm(const uint16_t* x, const uint16_t* weight, const NormShape& shape, uint16_t* y,
+void rms_norm(const uint16_t* x, const DeviceWeight& weight, const NormShape& shape, uint16_t* y,
               cudaStream_t stream) {
   if (shape.rows == 0) return;
   const auto rows = static_cast<unsigned>(shape.rows);
   if (shape.cols <= kNarrow) {
-    rms_norm_kernel<kWarp><<<rows, kWarp, 0, stream>>>(x, weight, shape.cols, shape.eps, y);
+    rms_norm_kernel<kWarp><<<rows, kWarp, 0, stream>>>(x, weight.view.bf16(), weight.on_device,
+                                                       shape.cols, shape.eps, y);
   } else {
-    rms_norm_kernel<256><<<rows, 256, 0, stream>>>(x, weight, shape.cols, shape.eps, y);
+    rms_norm_kernel<256><<<rows, 256, 0, stream>>>(x, weight.view.bf16(), weight.on_device,
+                                                   shape.cols, shape.eps, y);
   }
   NIBBLE_CUDA_CHECK(cudaGetLastError());
 }

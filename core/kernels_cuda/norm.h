@@ -5,14 +5,15 @@
 #include <cstdint>
 
 #include "core/kernels/norm.h"
+#include "core/kernels_cuda/device_weight.h"
 
 namespace nibble::kernels::cuda {
 
 /// y = x / sqrt(mean(x^2) + eps) * weight: BF16 in and out, float32 inside, rounded once. A row's
 /// result depends on its own values only.
 ///   x, y    device BF16 bits [rows, cols]; may be the same array; cols a multiple of 8
-///   weight  device BF16 bits [cols]
-void rms_norm(const uint16_t* x, const uint16_t* weight, const NormShape& shape, uint16_t* y,
+///   weight  BF16 [1, cols]
+void rms_norm(const uint16_t* x, const DeviceWeight& weight, const NormShape& shape, uint16_t* y,
               cudaStream_t stream);
 
 /// Gradients of rms_norm, in one order for given sizes.

@@ -53,6 +53,7 @@ class ArenaExecutor {
   void leave_layer(int64_t layer, Value& residual) const;
   Value rms_norm(Value x, int64_t parameter);
   Value linear(Value x, int64_t parameter);
+  Value router_logits(Value x, int64_t parameter) { return linear(x, parameter); }
   Value rope(Value x);
   Value attention(int64_t layer, Value q, Value k, Value v);
   Value silu_mul(Value gate, Value up);

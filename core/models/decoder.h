@@ -42,7 +42,7 @@ void run_layer(Executor& run, const ModelSpec& spec, int64_t layer,
       const auto active = run.silu_mul(run.linear(x, p.gate), run.linear(x, p.up));
       residual = run.add(residual, run.linear(active, p.down));
     } else {
-      const auto routing = run.route(layer, run.linear(x, p.router));
+      const auto routing = run.route(layer, run.router_logits(x, p.router));
       residual = run.add(residual, run.experts(x, routing, p.first_expert));
     }
   }

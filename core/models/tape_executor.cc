@@ -7,6 +7,7 @@
 
 #include "core/base/fail.h"
 #include "core/kernels/activation.h"
+#include "core/ops/cpu_backend.h"
 #include "core/ops/torch_parallel.h"
 
 namespace nibble {
@@ -28,6 +29,8 @@ TapeExecutor::TapeExecutor(const ModelSpec& spec, ops::WeightSource& source,
       source_(source),
       rope_(std::move(rope)),
       inputs_(inputs),
+      backend_(inputs.backend != nullptr ? *inputs.backend : ops::cpu_backend()),
+      index_(backend_.place(inputs.batch.index)),
       activations_(activations) {
   for (const int32_t position : inputs.batch.index->position) {
     if (position >= rope_->num_positions) {
@@ -44,17 +47,16 @@ TapeExecutor::TapeExecutor(const ModelSpec& spec, ops::WeightSource& source,
 }
 
 TapeExecutor::Value TapeExecutor::rounded(Value value) const {
-  if (activations_ == ActivationType::kBfloat16) {
+  if (activations_ == ActivationType::kBfloat16 && backend_.kind() == DeviceKind::kCpu) {
     kernels::round_to_bf16(value.data_ptr<float>(), value.numel(), ops::torch_parallel());
   }
   return value;
 }
 
 TapeExecutor::Value TapeExecutor::embed(int64_t parameter) {
-  const at::Tensor anchor =
-      at::zeros({1}, at::TensorOptions().dtype(at::kFloat)).set_requires_grad(true);
-  return ops::embed(anchor, to_tensor(inputs_.batch.tokens, at::kInt), {&source_, parameter},
-                    spec_.config.pad_token);
+  const at::Tensor anchor = at::zeros({1}, backend_.options()).set_requires_grad(true);
+  const at::Tensor ids = to_tensor(inputs_.batch.tokens, at::kInt).to(backend_.options().device());
+  return ops::embed(backend_, anchor, ids, {&source_, parameter}, spec_.config.pad_token);
 }
 
 void TapeExecutor::enter_layer(int64_t layer, Value& residual) {
@@ -66,15 +68,19 @@ void TapeExecutor::leave_layer(int64_t layer, Value& residual) {
 }
 
 TapeExecutor::Value TapeExecutor::rms_norm(const Value& x, int64_t parameter) {
-  return rounded(ops::rms_norm(x, {&source_, parameter}, spec_.config.rms_eps));
+  return rounded(ops::rms_norm(backend_, x, {&source_, parameter}, spec_.config.rms_eps));
 }
 
 TapeExecutor::Value TapeExecutor::linear(const Value& x, int64_t parameter) {
-  return rounded(ops::linear(x, {&source_, parameter}));
+  return rounded(ops::linear(backend_, x, {&source_, parameter}));
+}
+
+TapeExecutor::Value TapeExecutor::router_logits(const Value& x, int64_t parameter) {
+  return rounded(ops::linear_float(backend_, x, {&source_, parameter}));
 }
 
 TapeExecutor::Value TapeExecutor::rope(const Value& x) {
-  return rounded(ops::rope(x, inputs_.batch.index, rope_));
+  return rounded(ops::rope(backend_, x, index_, rope_));
 }
 
 TapeExecutor::Value TapeExecutor::attention(int64_t /*layer*/, const Value& q, const Value& k,
@@ -83,11 +89,11 @@ TapeExecutor::Value TapeExecutor::attention(int64_t /*layer*/, const Value& q, c
   const kernels::AttentionShape shape{q.size(0), config.num_heads, config.num_kv_heads,
                                       config.head_dim,
                                       1.0f / std::sqrt(static_cast<float>(config.head_dim))};
-  return rounded(ops::attention(q, k, v, inputs_.batch.index, shape));
+  return rounded(ops::attention(backend_, q, k, v, index_, shape));
 }
 
 TapeExecutor::Value TapeExecutor::silu_mul(const Value& gate, const Value& up) {
-  return rounded(ops::silu_mul(gate, up));
+  return rounded(ops::silu_mul(backend_, gate, up));
 }
 
 TapeExecutor::Value TapeExecutor::add(const Value& a, const Value& b) { return rounded(a.add(b)); }
@@ -95,25 +101,29 @@ TapeExecutor::Value TapeExecutor::add(const Value& a, const Value& b) { return r
 TapeExecutor::Routing TapeExecutor::route(int64_t /*layer*/, const Value& logits) {
   const MoeConfig& moe = spec_.config.moe;
   const at::Tensor replay = inputs_.replay.empty() ? at::Tensor() : inputs_.replay[routes_.size()];
-  Routing routing =
-      ops::route(logits, replay, {logits.size(0), moe.num_experts, moe.top_k, moe.norm_topk_prob});
+  Routing routing = ops::route(backend_, logits, replay,
+                               {logits.size(0), moe.num_experts, moe.top_k, moe.norm_topk_prob});
   routes_.push_back(routing.expert);
   return routing;
 }
 
 TapeExecutor::Value TapeExecutor::experts(const Value& x, const Routing& routing,
                                           int64_t first_expert) {
-  return rounded(ops::experts(x, routing, {&source_, first_expert}, spec_.config.moe.num_experts));
+  return rounded(
+      ops::experts(backend_, x, routing, {&source_, first_expert}, spec_.config.moe.num_experts));
 }
 
 TapeResult run_log_probs(const ModelSpec& spec, ops::WeightSource& source,
                          std::shared_ptr<const kernels::RopeTable> rope, const TapeInputs& inputs,
                          float temperature, ActivationType activations) {
   TapeExecutor run(spec, source, std::move(rope), inputs, activations);
+  const ops::Backend& backend = inputs.backend != nullptr ? *inputs.backend : ops::cpu_backend();
+  const at::Device device = backend.options().device();
   const at::Tensor hidden = run_decoder(run, spec);
-  ops::TokenTargets targets{to_tensor(inputs.batch.target_row, at::kLong),
-                            to_tensor(inputs.batch.target, at::kInt), temperature};
-  auto scored = ops::token_log_probs(hidden, {&source, spec.table.lm_head}, targets);
+  const ops::Backend::Targets targets{to_tensor(inputs.batch.target_row, at::kLong).to(device),
+                                      to_tensor(inputs.batch.target, at::kInt).to(device),
+                                      temperature};
+  auto scored = ops::token_log_probs(backend, hidden, {&source, spec.table.lm_head}, targets);
   return {scored.log_prob, scored.entropy, run.routes()};
 }
 

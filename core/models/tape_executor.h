@@ -15,10 +15,12 @@ namespace nibble {
 /// Inputs of one pass.
 struct TapeInputs {
   const PackedBatch& batch;
-  std::vector<at::Tensor> replay = {};  ///< R3: int32 [T, k] per MoE layer, or empty
+  std::vector<at::Tensor> replay = {};    ///< R3: int32 [T, k] per MoE layer, or empty
+  const ops::Backend* backend = nullptr;  ///< null: the CPU's
 };
 
-/// Runs a decoder under autograd over packed sequences (run_decoder). One thread, one pass each.
+/// Runs a decoder under autograd over packed sequences (run_decoder). Source, rope table and replay
+/// are on the backend's device. One thread, one pass each.
 class TapeExecutor {
  public:
   using Value = at::Tensor;
@@ -33,6 +35,7 @@ class TapeExecutor {
   void leave_layer(int64_t layer, Value& residual);
   Value rms_norm(const Value& x, int64_t parameter);
   Value linear(const Value& x, int64_t parameter);
+  Value router_logits(const Value& x, int64_t parameter);
   Value rope(const Value& x);
   Value attention(int64_t layer, const Value& q, const Value& k, const Value& v);
   Value silu_mul(const Value& gate, const Value& up);
@@ -50,13 +53,15 @@ class TapeExecutor {
   ops::WeightSource& source_;
   std::shared_ptr<const kernels::RopeTable> rope_;
   const TapeInputs inputs_;  // its batch is borrowed
+  const ops::Backend& backend_;
+  ops::SharedPlacedIndex index_;
   ActivationType activations_;
   std::vector<at::Tensor> routes_;
 };
 
 /// Log-probabilities of a packed batch's targets, and the chosen experts.
 struct TapeResult {
-  at::Tensor log_prob;  ///< float32 [N], differentiable if gradients are enabled
+  at::Tensor log_prob;  ///< float32 [N] on the backend's device, differentiable if enabled
   at::Tensor entropy;   ///< float32 [N]
   std::vector<at::Tensor> routes;
 };

@@ -15,8 +15,8 @@ std::vector<int64_t> shape_of(const ParameterSpec& parameter) {
 }
 
 template <typename T>
-std::vector<T> copy_elements(const TensorView& view) {
-  std::vector<T> values(view.bytes.size() / sizeof(T));
+Array<T> copy_elements(const TensorView& view) {
+  auto values = Array<T>::uninitialized(view.bytes.size() / sizeof(T));
   std::memcpy(values.data(), view.bytes.data(), values.size() * sizeof(T));
   return values;
 }
@@ -43,7 +43,7 @@ void check_stored_shape(const HfDirectory& directory, const ParameterSpec& param
 }
 
 void check_scales(const HfDirectory& directory, const ParameterSpec& parameter,
-                  const std::vector<uint16_t>& scale, int64_t groups_per_row) {
+                  const Array<uint16_t>& scale, int64_t groups_per_row) {
   for (size_t i = 0; i < scale.size(); ++i) {
     if (quant::bf16_is_finite(scale[i])) continue;
     fail(ErrorCode::kInvalidArgument,
@@ -83,21 +83,31 @@ kernels::WeightView StoredParameter::view(const ParameterSpec& spec, const Quant
           plan.config.group_size};
 }
 
-ResidentWeights::ResidentWeights(const ParameterTable& table, QuantizationPlan plan)
-    : table_(table), plan_(std::move(plan)), stored_(table.parameters.size()) {
+StoredParameter StoredParameter::make(const ParameterSpec& spec, int64_t rows,
+                                      const QuantizationPlan& plan, bool quantized,
+                                      DeviceKind device) {
+  const auto count = static_cast<size_t>(rows * spec.cols);
+  if (!quantized) {
+    return {Array<uint16_t>(count, device), Array<uint32_t>(device), Array<uint16_t>(device)};
+  }
+  return {Array<uint16_t>(device), Array<uint32_t>(count / 8, device),
+          Array<uint16_t>(count / static_cast<size_t>(plan.config.group_size), device)};
+}
+
+StoredParameter StoredParameter::to(DeviceKind device) const {
+  return {bf16.to(device), words.to(device), scale.to(device)};
+}
+
+ResidentWeights::ResidentWeights(const ParameterTable& table, QuantizationPlan plan,
+                                 DeviceKind device)
+    : table_(table), plan_(std::move(plan)), device_(device) {
   if (plan_.any() && plan_.config.bits != 4) {
     fail(ErrorCode::kUnimplemented, "W{}A16 weights cannot be run; only W4A16", plan_.config.bits);
   }
   for (int64_t i = 0; i < table.size(); ++i) {
     const ParameterSpec& parameter = table.at(i);
-    StoredParameter& out = stored(i);
-    if (plan_.quantized[static_cast<size_t>(i)]) {
-      out.words.resize(static_cast<size_t>(parameter.rows * parameter.cols / 8));
-      out.scale.resize(
-          static_cast<size_t>(parameter.rows * parameter.cols / plan_.config.group_size));
-    } else {
-      out.bf16.resize(static_cast<size_t>(parameter.num_elements()));
-    }
+    stored_.push_back(StoredParameter::make(parameter, parameter.rows, plan_,
+                                            plan_.quantized[static_cast<size_t>(i)], device));
   }
 }
 
@@ -113,7 +123,7 @@ float* ResidentWeights::grad(int64_t parameter) {
 void ResidentWeights::enable_gradients() {
   grads_.clear();
   for (const ParameterSpec& parameter : table_.parameters) {
-    grads_.emplace_back(static_cast<size_t>(parameter.num_elements()), 0.0f);
+    grads_.emplace_back(static_cast<size_t>(parameter.num_elements()), device_);
   }
 }
 
@@ -123,6 +133,12 @@ int64_t ResidentWeights::num_bytes() const {
     bytes += static_cast<int64_t>(p.bf16.size() * 2 + p.words.size() * 4 + p.scale.size() * 2);
   }
   return bytes;
+}
+
+std::unique_ptr<ResidentWeights> ResidentWeights::to(DeviceKind device) const {
+  auto copy = std::make_unique<ResidentWeights>(table_, plan_, device);
+  for (size_t i = 0; i < stored_.size(); ++i) copy->stored_[i] = stored_[i].to(device);
+  return copy;
 }
 
 QuantizationPlan checkpoint_plan(const HfDirectory& directory, const ParameterTable& table) {
@@ -148,8 +164,9 @@ std::unique_ptr<ResidentWeights> load_weights(const HfDirectory& directory,
 
 std::vector<uint16_t> load_bf16(const HfDirectory& directory, const ParameterSpec& parameter) {
   if (directory.contains(parameter.name())) {
-    return copy_elements<uint16_t>(
+    const auto values = copy_elements<uint16_t>(
         directory.tensor(parameter.name(), DType::kBf16, shape_of(parameter)));
+    return {values.begin(), values.end()};
   }
   const auto config =
       parse_quantization_config(directory.config(), (directory.path() / "config.json").string());
@@ -191,7 +208,7 @@ std::unique_ptr<ResidentWeights> load_weights_quantized(const HfDirectory& direc
     const ParameterSpec& parameter = table.at(i);
     std::vector<uint16_t> bf16 = load_bf16(directory, parameter);
     if (!plan.quantized[static_cast<size_t>(i)]) {
-      weights->stored(i).bf16 = std::move(bf16);
+      weights->stored(i).bf16 = Array<uint16_t>(std::span<const uint16_t>(bf16));
       continue;
     }
     std::vector<float> master(bf16.size());

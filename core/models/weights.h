@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/base/array.h"
 #include "core/checkpoint/hf_directory.h"
 #include "core/kernels/parallel.h"
 #include "core/models/decoder.h"
@@ -14,9 +15,14 @@ namespace nibble {
 
 /// One parameter's bytes as they are stored, sent and multiplied with.
 struct StoredParameter {
-  std::vector<uint16_t> bf16;   ///< [rows, cols], unless quantized
-  std::vector<uint32_t> words;  ///< [rows, cols/8] if quantized
-  std::vector<uint16_t> scale;  ///< [rows, cols/group] if quantized
+  Array<uint16_t> bf16;   ///< [rows, cols], unless quantized
+  Array<uint32_t> words;  ///< [rows, cols/8] if quantized
+  Array<uint16_t> scale;  ///< [rows, cols/group] if quantized
+
+  /// Zeros for `rows` rows of a parameter.
+  static StoredParameter make(const ParameterSpec& spec, int64_t rows, const QuantizationPlan& plan,
+                              bool quantized, DeviceKind device);
+  StoredParameter to(DeviceKind device) const;
   kernels::WeightView view(const ParameterSpec& spec, const QuantizationPlan& plan,
                            bool quantized) const;
 };
@@ -25,8 +31,9 @@ struct StoredParameter {
 /// commands run on. With enable_gradients() also a trainer's source for tests and small models.
 class ResidentWeights : public ops::WeightSource {
  public:
-  /// Empty buffers of the right sizes.
-  ResidentWeights(const ParameterTable& table, QuantizationPlan plan);
+  /// Zeros of the right sizes.
+  ResidentWeights(const ParameterTable& table, QuantizationPlan plan,
+                  DeviceKind device = DeviceKind::kCpu);
 
   void enter_layer(int64_t, ops::Pass) override {}
   void leave_layer(int64_t, ops::Pass) override {}
@@ -40,12 +47,16 @@ class ResidentWeights : public ops::WeightSource {
     return stored_[static_cast<size_t>(parameter)];
   }
   int64_t num_bytes() const;
+  DeviceKind device() const { return device_; }
+  /// The same weights on a device.
+  std::unique_ptr<ResidentWeights> to(DeviceKind device) const;
 
  private:
   const ParameterTable& table_;
   QuantizationPlan plan_;
+  DeviceKind device_;
   std::vector<StoredParameter> stored_;
-  std::vector<std::vector<float>> grads_;  // empty unless enabled
+  std::vector<Array<float>> grads_;  // empty unless enabled
 };
 
 /// Reads a Hugging Face checkpoint, BF16 or INT4, as it is. `table` must outlive the result.

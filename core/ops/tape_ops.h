@@ -6,15 +6,14 @@
 #include <memory>
 #include <vector>
 
-#include "core/kernels/attention.h"
-#include "core/kernels/rope.h"
-#include "core/kernels/router.h"
+#include "core/ops/backend.h"
 #include "core/ops/weight_source.h"
 
-// The trainer's operations: kernels under autograd. Weights are not autograd leaves: an operation
-// saves the source and a parameter index, never a dequantized copy, and its backward adds dL/dw'
-// to the source's float32 buffer (the straight-through gradient of fake quantization).
-// All activations are contiguous float32 CPU tensors; shapes: T tokens, C channels.
+// The trainer's operations: a backend's arithmetic under autograd. Weights are not autograd leaves:
+// an operation saves the source and a parameter index, never a dequantized copy, and its backward
+// adds dL/dw' to the source's float32 buffer (the straight-through gradient of fake quantization).
+// Activations are the backend's (Backend::options); shapes: T tokens, C channels. A backend must
+// outlive the backward pass.
 
 namespace nibble::ops {
 
@@ -24,43 +23,35 @@ struct Weight {
   int64_t index = -1;
 };
 
-/// Where the tokens of a pass sit: their position, and which rows of the packed key array each one
-/// may see (kernels::KeyIndex). Shared: the backward pass keeps it alive.
-struct PackedIndex {
-  std::vector<int32_t> position;  ///< [T]
-  std::vector<int32_t> rows;
-  std::vector<int64_t> first;  ///< [T]
-  std::vector<int32_t> count;  ///< [T]
-  int64_t tokens() const { return static_cast<int64_t>(position.size()); }
-  kernels::KeyIndex keys() const { return {rows.data(), first.data(), count.data()}; }
-};
-using SharedIndex = std::shared_ptr<const PackedIndex>;  // shared: kept by autograd nodes
-
 /// Embedding rows of `ids` (int32 [T]) -> [T, C]. `anchor` is any float tensor; the result needs a
 /// gradient if it does (weights are no leaves, so something must start the graph). `padding` (-1:
 /// none) is the token whose lookups give its row no gradient, as in Transformers.
-at::Tensor embed(const at::Tensor& anchor, const at::Tensor& ids, Weight weight, int64_t padding);
+at::Tensor embed(const Backend& backend, const at::Tensor& anchor, const at::Tensor& ids,
+                 Weight weight, int64_t padding);
 
 /// Marks the residual stream [T, C] on entry to and exit from a layer, in both passes.
 at::Tensor enter_layer(const at::Tensor& x, WeightSource& source, int64_t layer);
 at::Tensor leave_layer(const at::Tensor& x, WeightSource& source, int64_t layer);
 
 /// RMS norm over rows of the weight's width: [T, C] with C a multiple of it.
-at::Tensor rms_norm(const at::Tensor& x, Weight weight, float eps);
+at::Tensor rms_norm(const Backend& backend, const at::Tensor& x, Weight weight, float eps);
 
 /// x w'^T: [T, in] -> [T, out].
-at::Tensor linear(const at::Tensor& x, Weight weight);
+at::Tensor linear(const Backend& backend, const at::Tensor& x, Weight weight);
+/// The same with a float32 result: router logits.
+at::Tensor linear_float(const Backend& backend, const at::Tensor& x, Weight weight);
 
 /// Rotary embedding of every head of [T, heads * head_dim].
-at::Tensor rope(const at::Tensor& x, const SharedIndex& index,
-                std::shared_ptr<const kernels::RopeTable> table);
+at::Tensor rope(const Backend& backend, const at::Tensor& x, const SharedPlacedIndex& index,
+                const SharedRope& table);
 
 /// Causal attention of packed sequences: q [T, heads * dim], k and v [T, kv_heads * dim].
-at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                     const SharedIndex& index, kernels::AttentionShape shape);
+at::Tensor attention(const Backend& backend, const at::Tensor& q, const at::Tensor& k,
+                     const at::Tensor& v, const SharedPlacedIndex& index,
+                     kernels::AttentionShape shape);
 
 /// silu(gate) * up.
-at::Tensor silu_mul(const at::Tensor& gate, const at::Tensor& up);
+at::Tensor silu_mul(const Backend& backend, const at::Tensor& gate, const at::Tensor& up);
 
 /// Chosen experts (int32 [T, k]) and their weights (float32 [T, k], differentiable).
 struct Routing {
@@ -68,23 +59,20 @@ struct Routing {
   at::Tensor weight;
 };
 /// Softmax top-k of router logits [T, E]. `replay` (int32 [T, k]) replaces the choice if defined.
-Routing route(const at::Tensor& logits, const at::Tensor& replay, kernels::RouterShape shape);
+Routing route(const Backend& backend, const at::Tensor& logits, const at::Tensor& replay,
+              kernels::RouterShape shape);
 
 /// Weighted sum of the chosen experts' SwiGLU outputs; experts e at weight.index + 3 e + {gate, up,
 /// down}. Each expert multiplies its tokens only.
-at::Tensor experts(const at::Tensor& x, const Routing& routing, Weight first, int64_t num_experts);
+at::Tensor experts(const Backend& backend, const at::Tensor& x, const Routing& routing,
+                   Weight first, int64_t num_experts);
 
-/// Log-probability of target[i] after hidden[row[i]], and the distribution's entropy. Logits exist
-/// for a chunk of rows at a time; the backward pass recomputes them.
-struct TokenTargets {
-  at::Tensor row;     ///< int64 [N]: row of hidden
-  at::Tensor target;  ///< int32 [N]
-  float temperature = 1.0f;
-};
+/// Log-probability of target[i] after hidden[row[i]], and the distribution's entropy.
 struct TokenLogProbs {
   at::Tensor log_prob;  ///< float32 [N], differentiable
   at::Tensor entropy;   ///< float32 [N], not differentiable
 };
-TokenLogProbs token_log_probs(const at::Tensor& hidden, Weight head, const TokenTargets& targets);
+TokenLogProbs token_log_probs(const Backend& backend, const at::Tensor& hidden, Weight head,
+                              const Backend::Targets& targets);
 
 }  // namespace nibble::ops

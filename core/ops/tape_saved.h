@@ -3,7 +3,6 @@
 // How autograd nodes of core/ops keep things that are not tensors. Included by core/ops/*.cc only.
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/from_blob.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <memory>
@@ -34,13 +33,5 @@ const T& kept(AutogradContext* context, const std::string& name) {
   auto capsule = context->saved_data[name].toCapsule();
   return static_cast<const Kept<T>*>(capsule.get())->value;
 }
-
-/// float32 [rows, cols] view of a buffer that a WeightSource owns.
-inline at::Tensor matrix_view(float* data, int64_t rows, int64_t cols) {
-  return at::from_blob(data, {rows, cols}, at::TensorOptions().dtype(at::kFloat));
-}
-
-/// dX of linear(); adds dY^T X to the weight's gradient buffer.
-at::Tensor linear_backward(const at::Tensor& x, const at::Tensor& dy, Weight weight);
 
 }  // namespace nibble::ops

@@ -38,14 +38,18 @@ struct RouteBlock {
 
 }  // namespace
 
-Engine::Engine(const ModelSpec& spec, const EngineConfig& config, const kernels::Parallel& parallel,
-               ActivationType activations)
+Engine::Engine(const ModelSpec& spec, const EngineConfig& config,
+               const StepRunnerFactory& make_runner)
     : spec_(spec),
       config_(checked(config)),
-      cache_(spec_.config, config.kv_slots),
-      executor_(spec_, {config.max_step_tokens, config.max_positions}, parallel, activations),
-      sampler_({spec_.config.hidden, spec_.config.vocab, config.max_logit_rows}, parallel),
-      scheduler_(config) {}
+      scheduler_(config),
+      runner_(make_runner(spec_, config_)) {}
+
+Engine::Engine(const ModelSpec& spec, const EngineConfig& config, const kernels::Parallel& parallel,
+               ActivationType activations)
+    : Engine(spec, config, [&](const ModelSpec& own_spec, const EngineConfig& own_config) {
+        return make_cpu_step_runner(own_spec, own_config, parallel, activations);
+      }) {}
 
 SubmitOutcome Engine::submit(std::vector<GenerateRequest> requests) {
   const RequestLimits limits{spec_.config.vocab, config_.max_positions, config_.kv_slots};
@@ -70,6 +74,7 @@ void Engine::set_weights(std::shared_ptr<const ops::WeightSource> weights, int64
          view.rows, view.cols, parameter.rows, parameter.cols);
   }
   if (policy == KvPolicy::kAbort) scheduler_.abort_started();
+  runner_->set_weights(*weights);
   weights_ = std::move(weights);
   version_ = version;
 }
@@ -80,12 +85,7 @@ int64_t Engine::step() {
     fail(ErrorCode::kFailedPrecondition, "the engine has no weights yet; publish a version first");
   }
   scheduler_.plan(plan_);
-  const ArenaStep step{plan_.tokens,
-                       plan_.position,
-                       plan_.slot,
-                       {scheduler_.slot_table(), plan_.first.data(), plan_.count.data()}};
-  const float* hidden = executor_.run(step, *weights_, cache_);
-  sampler_.draw(hidden, weights_->weight(spec_.table.lm_head), plan_.draws);
+  runner_->run(plan_, scheduler_.slot_table());
   for (size_t i = 0; i < plan_.draws.size(); ++i) {
     if (std::isfinite(plan_.draws[i].log_prob)) continue;
     fail(ErrorCode::kFailedPrecondition,
@@ -113,7 +113,7 @@ void Engine::record_routes() {
     out.resize(before + static_cast<size_t>(span.num_tokens * layers * top_k * bytes));
     for (int64_t layer = 0; layer < layers; ++layer) {
       const RouteBlock block{out.data() + before, layer, layers, top_k, bytes};
-      block.write(executor_.routes(layer).data() + span.row * top_k, span.num_tokens);
+      block.write(runner_->routes(layer).data() + span.row * top_k, span.num_tokens);
     }
   }
 }

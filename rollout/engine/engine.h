@@ -6,14 +6,12 @@
 
 #include "core/kernels/parallel.h"
 #include "core/models/activation_type.h"
-#include "core/models/arena_executor.h"
 #include "core/models/decoder.h"
-#include "core/models/kv_cache.h"
 #include "core/ops/weight_source.h"
 #include "rollout/engine/engine_config.h"
 #include "rollout/engine/request.h"
-#include "rollout/engine/sampler.h"
 #include "rollout/engine/scheduler.h"
+#include "rollout/engine/step_runner.h"
 
 namespace nibble {
 
@@ -23,8 +21,10 @@ namespace nibble {
 /// One thread calls every method; set_weights() between two steps is the step boundary.
 class Engine {
  public:
-  /// Allocates everything. `parallel` must outlive the engine. Throws Error{kInvalidArgument}
-  /// naming the field of `config` that is out of range.
+  /// Allocates everything. Throws Error{kInvalidArgument} naming the field of `config` that is out
+  /// of range.
+  Engine(const ModelSpec& spec, const EngineConfig& config, const StepRunnerFactory& make_runner);
+  /// On the CPU. `parallel` must outlive the engine.
   Engine(const ModelSpec& spec, const EngineConfig& config, const kernels::Parallel& parallel,
          ActivationType activations = ActivationType::kFloat32);
   Engine(const Engine&) = delete;
@@ -54,6 +54,7 @@ class Engine {
   /// Finished requests, in the order in which they finished.
   std::vector<Completion> take_finished();
   EngineStats stats() const { return scheduler_.stats(); }
+  const EngineConfig& config() const { return config_; }
   int64_t version() const { return version_; }  ///< of the weights served, 0: none yet
 
  private:
@@ -61,12 +62,10 @@ class Engine {
 
   const ModelSpec spec_;
   const EngineConfig config_;
-  KvCache cache_;
-  ArenaExecutor executor_;
-  Sampler sampler_;
   Scheduler scheduler_;
   StepPlan plan_;
   std::shared_ptr<const ops::WeightSource> weights_;
+  std::unique_ptr<StepRunner> runner_;
   int64_t version_ = 0;
 };
 

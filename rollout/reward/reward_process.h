@@ -16,8 +16,7 @@
 namespace nibble {
 
 struct RewardProcessOptions {
-  std::vector<std::string>
-      command;  ///< e.g. {"/proc/self/exe", "reward-worker", "--type", "exact"}
+  std::vector<std::string> command;                 ///< e.g. {"bin/nibble-reward", "exact"}
   std::chrono::milliseconds start_timeout{30'000};  ///< until the worker says that it is ready
   std::chrono::milliseconds sample_timeout{5'000};  ///< for one sample, from when it is its turn
   int max_in_flight = 32;                           ///< samples sent ahead of their replies

@@ -45,7 +45,7 @@ void expect_ready(std::string_view line);
 RewardRequest decode_request(std::string_view line);
 RewardReply decode_reply(std::string_view line);
 
-/// The body of the hidden command `reward-worker --type T`: answers requests from `in_fd` on
+/// The body of the program `nibble-reward T`: answers requests from `in_fd` on
 /// `out_fd` until the end of input, then returns 0. Throws Error{kInvalidArgument} for an unknown
 /// type and for a line that is no request; Error{kUnavailable} when nobody reads.
 int run_reward_worker(const std::string& type, int in_fd, int out_fd);

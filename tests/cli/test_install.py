@@ -25,9 +25,9 @@ class Install(CliTestCase):
         self.moved = self.folder / "moved"
         (self.folder / "here").rename(self.moved)
 
-    def run_moved(self, *arguments):
+    def run_moved(self, *arguments, **options):
         return subprocess.run([self.moved / "bin/nibble", *arguments], capture_output=True,
-                              text=True, timeout=60,
+                              text=True, timeout=60, **options,
                               env={**os.environ, "LD_LIBRARY_PATH": torch_directory()})
 
     def test_it_uses_its_own_libraries(self):
@@ -38,6 +38,12 @@ class Install(CliTestCase):
             self.assertTrue(Path(libraries[name]["file"]).resolve().is_relative_to(
                 self.moved.resolve()), libraries[name])
         self.assertEqual(self.run_moved("inspect", MODELS / "moe_norm/int4_sym7").returncode, 0)
+
+    def test_its_reward_process_finds_torch_too(self):
+        run = self.run_moved("score", "--type", "last_number",
+                             input='{"response": "it is 12", "label": "12"}\n')
+        self.assertEqual(run.returncode, 0, run.stderr)
+        self.assertEqual(json.loads(run.stdout)["score"], 1.0)
 
     def test_no_run_path_is_absolute_and_torch_and_libc_are_not_in_it(self):
         names = [path.name for path in (self.moved / "lib").iterdir()]

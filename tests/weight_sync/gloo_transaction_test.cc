@@ -7,7 +7,7 @@
 #include "tests/core/comm/free_port.h"
 #include "tests/core/comm/run_ranks.h"
 #include "tests/weight_sync/sync_world.h"
-#include "weight_sync/gloo_transport.h"
+#include "weight_sync/group_transport.h"
 
 // Real processes: ranks 0 and 1 are trainers, the others one worker each. A worker's group has the
 // trainers at their ranks and the worker last.
@@ -91,7 +91,7 @@ class FaultyGroup final : public ProcessGroup {
 };
 
 void send_version(SyncWorld& world, ProcessGroup& group, int rank, const Transaction& transaction) {
-  GlooTransport transport(group, world.layout.world());
+  GroupTransport transport(group, world.layout.world());
   const SenderReport report = world.senders[static_cast<size_t>(rank)]->move(
       transaction, world.plan(transaction.epoch), transport, Deadline::after(10s));
   send_report(group, report, world.layout.world());
@@ -102,7 +102,7 @@ void receive_version(SyncWorld& world, WeightReceiver& receiver, ProcessGroup& g
                      const Transaction& transaction) {
   const SyncPlan plan = world.plan(transaction.epoch);
   receiver.reserve(transaction, plan);
-  GlooTransport transport(group, world.layout.world());
+  GroupTransport transport(group, world.layout.world());
   receiver.receive(transaction, transport, Deadline::after(10s));
   receiver.verify(transaction, receive_reports(group, plan, transaction));
   receiver.prepare(transaction);
@@ -159,7 +159,7 @@ TEST(GlooTransaction, AByteFlippedOnTheWireIsDataLossAndARetryOnTheSameGroupWork
     const auto receiver = world.receiver();
     const SyncPlan plan = world.plan();
     receiver->reserve(first, plan);
-    GlooTransport transport(*group, 2);
+    GroupTransport transport(*group, 2);
     receiver->receive(first, transport, Deadline::after(10s));
     bool is_refused = false;
     try {
@@ -179,7 +179,7 @@ TEST(GlooTransaction, AByteFlippedOnTheWireIsDataLossAndARetryOnTheSameGroupWork
 void lose_second_version(SyncWorld& world, WeightReceiver& receiver, ProcessGroup& group) {
   const Transaction second = world.transaction(2);
   receiver.reserve(second, world.plan());
-  GlooTransport transport(group, 2);
+  GroupTransport transport(group, 2);
   const Stopwatch watch;
   try {
     receiver.receive(second, transport, Deadline::after(5s));
@@ -254,7 +254,7 @@ TEST(GlooTransaction, AWorkerKilledMidMoveIsATypedErrorForTheTrainer) {
     const std::byte go{};
     group->send(std::span(&go, 1), 1, kControlTag)->wait();
     publish_shard(model, *world.senders[0], 1, 0, 1);
-    GlooTransport transport(*group, 1);
+    GroupTransport transport(*group, 1);
     const Stopwatch watch;
     try {
       world.senders[0]->move(world.transaction(1), world.plan(), transport, Deadline::after(5s));

@@ -59,8 +59,8 @@ inline std::shared_ptr<const std::vector<StoredParameter>> row_shards(
     const int64_t end = rows * (rank + 1) / world;
     const auto cut = [&](const auto& values) {
       const auto row = static_cast<int64_t>(values.size()) / rows;
-      return std::decay_t<decltype(values)>(values.begin() + begin * row,
-                                            values.begin() + end * row);
+      return std::decay_t<decltype(values)>(
+          std::span(values.begin() + begin * row, values.begin() + end * row));
     };
     shards->push_back({cut(whole.bf16), cut(whole.words), cut(whole.scale)});
   }
@@ -91,7 +91,7 @@ struct SyncWorld {
   SyncWorld(const SyncModel& sync_model, int num_senders)
       : model(sync_model), layout(row_shard_layout(model.manifest, num_senders)) {
     for (int rank = 0; rank < num_senders; ++rank) {
-      senders.push_back(std::make_unique<WeightSender>(rank, model.manifest, serial));
+      senders.push_back(std::make_unique<WeightSender>(rank, model.manifest, kernels));
     }
   }
   void publish(int64_t version) {
@@ -101,7 +101,7 @@ struct SyncWorld {
   }
   std::unique_ptr<WeightReceiver> receiver() const {
     return std::make_unique<WeightReceiver>("job", model.spec.table, model.source->plan(),
-                                            model.manifest, serial);
+                                            model.manifest, kernels);
   }
   SyncPlan plan(int64_t epoch = 1) const {
     const std::vector<std::string> members = {"trainer", "worker"};
@@ -115,6 +115,7 @@ struct SyncWorld {
   const SyncModel& model;
   Layout layout;
   kernels::Serial serial;
+  kernels::CpuWeightKernels kernels{serial};
   std::vector<std::unique_ptr<WeightSender>> senders;
 };
 

@@ -32,7 +32,7 @@ TEST_P(Transaction1To3, HashesOfShardsAddUpToTheServedHashes) {
   world.publish(1);
   const auto receiver = world.receiver();
   const ServedWeights served = sync_once(world, *receiver, world.transaction(1));
-  const auto have = content_hashes(model.manifest, *served.weights, world.serial);
+  const auto have = content_hashes(model.manifest, *served.weights, world.kernels);
   std::vector<ContentHash> trained(have.size());
   for (const auto& sender : world.senders) {
     const auto part = sender->content_hashes(1);

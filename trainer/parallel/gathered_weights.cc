@@ -1,7 +1,6 @@
 #include "trainer/parallel/gathered_weights.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/base/fail.h"
 
@@ -18,9 +17,9 @@ struct GatheredWeights::Unit {
 struct GatheredWeights::Slot {
   int64_t unit = -1;  // what it holds or is being filled with
   std::vector<StoredParameter> full;
-  std::vector<std::vector<float>> grads;
-  std::vector<std::byte> send;
-  std::vector<std::byte> staging;
+  std::vector<Array<float>> grads;
+  Array<std::byte> send;
+  Array<std::byte> staging;
   std::unique_ptr<PendingTransfer> gather;
 };
 
@@ -28,8 +27,8 @@ struct GatheredWeights::Slot {
 class GatheredWeights::Reduction {
  public:
   const Unit* unit = nullptr;
-  std::vector<float> send;
-  std::vector<float> receive;
+  Array<float> send;
+  Array<float> receive;
   std::unique_ptr<PendingTransfer> transfer;
 };
 
@@ -43,23 +42,31 @@ int64_t packed_bytes(const ShardLayout& layout, int64_t parameter, int64_t rows)
 }
 
 template <typename T>
-const std::byte* append_bytes(const std::vector<T>& values, std::byte* out) {
-  std::memcpy(out, values.data(), values.size() * sizeof(T));
-  return out + values.size() * sizeof(T);
+std::byte* append_bytes(const Array<T>& values, std::byte* out) {
+  if (values.empty()) return out;
+  device_memory(values.device()).copy(out, values.data(), values.num_bytes());
+  return out + values.num_bytes();
 }
 
 template <typename T>
-const std::byte* take_rows(const std::byte* source, std::vector<T>& target, int64_t first_row,
+const std::byte* take_rows(const std::byte* source, Array<T>& target, int64_t first_row,
                            int64_t rows, int64_t row_elements) {
-  const auto bytes = static_cast<size_t>(rows * row_elements) * sizeof(T);
-  std::memcpy(target.data() + first_row * row_elements, source, bytes);
+  const int64_t bytes = rows * row_elements * static_cast<int64_t>(sizeof(T));
+  if (bytes == 0) return source;
+  device_memory(target.device()).copy(target.data() + first_row * row_elements, source, bytes);
   return source + bytes;
+}
+
+std::span<std::byte> bytes_of(Array<std::byte>& bytes) { return {bytes.data(), bytes.size()}; }
+std::span<std::byte> bytes_of(Array<float>& values) {
+  return std::as_writable_bytes(std::span(values.data(), values.size()));
 }
 
 }  // namespace
 
-GatheredWeights::GatheredWeights(const ShardLayout& layout, ProcessGroup& group)
-    : layout_(layout), group_(group) {
+GatheredWeights::GatheredWeights(const ShardLayout& layout, ProcessGroup& group,
+                                 const kernels::WeightKernels& kernels)
+    : layout_(layout), group_(group), kernels_(kernels) {
   const auto& parameters = layout_.table->parameters;
   const auto num_layers = static_cast<int64_t>(layout_.table->layers.size());
   units_.resize(static_cast<size_t>(num_layers + 1));
@@ -86,6 +93,13 @@ GatheredWeights::GatheredWeights(const ShardLayout& layout, ProcessGroup& group)
     for (int i = 0; i < 2; ++i) ring_.push_back(std::make_unique<Slot>());
     outer_ = std::make_unique<Slot>();
     reduction_ = std::make_unique<Reduction>();
+    const DeviceKind device = kernels_.device();
+    for (Slot* slot : {ring_[0].get(), ring_[1].get(), outer_.get()}) {
+      slot->send = Array<std::byte>(device);
+      slot->staging = Array<std::byte>(device);
+    }
+    reduction_->send = Array<float>(device);
+    reduction_->receive = Array<float>(device);
   }
 }
 
@@ -100,16 +114,16 @@ void GatheredWeights::set_shards(std::shared_ptr<const PackedShards> shards) {
 void GatheredWeights::start_gather(Slot& slot, int64_t unit_index) {
   const Unit& unit = units_[static_cast<size_t>(unit_index)];
   slot.unit = unit_index;
-  slot.send.assign(static_cast<size_t>(unit.max_rank_bytes), std::byte{0});
+  slot.send.resize(static_cast<size_t>(unit.max_rank_bytes));
   std::byte* out = slot.send.data();
   for (const int64_t p : unit.parameters) {
     const StoredParameter& local = shards_->parameters[static_cast<size_t>(p)];
-    out = const_cast<std::byte*>(append_bytes(local.words, out));
-    out = const_cast<std::byte*>(append_bytes(local.scale, out));
-    out = const_cast<std::byte*>(append_bytes(local.bf16, out));
+    out = append_bytes(local.words, out);
+    out = append_bytes(local.scale, out);
+    out = append_bytes(local.bf16, out);
   }
   slot.staging.resize(static_cast<size_t>(unit.max_rank_bytes * layout_.world));
-  slot.gather = group_.all_gather(slot.send, slot.staging);
+  slot.gather = group_.all_gather(bytes_of(slot.send), bytes_of(slot.staging));
   const double others = static_cast<double>(layout_.world - 1) / layout_.world;
   bytes_.quantized += static_cast<int64_t>(static_cast<double>(unit.quantized_bytes) * others);
   bytes_.plain += static_cast<int64_t>(static_cast<double>(unit.plain_bytes) * others);
@@ -137,15 +151,20 @@ void GatheredWeights::finish_gather(Slot& slot) {
   slot.gather->wait();
   slot.gather.reset();
   const Unit& unit = units_[static_cast<size_t>(slot.unit)];
-  slot.full.resize(unit.parameters.size());
+  // Layers may differ (dense and MoE): memory is kept where the size is.
+  const DeviceKind device = kernels_.device();
+  while (slot.full.size() < unit.parameters.size()) {
+    slot.full.push_back(
+        {Array<uint16_t>(device), Array<uint32_t>(device), Array<uint16_t>(device)});
+  }
   for (size_t i = 0; i < unit.parameters.size(); ++i) {
     const int64_t p = unit.parameters[i];
-    const ParameterSpec& whole = layout_.table->at(p);
+    const int64_t count = layout_.table->at(p).num_elements();
     const bool quantized = layout_.quantized(p);
     const int64_t group = layout_.plan.config.group_size;
-    slot.full[i].words.resize(quantized ? static_cast<size_t>(whole.num_elements() / 8) : 0);
-    slot.full[i].scale.resize(quantized ? static_cast<size_t>(whole.num_elements() / group) : 0);
-    slot.full[i].bf16.resize(quantized ? 0 : static_cast<size_t>(whole.num_elements()));
+    slot.full[i].words.resize(quantized ? static_cast<size_t>(count / 8) : 0);
+    slot.full[i].scale.resize(quantized ? static_cast<size_t>(count / group) : 0);
+    slot.full[i].bf16.resize(quantized ? 0 : static_cast<size_t>(count));
   }
   for (int r = 0; r < layout_.world; ++r) {
     fill_slot(slot, r, slot.staging.data() + r * unit.max_rank_bytes, unit);
@@ -164,11 +183,7 @@ void GatheredWeights::begin_pass() {
   if (slot_of_layer(0).unit != 0) start_gather(slot_of_layer(0), 0);
   finish_gather(*outer_);
   if (gradient_shards_.empty()) return;
-  outer_->grads.resize(units_.back().parameters.size());
-  for (size_t i = 0; i < outer_->grads.size(); ++i) {
-    outer_->grads[i].assign(
-        static_cast<size_t>(layout_.table->at(units_.back().parameters[i]).num_elements()), 0.0f);
-  }
+  zero_slot_gradients(*outer_);
 }
 
 void GatheredWeights::enter_layer(int64_t layer, ops::Pass pass) {
@@ -180,12 +195,18 @@ void GatheredWeights::enter_layer(int64_t layer, ops::Pass pass) {
   const bool has_next = next >= 0 && next < static_cast<int64_t>(layout_.table->layers.size());
   if (has_next && slot_of_layer(next).unit != next) start_gather(slot_of_layer(next), next);
   if (pass == ops::Pass::kBackward && !gradient_shards_.empty()) {
-    const Unit& unit = units_[static_cast<size_t>(layer)];
-    slot.grads.resize(unit.parameters.size());
-    for (size_t i = 0; i < slot.grads.size(); ++i) {
-      slot.grads[i].assign(
-          static_cast<size_t>(layout_.table->at(unit.parameters[i]).num_elements()), 0.0f);
-    }
+    zero_slot_gradients(slot);
+  }
+}
+
+void GatheredWeights::zero_slot_gradients(Slot& slot) {
+  const Unit& unit = units_[static_cast<size_t>(slot.unit)];
+  while (slot.grads.size() < unit.parameters.size()) slot.grads.emplace_back(kernels_.device());
+  for (size_t i = 0; i < slot.grads.size(); ++i) {
+    const bool used = i < unit.parameters.size();
+    slot.grads[i].resize(
+        used ? static_cast<size_t>(layout_.table->at(unit.parameters[i]).num_elements()) : 0);
+    slot.grads[i].fill_zero();
   }
 }
 
@@ -200,22 +221,26 @@ void GatheredWeights::start_reduction(Slot& slot) {
   Reduction& r = *reduction_;
   r.unit = &unit;
   std::vector<int64_t> send_bytes;
-  r.send.clear();
+  size_t count = 0;
+  for (const auto& grad : slot.grads) count += grad.size();
+  r.send.resize(count);
+  auto* out = reinterpret_cast<std::byte*>(r.send.data());
   for (int to = 0; to < layout_.world; ++to) {
-    const size_t before = r.send.size();
+    const std::byte* const before = out;
     for (size_t i = 0; i < unit.parameters.size(); ++i) {
       const RowShard shard = layout_.shard_of(unit.parameters[i], to);
       const int64_t cols = layout_.table->at(unit.parameters[i]).cols;
-      const float* rows = slot.grads[i].data();
-      r.send.insert(r.send.end(), rows + shard.begin * cols, rows + shard.end * cols);
+      const int64_t bytes = shard.rows() * cols * static_cast<int64_t>(sizeof(float));
+      if (bytes == 0) continue;
+      device_memory(kernels_.device()).copy(out, slot.grads[i].data() + shard.begin * cols, bytes);
+      out += bytes;
     }
-    send_bytes.push_back(static_cast<int64_t>((r.send.size() - before) * sizeof(float)));
+    send_bytes.push_back(out - before);
   }
   const int64_t mine = send_bytes[static_cast<size_t>(layout_.rank)];
   const std::vector<int64_t> receive_bytes(static_cast<size_t>(layout_.world), mine);
   r.receive.resize(static_cast<size_t>(mine) / sizeof(float) * static_cast<size_t>(layout_.world));
-  r.transfer = group_.all_to_all(std::as_bytes(std::span(r.send)), send_bytes,
-                                 std::as_writable_bytes(std::span(r.receive)), receive_bytes);
+  r.transfer = group_.all_to_all(bytes_of(r.send), send_bytes, bytes_of(r.receive), receive_bytes);
 }
 
 void GatheredWeights::finish_reduction() {
@@ -227,13 +252,8 @@ void GatheredWeights::finish_reduction() {
   size_t offset = 0;
   for (const int64_t p : r.unit->parameters) {
     auto& shard = gradient_shards_[static_cast<size_t>(p)];
-    for (size_t i = 0; i < shard.size(); ++i) {
-      float sum = r.receive[offset + i];
-      for (int from = 1; from < layout_.world; ++from) {
-        sum += r.receive[static_cast<size_t>(from) * part + offset + i];
-      }
-      shard[i] += sum;
-    }
+    kernels_.add_parts(shard.data(), static_cast<int64_t>(shard.size()), r.receive.data() + offset,
+                       static_cast<int64_t>(part), layout_.world);
     offset += shard.size();
   }
 }
@@ -272,12 +292,13 @@ float* GatheredWeights::grad(int64_t parameter) {
 void GatheredWeights::enable_gradients() {
   gradient_shards_.clear();
   for (int64_t p = 0; p < layout_.table->size(); ++p) {
-    gradient_shards_.emplace_back(static_cast<size_t>(layout_.shard_elements(p)), 0.0f);
+    gradient_shards_.emplace_back(static_cast<size_t>(layout_.shard_elements(p)),
+                                  kernels_.device());
   }
 }
 
 void GatheredWeights::zero_gradients() {
-  for (auto& shard : gradient_shards_) std::fill(shard.begin(), shard.end(), 0.0f);
+  for (auto& shard : gradient_shards_) shard.fill_zero();
 }
 
 GatherBytes GatheredWeights::take_bytes() { return std::exchange(bytes_, GatherBytes{}); }

@@ -26,8 +26,10 @@ struct GatherBytes {
 /// All ranks must run the same sequence of passes. One thread.
 class GatheredWeights final : public ops::WeightSource {
  public:
-  /// `group` and `layout.table` must outlive this.
-  GatheredWeights(const ShardLayout& layout, ProcessGroup& group);
+  /// `group`, which moves bytes of the device of `kernels`, `kernels` and `layout.table` must
+  /// outlive this.
+  GatheredWeights(const ShardLayout& layout, ProcessGroup& group,
+                  const kernels::WeightKernels& kernels);
   ~GatheredWeights() override;
 
   /// Weights of the next passes.
@@ -48,7 +50,7 @@ class GatheredWeights final : public ops::WeightSource {
   void enable_gradients();
   void zero_gradients();
   /// This rank's rows of dL/dw', one array per parameter.
-  std::vector<std::vector<float>>& gradients() { return gradient_shards_; }
+  std::vector<Array<float>>& gradients() { return gradient_shards_; }
 
   GatherBytes take_bytes();
 
@@ -59,6 +61,7 @@ class GatheredWeights final : public ops::WeightSource {
 
   void start_gather(Slot& slot, int64_t unit);
   void finish_gather(Slot& slot);
+  void zero_slot_gradients(Slot& slot);
   void start_reduction(Slot& slot);
   void finish_reduction();
   Slot& slot_of_layer(int64_t layer);
@@ -66,6 +69,7 @@ class GatheredWeights final : public ops::WeightSource {
 
   ShardLayout layout_;
   ProcessGroup& group_;
+  const kernels::WeightKernels& kernels_;
   std::shared_ptr<const PackedShards>
       shards_;               // shared with the weight sender: a published version
   std::vector<Unit> units_;  // layers, then the outer unit
@@ -73,7 +77,7 @@ class GatheredWeights final : public ops::WeightSource {
   std::vector<std::unique_ptr<Slot>> ring_;
   std::unique_ptr<Slot> outer_;
   std::unique_ptr<Reduction> reduction_;
-  std::vector<std::vector<float>> gradient_shards_;
+  std::vector<Array<float>> gradient_shards_;
   GatherBytes bytes_;
 };
 

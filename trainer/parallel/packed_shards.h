@@ -6,8 +6,7 @@
 #include <vector>
 
 #include "core/comm/reduce.h"
-#include "core/kernels/parallel.h"
-#include "core/kernels/quantize.h"
+#include "core/kernels/weight_kernels.h"
 #include "core/models/weights.h"
 #include "core/spec/parameters.h"
 #include "core/spec/quantization.h"
@@ -45,10 +44,10 @@ struct PackChanges {
 /// Packs float32 masters (one array per parameter, this rank's rows). One pass over each. Throws
 /// Error{kInvalidArgument} naming tensor, row and group if a weight is not finite or overflows.
 std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
-                                                std::span<const std::vector<float>> masters,
-                                                const kernels::Parallel& parallel);
+                                                std::span<const Array<float>> masters,
+                                                const kernels::WeightKernels& kernels);
 
 PackChanges count_changes(const ShardLayout& layout, const PackedShards& before,
-                          const PackedShards& after, const kernels::Parallel& parallel);
+                          const PackedShards& after, const kernels::WeightKernels& kernels);
 
 }  // namespace nibble

@@ -7,23 +7,21 @@
 
 namespace nibble {
 
-OptimizerState::OptimizerState(const ShardLayout& layout) {
+OptimizerState::OptimizerState(const ShardLayout& layout, DeviceKind device) {
   for (int64_t p = 0; p < layout.table->size(); ++p) {
     const auto count = static_cast<size_t>(layout.shard_elements(p));
-    master.emplace_back(count, 0.0f);
-    m.emplace_back(count, 0.0f);
-    v.emplace_back(count, 0.0f);
+    master.emplace_back(count, device);
+    m.emplace_back(count, device);
+    v.emplace_back(count, device);
   }
 }
 
 UpdateStats OptimizerState::update(const ShardLayout& layout, const OptimizerConfig& config,
-                                   const std::vector<std::vector<float>>& gradients,
-                                   ProcessGroup& group, const kernels::Parallel& parallel) {
-  double squares = 0.0;
-  for (const auto& gradient : gradients) {
-    squares +=
-        kernels::sum_of_squares(gradient.data(), static_cast<int64_t>(gradient.size()), parallel);
-  }
+                                   std::span<const Array<float>> gradients, ProcessGroup& group,
+                                   const kernels::WeightKernels& kernels) {
+  std::vector<std::span<const float>> arrays;
+  for (const auto& gradient : gradients) arrays.emplace_back(gradient.data(), gradient.size());
+  double squares = kernels.sum_of_squares(arrays);
   all_reduce_sum(group, std::span(&squares, 1));
   UpdateStats stats;
   stats.grad_norm = std::sqrt(squares);
@@ -36,19 +34,21 @@ UpdateStats OptimizerState::update(const ShardLayout& layout, const OptimizerCon
   stats.lr = learning_rate(schedule, updates);
   const double clip =
       config.clip_norm > 0.0 ? grad_clip_coefficient(stats.grad_norm, config.clip_norm) : 1.0;
-  kernels::AdamwParams params{static_cast<float>(stats.lr),
-                              static_cast<float>(config.beta1),
-                              static_cast<float>(config.beta2),
-                              static_cast<float>(config.eps),
-                              0.0f,
-                              updates + 1,
-                              static_cast<float>(clip)};
+  const kernels::AdamwParams params{static_cast<float>(stats.lr),
+                                    static_cast<float>(config.beta1),
+                                    static_cast<float>(config.beta2),
+                                    static_cast<float>(config.eps),
+                                    0.0f,
+                                    updates + 1,
+                                    static_cast<float>(clip)};
+  std::vector<kernels::AdamwJob> jobs;
   for (size_t p = 0; p < master.size(); ++p) {
     const bool decays = !layout.table->at(static_cast<int64_t>(p)).is_vector();
-    params.weight_decay = decays ? static_cast<float>(config.weight_decay) : 0.0f;
-    kernels::adamw(master[p].data(), m[p].data(), v[p].data(), gradients[p].data(),
-                   static_cast<int64_t>(master[p].size()), params, parallel);
+    jobs.push_back({master[p].data(), m[p].data(), v[p].data(), gradients[p].data(),
+                    static_cast<int64_t>(master[p].size()),
+                    decays ? static_cast<float>(config.weight_decay) : 0.0f});
   }
+  kernels.adamw(jobs, params);
   ++updates;
   return stats;
 }

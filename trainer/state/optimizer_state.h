@@ -1,11 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/comm/process_group.h"
 #include "core/kernels/adamw.h"
-#include "core/kernels/parallel.h"
+#include "core/kernels/weight_kernels.h"
 #include "trainer/config/train_config.h"
 #include "trainer/parallel/packed_shards.h"
 
@@ -20,20 +21,20 @@ struct UpdateStats {
 /// This rank's rows of every parameter in float32 with AdamW's moments: the state that training
 /// changes and checkpoints keep.
 struct OptimizerState {
-  std::vector<std::vector<float>> master;
-  std::vector<std::vector<float>> m;
-  std::vector<std::vector<float>> v;
+  std::vector<Array<float>> master;
+  std::vector<Array<float>> m;
+  std::vector<Array<float>> v;
   int64_t updates = 0;  ///< optimizer steps taken
 
   /// Zero moments, masters of the layout's sizes.
-  explicit OptimizerState(const ShardLayout& layout);
+  explicit OptimizerState(const ShardLayout& layout, DeviceKind device = DeviceKind::kCpu);
 
   /// One AdamW update from this rank's gradients. The norm is summed over ranks in rank order, so
   /// all ranks clip alike. Collective. Throws Error{kInternal} if the norm is not finite; nothing
   /// has changed then.
   UpdateStats update(const ShardLayout& layout, const OptimizerConfig& config,
-                     const std::vector<std::vector<float>>& gradients, ProcessGroup& group,
-                     const kernels::Parallel& parallel);
+                     std::span<const Array<float>> gradients, ProcessGroup& group,
+                     const kernels::WeightKernels& kernels);
 };
 
 }  // namespace nibble

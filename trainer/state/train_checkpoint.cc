@@ -19,8 +19,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kKinds[] = {"m", "master", "v"};  // sorted
 
-const std::vector<std::vector<float>>& arrays_of(const OptimizerState& state,
-                                                 std::string_view kind) {
+const std::vector<Array<float>>& arrays_of(const OptimizerState& state, std::string_view kind) {
   return kind == "master" ? state.master : kind == "m" ? state.m : state.v;
 }
 
@@ -39,8 +38,12 @@ void write_rank_file(const fs::path& path, const ShardLayout& layout, const Opti
   SafetensorsWriter writer(path, infos, metadata);
   for (const char* kind : kKinds) {
     for (int64_t p = 0; p < layout.table->size(); ++p) {
+      const Array<float>& array = arrays_of(state, kind)[static_cast<size_t>(p)];
+      const Array<float> on_host =
+          array.device() == DeviceKind::kCpu ? Array<float>() : array.to(DeviceKind::kCpu);
+      const Array<float>& values = on_host.empty() ? array : on_host;
       writer.write(fmt::format("{}/{}", kind, layout.table->at(p).name()),
-                   std::as_bytes(std::span(arrays_of(state, kind)[static_cast<size_t>(p)])));
+                   std::as_bytes(std::span(values)));
     }
   }
   writer.finish();
@@ -120,9 +123,14 @@ TrainProgress load_train_checkpoint(const fs::path& directory, const ShardLayout
            directory.string(), want.name());
     }
     const auto index = static_cast<size_t>(p);
-    reader.read_rows("master", p, layout.shard(p), state.master[index]);
-    reader.read_rows("m", p, layout.shard(p), state.m[index]);
-    reader.read_rows("v", p, layout.shard(p), state.v[index]);
+    std::vector<float> rows;
+    const auto read = [&](const char* kind, Array<float>& out) {
+      reader.read_rows(kind, p, layout.shard(p), rows);
+      out = Array<float>(std::span<const float>(rows), out.device());
+    };
+    read("master", state.master[index]);
+    read("m", state.m[index]);
+    read("v", state.v[index]);
   }
   state.updates = reader.progress().updates;
   return reader.progress();

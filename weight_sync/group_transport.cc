@@ -1,4 +1,4 @@
-#include "weight_sync/gloo_transport.h"
+#include "weight_sync/group_transport.h"
 
 #include <deque>
 
@@ -21,21 +21,20 @@ auto on_edge(const char* peer, int rank, Call&& call) {
 
 }  // namespace
 
-std::span<std::byte> GlooTransport::Staging::take(int64_t bytes) {
-  if (bytes > capacity) {
-    memory = std::make_unique_for_overwrite<std::byte[]>(static_cast<size_t>(bytes));
-    capacity = bytes;
+std::span<std::byte> GroupTransport::Staging::take(int64_t bytes, DeviceKind device) {
+  if (bytes > memory.num_bytes()) {
+    memory = Array<std::byte>::uninitialized(static_cast<size_t>(bytes), device);
   }
-  return {memory.get(), static_cast<size_t>(bytes)};
+  return {memory.data(), static_cast<size_t>(bytes)};
 }
 
 // The transfers of one edge that are on the wire, oldest first: at most two buckets' bytes, at most
 // two packed buckets. Small direct buckets thus travel many at a time, which hides the hand-shake
 // that Gloo makes for each.
-class GlooTransport::InFlight {
+class GroupTransport::InFlight {
  public:
-  InFlight(StagingPair& staging, int64_t bucket_bytes)
-      : staging_(staging), max_bytes_(kMaxInflightBuckets * bucket_bytes) {}
+  InFlight(StagingPair& staging, int64_t bucket_bytes, DeviceKind device)
+      : staging_(staging), device_(device), max_bytes_(kMaxInflightBuckets * bucket_bytes) {}
 
   bool empty() const { return transfers_.empty(); }
   bool has_room_for(const Bucket& bucket) const {
@@ -45,7 +44,7 @@ class GlooTransport::InFlight {
   }
   // The staging memory of the next packed bucket.
   std::span<std::byte> stage(const Bucket& bucket) {
-    return staging_[next_staging_++ % kMaxInflightBuckets].take(bucket.bytes);
+    return staging_[next_staging_++ % kMaxInflightBuckets].take(bucket.bytes, device_);
   }
   void push(const Bucket& bucket, std::span<std::byte> staged,
             std::unique_ptr<PendingTransfer> pending) {
@@ -75,6 +74,7 @@ class GlooTransport::InFlight {
     std::unique_ptr<PendingTransfer> pending;
   };
   StagingPair& staging_;
+  const DeviceKind device_;
   const int64_t max_bytes_;
   std::deque<Transfer> transfers_;
   int64_t bytes_ = 0;
@@ -83,14 +83,15 @@ class GlooTransport::InFlight {
 };
 
 // One sender's stream into the receiver.
-class GlooTransport::Incoming {
+class GroupTransport::Incoming {
  public:
   Incoming(ProcessGroup& group, const IncomingEdge& edge, StagingPair& staging,
-           int64_t bucket_bytes)
+           int64_t bucket_bytes, DeviceKind device)
       : group_(group),
         edge_(edge),
+        device_(device),
         buckets_(plan_buckets(Pieces(edge.pieces), bucket_bytes)),
-        in_flight_(staging, bucket_bytes) {
+        in_flight_(staging, bucket_bytes, device) {
     post_all_that_fit();
   }
   bool done() const { return in_flight_.empty(); }
@@ -98,7 +99,10 @@ class GlooTransport::Incoming {
   // Waits for the oldest bucket, puts it in place and asks for more.
   const Bucket& take(Deadline deadline) {
     const InFlight::Done done = in_flight_.wait_for_oldest(deadline, "sender", edge_.sender);
-    if (done.bucket->is_packed()) unpack(*done.bucket, done.staged, edge_.pieces);
+    if (done.bucket->is_packed()) {
+      unpack(*done.bucket, done.staged, edge_.pieces, device_memory(device_));
+      device_memory(device_).finish();
+    }
     post_all_that_fit();
     return *done.bucket;
   }
@@ -119,15 +123,16 @@ class GlooTransport::Incoming {
 
   ProcessGroup& group_;
   const IncomingEdge& edge_;
+  const DeviceKind device_;
   const std::vector<Bucket> buckets_;
   InFlight in_flight_;
   size_t posted_ = 0;
 };
 
-void GlooTransport::send(std::span<const std::span<const std::byte>> pieces, int64_t bucket_bytes,
-                         const SentHandler& on_sent, Deadline deadline) {
+void GroupTransport::send(std::span<const std::span<const std::byte>> pieces, int64_t bucket_bytes,
+                          const SentHandler& on_sent, Deadline deadline) {
   const std::vector<Bucket> buckets = plan_buckets(pieces, bucket_bytes);
-  InFlight in_flight(staging_[receiver_rank_], bucket_bytes);
+  InFlight in_flight(staging_[receiver_rank_], bucket_bytes, device_);
   for (const Bucket& bucket : buckets) {
     while (!in_flight.has_room_for(bucket)) {
       in_flight.wait_for_oldest(deadline, "receiver", receiver_rank_);
@@ -136,7 +141,7 @@ void GlooTransport::send(std::span<const std::span<const std::byte>> pieces, int
     std::span<const std::byte> bytes = segment_bytes(pieces, bucket.segments[0]);
     if (bucket.is_packed()) {
       staged = in_flight.stage(bucket);
-      pack(bucket, pieces, staged);
+      pack(bucket, pieces, staged, device_memory(device_));
       bytes = staged;
     }
     auto pending = on_edge("receiver", receiver_rank_,
@@ -147,12 +152,12 @@ void GlooTransport::send(std::span<const std::span<const std::byte>> pieces, int
   while (!in_flight.empty()) in_flight.wait_for_oldest(deadline, "receiver", receiver_rank_);
 }
 
-void GlooTransport::receive(std::span<const IncomingEdge> edges, int64_t bucket_bytes,
-                            const ArrivalHandler& on_arrival, Deadline deadline) {
+void GroupTransport::receive(std::span<const IncomingEdge> edges, int64_t bucket_bytes,
+                             const ArrivalHandler& on_arrival, Deadline deadline) {
   std::vector<std::unique_ptr<Incoming>> incoming;
   for (const IncomingEdge& edge : edges) {
     incoming.push_back(
-        std::make_unique<Incoming>(group_, edge, staging_[edge.sender], bucket_bytes));
+        std::make_unique<Incoming>(group_, edge, staging_[edge.sender], bucket_bytes, device_));
   }
   bool more = !edges.empty();
   while (more) {

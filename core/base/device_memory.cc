@@ -1,0 +1,50 @@
+#include "core/base/device_memory.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+#include "core/base/fail.h"
+
+namespace nibble {
+namespace {
+
+constexpr size_t kAlignment = 64;
+
+class HostMemory final : public DeviceMemory {
+ public:
+  void* allocate(int64_t bytes) override {
+    const auto rounded = (static_cast<size_t>(bytes) + kAlignment - 1) / kAlignment * kAlignment;
+    void* data = std::aligned_alloc(kAlignment, rounded);
+    if (data == nullptr) {
+      fail(ErrorCode::kResourceExhausted, "{} bytes of host memory are not to be had", bytes);
+    }
+    return data;
+  }
+  void release(void* data) noexcept override { std::free(data); }
+  void copy(void* to, const void* from, int64_t bytes) override {
+    std::memcpy(to, from, static_cast<size_t>(bytes));
+  }
+  void zero(void* data, int64_t bytes) override {
+    std::memset(data, 0, static_cast<size_t>(bytes));
+  }
+  void finish() override {}
+};
+
+std::atomic<DeviceMemory*> cuda_memory{nullptr};
+
+}  // namespace
+
+DeviceMemory& device_memory(DeviceKind kind) {
+  static HostMemory host;
+  if (kind == DeviceKind::kCpu) return host;
+  DeviceMemory* memory = cuda_memory.load();
+  if (memory == nullptr) {
+    fail(ErrorCode::kUnimplemented, "GPU memory was asked for, but no GPU is in use here");
+  }
+  return *memory;
+}
+
+void register_cuda_memory(DeviceMemory& memory) { cuda_memory.store(&memory); }
+
+}  // namespace nibble

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+
+namespace nibble {
+
+/// Where memory is. A process uses one device of a kind.
+enum class DeviceKind : uint8_t { kCpu, kCuda };
+
+/// Allocates and copies memory of one kind of device. Any thread may call any method.
+class DeviceMemory {
+ public:
+  virtual ~DeviceMemory() = default;
+  /// Uninitialized, aligned to 64 bytes or more. Throws Error{kResourceExhausted} saying how much
+  /// was wanted.
+  virtual void* allocate(int64_t bytes) = 0;
+  virtual void release(void* data) noexcept = 0;
+  /// Between memory of this device and the host's, in either direction: returns when the bytes are
+  /// there. Within the device: follows, and is followed by, what the calling thread enqueues.
+  virtual void copy(void* to, const void* from, int64_t bytes) = 0;
+  virtual void zero(void* data, int64_t bytes) = 0;
+  /// Returns when copies within the device that this thread asked for are done.
+  virtual void finish() = 0;
+};
+
+/// The memory of a kind. Throws Error{kUnimplemented} for CUDA if nothing registered it: a build
+/// without CUDA, or a process that was not told to use a GPU.
+DeviceMemory& device_memory(DeviceKind kind);
+
+/// Makes CUDA memory known; `memory` must live as long as the process.
+void register_cuda_memory(DeviceMemory& memory);
+
+}  // namespace nibble

@@ -1,0 +1,23 @@
+#include "core/base/fail.h"
+#include "core/device/cuda_backend.h"
+#include "core/device/cuda_device.h"
+
+namespace nibble::ops {
+namespace {
+
+[[noreturn]] void refuse() {
+  fail(ErrorCode::kUnimplemented,
+       "this nibble was built without CUDA; build it with `cmake --preset cuda`, or set "
+       "cluster.device: cpu");
+}
+
+}  // namespace
+
+int num_cuda_devices() { return 0; }
+CudaDeviceInfo use_cuda_device(int /*index*/) { refuse(); }
+void bind_cuda_thread() {}
+int64_t free_cuda_bytes() { return 0; }
+std::unique_ptr<Backend> make_cuda_backend(Numerics /*numerics*/) { refuse(); }
+std::unique_ptr<kernels::WeightKernels> make_cuda_weight_kernels() { refuse(); }
+
+}  // namespace nibble::ops

@@ -1,0 +1,71 @@
+#include "core/kernels/weight_kernels.h"
+
+namespace nibble::kernels {
+
+std::optional<PackProblem> CpuWeightKernels::pack(std::span<const PackJob> jobs) const {
+  using Kind = quant::QuantizeProblem::Kind;
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    const PackJob& job = jobs[i];
+    if (job.words != nullptr) {
+      const auto problem =
+          kernels::quantize_pack_int4(job.master, job.shape, job.words, job.scale, parallel_);
+      if (problem) return PackProblem{i, problem->kind, problem->row, problem->group};
+    } else {
+      const int64_t bad =
+          kernels::cast_bf16(job.master, job.shape.rows * job.shape.cols, job.bf16, parallel_);
+      if (bad >= 0) {
+        return PackProblem{i, Kind::kNonFiniteWeight, bad / job.shape.cols, bad % job.shape.cols};
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+void CpuWeightKernels::adamw(std::span<const AdamwJob> jobs, const AdamwParams& params) const {
+  for (const AdamwJob& job : jobs) {
+    AdamwParams mine = params;
+    mine.weight_decay = job.weight_decay;
+    kernels::adamw(job.master, job.m, job.v, job.grad, job.count, mine, parallel_);
+  }
+}
+
+void CpuWeightKernels::add_parts(float* sum, int64_t count, const float* parts, int64_t stride,
+                                 int num_parts) const {
+  for (int64_t i = 0; i < count; ++i) {
+    float total = parts[i];
+    for (int p = 1; p < num_parts; ++p) total += parts[p * stride + i];
+    sum[i] += total;
+  }
+}
+
+double CpuWeightKernels::sum_of_squares(std::span<const std::span<const float>> arrays) const {
+  double sum = 0.0;
+  for (const auto& array : arrays) {
+    sum += kernels::sum_of_squares(array.data(), static_cast<int64_t>(array.size()), parallel_);
+  }
+  return sum;
+}
+
+CodeChanges CpuWeightKernels::count_int4_changes(const uint32_t* a, const uint32_t* b,
+                                                 int64_t count) const {
+  return kernels::count_int4_changes(a, b, count, parallel_);
+}
+
+int64_t CpuWeightKernels::count_changes(const uint16_t* a, const uint16_t* b,
+                                        int64_t count) const {
+  int64_t changes = 0;
+  for (int64_t i = 0; i < count; ++i) changes += a[i] != b[i] ? 1 : 0;
+  return changes;
+}
+
+quant::ContentHash CpuWeightKernels::hash_words(const uint32_t* words, int64_t count,
+                                                uint64_t first) const {
+  return kernels::hash_words(words, count, first, parallel_);
+}
+
+quant::ContentHash CpuWeightKernels::hash_bf16(const uint16_t* values, int64_t count,
+                                               uint64_t first) const {
+  return kernels::hash_bf16(values, count, first, parallel_);
+}
+
+}  // namespace nibble::kernels

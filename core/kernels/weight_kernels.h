@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "core/base/device_memory.h"
+#include "core/kernels/adamw.h"
+#include "core/kernels/parallel.h"
+#include "core/kernels/quantize.h"
+#include "core/quant/hash.h"
+#include "core/quant/rows.h"
+
+namespace nibble::kernels {
+
+/// One tensor to pack: float32 [rows, cols] -> words and scales (sym7), or BF16 where `words` is
+/// null. Sizes as in quantize_pack_int4() and cast_bf16().
+struct PackJob {
+  const float* master = nullptr;
+  quant::GroupShape shape;  ///< group is 0 for BF16
+  uint32_t* words = nullptr;
+  uint16_t* scale = nullptr;
+  uint16_t* bf16 = nullptr;
+};
+/// The first weight that cannot be packed, of the first job that has one.
+struct PackProblem {
+  size_t job = 0;
+  quant::QuantizeProblem::Kind kind = quant::QuantizeProblem::Kind::kNonFiniteWeight;
+  int64_t row = 0;
+  int64_t group = 0;  ///< of the row; the column where the job is BF16
+};
+
+/// One tensor to update (AdamwParams; weight_decay is the job's).
+struct AdamwJob {
+  float* master = nullptr;
+  float* m = nullptr;
+  float* v = nullptr;
+  const float* grad = nullptr;
+  int64_t count = 0;
+  float weight_decay = 0.0f;
+};
+
+/// What is done to weights outside the passes of a model, on the device that holds them. All
+/// pointers are that device's. Calls return when their result is there; they follow what the
+/// calling thread has enqueued. Any thread may call any method.
+class WeightKernels {
+ public:
+  virtual ~WeightKernels() = default;
+  virtual DeviceKind device() const = 0;
+  /// Packs all jobs in one pass over each.
+  virtual std::optional<PackProblem> pack(std::span<const PackJob> jobs) const = 0;
+  virtual void adamw(std::span<const AdamwJob> jobs, const AdamwParams& params) const = 0;
+  /// sum[i] += parts[i] + parts[stride + i] + ..., `num_parts` of them added in that order first.
+  virtual void add_parts(float* sum, int64_t count, const float* parts, int64_t stride,
+                         int num_parts) const = 0;
+  /// In double, in an order that depends on the sizes alone.
+  virtual double sum_of_squares(std::span<const std::span<const float>> arrays) const = 0;
+  virtual CodeChanges count_int4_changes(const uint32_t* a, const uint32_t* b,
+                                         int64_t count) const = 0;
+  /// How many of `count` values differ.
+  virtual int64_t count_changes(const uint16_t* a, const uint16_t* b, int64_t count) const = 0;
+  /// quant::hash_words and hash_bf16.
+  virtual quant::ContentHash hash_words(const uint32_t* words, int64_t count,
+                                        uint64_t first) const = 0;
+  virtual quant::ContentHash hash_bf16(const uint16_t* values, int64_t count,
+                                       uint64_t first) const = 0;
+};
+
+/// On the CPU, over `parallel`'s threads (borrowed).
+class CpuWeightKernels final : public WeightKernels {
+ public:
+  explicit CpuWeightKernels(const Parallel& parallel) : parallel_(parallel) {}
+  DeviceKind device() const override { return DeviceKind::kCpu; }
+  std::optional<PackProblem> pack(std::span<const PackJob> jobs) const override;
+  void adamw(std::span<const AdamwJob> jobs, const AdamwParams& params) const override;
+  void add_parts(float* sum, int64_t count, const float* parts, int64_t stride,
+                 int num_parts) const override;
+  double sum_of_squares(std::span<const std::span<const float>> arrays) const override;
+  CodeChanges count_int4_changes(const uint32_t* a, const uint32_t* b,
+                                 int64_t count) const override;
+  int64_t count_changes(const uint16_t* a, const uint16_t* b, int64_t count) const override;
+  quant::ContentHash hash_words(const uint32_t* words, int64_t count,
+                                uint64_t first) const override;
+  quant::ContentHash hash_bf16(const uint16_t* values, int64_t count,
+                               uint64_t first) const override;
+
+ private:
+  const Parallel& parallel_;
+};
+
+}  // namespace nibble::kernels

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <span>
+
+#include "core/kernels/weight_view.h"
+
+namespace nibble::kernels::cuda {
+
+/// panel = w' as BF16 bits, one matrix after another; a copy where a matrix is BF16. The views
+/// (host memory, device pointers) are of one shape and format; INT4 groups are a multiple of 8.
+///   panel  device BF16 bits [views.size(), rows, cols], overwritten
+void dequantize(std::span<const WeightView> views, uint16_t* panel, cudaStream_t stream);
+
+}  // namespace nibble::kernels::cuda

@@ -1,0 +1,403 @@
+#include "core/kernels_cuda/weight_kernels.h"
+
+#include <cmath>
+#include <mutex>
+#include <vector>
+
+#include "core/cuda/device_buffer.h"
+#include "core/cuda/stream.h"
+#include "core/kernels_cuda/launch.h"
+#include "core/quant/group_codec.h"
+#include "core/quant/pack.h"
+
+namespace nibble::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kPerThread = 8;                    // one packed word
+constexpr int64_t kChunkElements = 16 * 1024;    // of one tensor, a block's work
+constexpr int kProblemBits = 42;                 // of a position and its kind; the job is above
+
+// A block's part of a job.
+struct Chunk {
+  int64_t begin;
+  int32_t job;
+  int32_t count;
+};
+
+std::vector<Chunk> cut(std::span<const int64_t> counts) {
+  std::vector<Chunk> chunks;
+  for (size_t job = 0; job < counts.size(); ++job) {
+    for (int64_t begin = 0; begin < counts[job]; begin += kChunkElements) {
+      const int64_t left = counts[job] - begin;
+      chunks.push_back({begin, static_cast<int32_t>(job),
+                        static_cast<int32_t>(left < kChunkElements ? left : kChunkElements)});
+    }
+  }
+  return chunks;
+}
+
+__device__ void report(unsigned long long* first_bad, int32_t job, int64_t position,
+                       bool overflow) {
+  const auto key = static_cast<unsigned long long>(job) << kProblemBits |
+                   static_cast<unsigned long long>(position) * 2 | (overflow ? 1ull : 0ull);
+  atomicMin(first_bad, key);
+}
+
+// group / 8 threads hold a group, eight weights each: 32 bytes in, one word out.
+__device__ void pack_groups(const PackJob& job, const Chunk& chunk,
+                            unsigned long long* first_bad) {
+  const int group = static_cast<int>(job.shape.group);
+  const int lanes = group / kPerThread;
+  // Every thread of a warp runs the same number of rounds, because shuffles need them all.
+  for (int round = 0; round < chunk.count; round += kThreads * kPerThread) {
+    const int offset = round + static_cast<int>(threadIdx.x) * kPerThread;
+    const bool active = offset < chunk.count;
+    const int64_t at = chunk.begin + (active ? offset : 0);
+    float w[kPerThread];
+    for (int i = 0; i < kPerThread; i += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(job.master + at + i);
+      w[i] = four.x;
+      w[i + 1] = four.y;
+      w[i + 2] = four.z;
+      w[i + 3] = four.w;
+    }
+    float absmax = 0.0f;
+    bool finite = true;
+    for (int i = 0; i < kPerThread; ++i) {
+      const uint16_t bits = quant::float_to_bf16(w[i]);
+      // Of the master too, whose rounding may hide a NaN.
+      finite = finite && quant::bf16_is_finite(bits) && isfinite(w[i]);
+      w[i] = quant::bf16_to_float(bits);
+      absmax = fmaxf(absmax, fabsf(w[i]));
+    }
+    for (int step = lanes / 2; step > 0; step /= 2) {
+      absmax = fmaxf(absmax, __shfl_xor_sync(kAllLanes, absmax, step));
+      finite = __shfl_xor_sync(kAllLanes, static_cast<int>(finite), step) != 0 && finite;
+    }
+    const uint16_t scale_bits = quant::group_scale(absmax, quant::Grid::kSym7);
+    const float s = quant::bf16_to_float(scale_bits);
+    uint32_t word = 0;
+    for (int i = 0; i < kPerThread; ++i) {
+      word |= quant::int4_bits(quant::quantize_code(w[i], s, quant::Grid::kSym7), i);
+    }
+    if (!active) continue;
+    job.words[at / kPerThread] = word;
+    if (offset % group != 0) continue;
+    job.scale[at / group] = scale_bits;
+    const bool overflow = !quant::bf16_is_finite(quant::dequantize_code(7, s));
+    if (!finite || overflow) report(first_bad, chunk.job, at / group, finite);
+  }
+}
+
+__device__ void cast_values(const PackJob& job, const Chunk& chunk,
+                            unsigned long long* first_bad) {
+  for (int i = static_cast<int>(threadIdx.x); i < chunk.count; i += kThreads) {
+    const float value = job.master[chunk.begin + i];
+    const uint16_t bits = quant::float_to_bf16(value);
+    job.bf16[chunk.begin + i] = bits;
+    if (!quant::bf16_is_finite(bits) || !isfinite(value)) {
+      report(first_bad, chunk.job, chunk.begin + i, false);
+    }
+  }
+}
+
+// One block a chunk. Reads master once; bound by HBM bandwidth.
+__global__ void pack_kernel(const PackJob* __restrict__ jobs, const Chunk* __restrict__ chunks,
+                            unsigned long long* first_bad) {
+  const Chunk chunk = chunks[blockIdx.x];
+  const PackJob job = jobs[chunk.job];
+  if (job.words != nullptr) {
+    pack_groups(job, chunk, first_bad);
+  } else {
+    cast_values(job, chunk, first_bad);
+  }
+}
+
+struct AdamwFactors {
+  float beta1, rest1, beta2, rest2, step_size, root_scale, eps, grad_scale, lr;
+};
+
+// The operations of adamw_cpu.h, one rounding each.
+__global__ void adamw_kernel(const AdamwJob* __restrict__ jobs, const Chunk* __restrict__ chunks,
+                             AdamwFactors f) {
+  const Chunk chunk = chunks[blockIdx.x];
+  const AdamwJob job = jobs[chunk.job];
+  const float keep = __fsub_rn(1.0f, __fmul_rn(f.lr, job.weight_decay));
+  for (int i = static_cast<int>(threadIdx.x); i < chunk.count; i += kThreads) {
+    const int64_t at = chunk.begin + i;
+    const float g = __fmul_rn(job.grad[at], f.grad_scale);
+    const float m = __fadd_rn(__fmul_rn(job.m[at], f.beta1), __fmul_rn(g, f.rest1));
+    const float v =
+        __fadd_rn(__fmul_rn(job.v[at], f.beta2), __fmul_rn(__fmul_rn(g, g), f.rest2));
+    job.m[at] = m;
+    job.v[at] = v;
+    const float denominator = __fadd_rn(__fdiv_rn(__fsqrt_rn(v), f.root_scale), f.eps);
+    const float w = __fmul_rn(job.master[at], keep);
+    job.master[at] = __fsub_rn(w, __fmul_rn(f.step_size, __fdiv_rn(m, denominator)));
+  }
+}
+
+__global__ void squares_kernel(const float* const* __restrict__ arrays,
+                               const Chunk* __restrict__ chunks, double* __restrict__ sums) {
+  __shared__ double scratch[kThreads / kWarp];
+  const Chunk chunk = chunks[blockIdx.x];
+  const float* x = arrays[chunk.job] + chunk.begin;
+  double sum = 0.0;
+  for (int i = static_cast<int>(threadIdx.x); i < chunk.count; i += kThreads) {
+    sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  }
+  for (int step = kWarp / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
+  if (threadIdx.x % kWarp == 0) scratch[threadIdx.x / kWarp] = sum;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int w = 1; w < kThreads / kWarp; ++w) sum += scratch[w];
+  sums[blockIdx.x] = sum;
+}
+
+__global__ void add_parts_kernel(float* __restrict__ sum, int64_t count,
+                                 const float* __restrict__ parts, int64_t stride, int num_parts) {
+  const int64_t step = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += step) {
+    float total = parts[i];
+    for (int p = 1; p < num_parts; ++p) total += parts[p * stride + i];
+    sum[i] += total;
+  }
+}
+
+__device__ void add_counts(unsigned long long first, unsigned long long second,
+                           unsigned long long* counters) {
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    first += __shfl_xor_sync(kAllLanes, first, step);
+    second += __shfl_xor_sync(kAllLanes, second, step);
+  }
+  if (threadIdx.x % kWarp != 0) return;
+  atomicAdd(counters, first);
+  atomicAdd(counters + 1, second);
+}
+
+__global__ void code_changes_kernel(const uint32_t* __restrict__ a, const uint32_t* __restrict__ b,
+                                    int64_t count, unsigned long long* counters) {
+  unsigned long long words = 0, codes = 0;
+  const int64_t step = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += step) {
+    const uint32_t x = a[i] ^ b[i];
+    words += x != 0 ? 1 : 0;
+    codes += static_cast<unsigned>(__popc((x | x >> 1 | x >> 2 | x >> 3) & 0x11111111u));
+  }
+  add_counts(words, codes, counters);
+}
+
+__global__ void value_changes_kernel(const uint16_t* __restrict__ a, const uint16_t* __restrict__ b,
+                                     int64_t count, unsigned long long* counters) {
+  unsigned long long changes = 0;
+  const int64_t step = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += step) {
+    changes += a[i] != b[i] ? 1 : 0;
+  }
+  add_counts(changes, 0, counters);
+}
+
+// A sum mod 2^64: the order of the atomics does not matter.
+template <typename Element>
+__global__ void hash_kernel(const Element* __restrict__ values, int64_t count, uint64_t first,
+                            unsigned long long* counters) {
+  quant::ContentHash hash;
+  const int64_t step = int64_t{gridDim.x} * kThreads;
+  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += step) {
+    hash += quant::hash_element(values[i], first + static_cast<uint64_t>(i));
+  }
+  add_counts(hash.low, hash.high, counters);
+}
+
+constexpr int64_t kMaxBlocks = 4096;
+
+}  // namespace
+
+// Device memory for job lists and results.
+class CudaWeightKernels::Scratch {
+ public:
+  explicit Scratch(std::unique_ptr<CudaStream> own)
+      : Scratch(own->get()) {
+    own_ = std::move(own);
+  }
+  explicit Scratch(cudaStream_t s) : stream(s) { NIBBLE_CUDA_CHECK(cudaGetDevice(&device_)); }
+  // The calling thread works on our device from now on.
+  void bind() const { NIBBLE_CUDA_CHECK(cudaSetDevice(device_)); }
+
+  // The list on the device, until the next call of the same slot.
+  template <typename T>
+  const T* upload(int slot, const std::vector<T>& list) {
+    return static_cast<const T*>(upload_bytes(slot, list.data(), list.size() * sizeof(T)));
+  }
+  void* reserve(int slot, size_t bytes) {
+    auto& buffer = buffers_[slot];
+    if (!buffer || buffer->count() < static_cast<int64_t>(bytes)) {
+      buffer = std::make_unique<DeviceBuffer<std::byte>>(static_cast<int64_t>(bytes));
+    }
+    return buffer->data();
+  }
+  void download(void* to, const void* from, size_t bytes) {
+    NIBBLE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream));
+    NIBBLE_CUDA_CHECK(cudaStreamSynchronize(stream));
+  }
+  // Two counters, zeroed; `run` enqueues what adds to them.
+  template <typename Run>
+  void count(unsigned long long (&result)[2], Run run) {
+    bind();
+    const std::lock_guard lock(mutex);
+    auto* counters = static_cast<unsigned long long*>(reserve(0, sizeof result));
+    NIBBLE_CUDA_CHECK(cudaMemsetAsync(counters, 0, sizeof result, stream));
+    run(counters);
+    NIBBLE_CUDA_CHECK(cudaGetLastError());
+    download(result, counters, sizeof result);
+  }
+
+  const cudaStream_t stream;
+  std::mutex mutex;
+
+ private:
+  int device_ = 0;
+  std::unique_ptr<CudaStream> own_;
+  const void* upload_bytes(int slot, const void* list, size_t bytes) {
+    void* at = reserve(slot, bytes);
+    NIBBLE_CUDA_CHECK(cudaMemcpyAsync(at, list, bytes, cudaMemcpyHostToDevice, stream));
+    return at;
+  }
+  std::unique_ptr<DeviceBuffer<std::byte>> buffers_[3];
+};
+
+CudaWeightKernels::CudaWeightKernels(cudaStream_t stream)
+    : scratch_(std::make_unique<Scratch>(stream)) {}
+CudaWeightKernels::CudaWeightKernels()
+    : scratch_(std::make_unique<Scratch>(std::make_unique<CudaStream>())) {}
+CudaWeightKernels::~CudaWeightKernels() = default;
+
+std::optional<PackProblem> CudaWeightKernels::pack(std::span<const PackJob> jobs) const {
+  std::vector<int64_t> counts;
+  for (const PackJob& job : jobs) counts.push_back(job.shape.rows * job.shape.cols);
+  const std::vector<Chunk> chunks = cut(counts);
+  if (chunks.empty()) return std::nullopt;
+  Scratch& s = *scratch_;
+  s.bind();
+  const std::lock_guard lock(s.mutex);
+  auto* first_bad = static_cast<unsigned long long*>(s.reserve(0, sizeof(unsigned long long)));
+  NIBBLE_CUDA_CHECK(cudaMemsetAsync(first_bad, 0xff, sizeof *first_bad, s.stream));
+  pack_kernel<<<static_cast<unsigned>(chunks.size()), kThreads, 0, s.stream>>>(
+      s.upload(1, std::vector<PackJob>(jobs.begin(), jobs.end())), s.upload(2, chunks), first_bad);
+  NIBBLE_CUDA_CHECK(cudaGetLastError());
+  unsigned long long bad = 0;
+  s.download(&bad, first_bad, sizeof bad);
+  if (bad == ~0ull) return std::nullopt;
+  using Kind = quant::QuantizeProblem::Kind;
+  const auto job = static_cast<size_t>(bad >> kProblemBits);
+  const auto place = static_cast<int64_t>((bad & ((1ull << kProblemBits) - 1)) / 2);
+  const quant::GroupShape& shape = jobs[job].shape;
+  const int64_t width = jobs[job].words != nullptr ? shape.groups_per_row() : shape.cols;
+  return PackProblem{job, bad % 2 != 0 ? Kind::kOverflow : Kind::kNonFiniteWeight, place / width,
+                     place % width};
+}
+
+void CudaWeightKernels::adamw(std::span<const AdamwJob> jobs, const AdamwParams& p) const {
+  std::vector<int64_t> counts;
+  for (const AdamwJob& job : jobs) counts.push_back(job.count);
+  const std::vector<Chunk> chunks = cut(counts);
+  if (chunks.empty()) return;
+  const double correction1 = 1.0 - std::pow(static_cast<double>(p.beta1), static_cast<double>(p.step));
+  const double correction2 = 1.0 - std::pow(static_cast<double>(p.beta2), static_cast<double>(p.step));
+  const AdamwFactors factors{p.beta1,
+                             1.0f - p.beta1,
+                             p.beta2,
+                             1.0f - p.beta2,
+                             static_cast<float>(p.lr / correction1),
+                             static_cast<float>(std::sqrt(correction2)),
+                             p.eps,
+                             p.grad_scale,
+                             p.lr};
+  Scratch& s = *scratch_;
+  s.bind();
+  const std::lock_guard lock(s.mutex);
+  adamw_kernel<<<static_cast<unsigned>(chunks.size()), kThreads, 0, s.stream>>>(
+      s.upload(1, std::vector<AdamwJob>(jobs.begin(), jobs.end())), s.upload(2, chunks), factors);
+  NIBBLE_CUDA_CHECK(cudaGetLastError());
+  NIBBLE_CUDA_CHECK(cudaStreamSynchronize(s.stream));
+}
+
+void CudaWeightKernels::add_parts(float* sum, int64_t count, const float* parts, int64_t stride,
+                                  int num_parts) const {
+  if (count == 0) return;
+  scratch_->bind();
+  const cudaStream_t stream = scratch_->stream;
+  add_parts_kernel<<<grid_size(count, kThreads, kMaxBlocks), kThreads, 0, stream>>>(
+      sum, count, parts, stride, num_parts);
+  NIBBLE_CUDA_CHECK(cudaGetLastError());
+}
+
+double CudaWeightKernels::sum_of_squares(std::span<const std::span<const float>> arrays) const {
+  std::vector<int64_t> counts;
+  std::vector<const float*> pointers;
+  for (const auto& array : arrays) {
+    counts.push_back(static_cast<int64_t>(array.size()));
+    pointers.push_back(array.data());
+  }
+  const std::vector<Chunk> chunks = cut(counts);
+  if (chunks.empty()) return 0.0;
+  std::vector<double> sums(chunks.size());
+  Scratch& s = *scratch_;
+  s.bind();
+  const std::lock_guard lock(s.mutex);
+  auto* device_sums = static_cast<double*>(s.reserve(0, sums.size() * sizeof(double)));
+  squares_kernel<<<static_cast<unsigned>(chunks.size()), kThreads, 0, s.stream>>>(
+      s.upload(1, pointers), s.upload(2, chunks), device_sums);
+  NIBBLE_CUDA_CHECK(cudaGetLastError());
+  s.download(sums.data(), device_sums, sums.size() * sizeof(double));
+  double total = 0.0;
+  for (const double sum : sums) total += sum;
+  return total;
+}
+
+CodeChanges CudaWeightKernels::count_int4_changes(const uint32_t* a, const uint32_t* b,
+                                                  int64_t count) const {
+  unsigned long long result[2] = {};
+  if (count == 0) return {};
+  scratch_->count(result, [&](unsigned long long* counters) {
+    code_changes_kernel<<<grid_size(count, kThreads, kMaxBlocks), kThreads, 0, scratch_->stream>>>(
+        a, b, count, counters);
+  });
+  return {static_cast<int64_t>(result[0]), static_cast<int64_t>(result[1])};
+}
+
+int64_t CudaWeightKernels::count_changes(const uint16_t* a, const uint16_t* b,
+                                         int64_t count) const {
+  unsigned long long result[2] = {};
+  if (count == 0) return 0;
+  scratch_->count(result, [&](unsigned long long* counters) {
+    value_changes_kernel<<<grid_size(count, kThreads, kMaxBlocks), kThreads, 0,
+                           scratch_->stream>>>(a, b, count, counters);
+  });
+  return static_cast<int64_t>(result[0]);
+}
+
+quant::ContentHash CudaWeightKernels::hash_words(const uint32_t* words, int64_t count,
+                                                 uint64_t first) const {
+  unsigned long long result[2] = {};
+  if (count == 0) return {};
+  scratch_->count(result, [&](unsigned long long* counters) {
+    hash_kernel<<<grid_size(count, kThreads, kMaxBlocks), kThreads, 0, scratch_->stream>>>(
+        words, count, first, counters);
+  });
+  return {result[0], result[1]};
+}
+
+quant::ContentHash CudaWeightKernels::hash_bf16(const uint16_t* values, int64_t count,
+                                                uint64_t first) const {
+  unsigned long long result[2] = {};
+  if (count == 0) return {};
+  scratch_->count(result, [&](unsigned long long* counters) {
+    hash_kernel<<<grid_size(count, kThreads, kMaxBlocks), kThreads, 0, scratch_->stream>>>(
+        values, count, first, counters);
+  });
+  return {result[0], result[1]};
+}
+
+}  // namespace nibble::kernels::cuda

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <memory>
+
+#include "core/kernels/weight_kernels.h"
+
+namespace nibble::kernels::cuda {
+
+/// WeightKernels on the current CUDA device; one launch for a whole list of tensors. Packed bytes
+/// and hashes are the CPU's; AdamW's results too, given the same gradients. Work goes to one stream,
+/// which calls wait for. Made for the device that is current then, from any thread.
+class CudaWeightKernels final : public WeightKernels {
+ public:
+  /// On `stream`, borrowed.
+  explicit CudaWeightKernels(cudaStream_t stream);
+  /// On a stream of its own, which waits for no other.
+  CudaWeightKernels();
+  ~CudaWeightKernels() override;
+  DeviceKind device() const override { return DeviceKind::kCuda; }
+  std::optional<PackProblem> pack(std::span<const PackJob> jobs) const override;
+  void adamw(std::span<const AdamwJob> jobs, const AdamwParams& params) const override;
+  void add_parts(float* sum, int64_t count, const float* parts, int64_t stride,
+                 int num_parts) const override;
+  double sum_of_squares(std::span<const std::span<const float>> arrays) const override;
+  CodeChanges count_int4_changes(const uint32_t* a, const uint32_t* b,
+                                 int64_t count) const override;
+  int64_t count_changes(const uint16_t* a, const uint16_t* b, int64_t count) const override;
+  quant::ContentHash hash_words(const uint32_t* words, int64_t count,
+                                uint64_t first) const override;
+  quant::ContentHash hash_bf16(const uint16_t* values, int64_t count,
+                               uint64_t first) const override;
+
+ private:
+  class Scratch;
+  std::unique_ptr<Scratch> scratch_;  // its lock makes calls of several threads take turns
+};
+
+}  // namespace nibble::kernels::cuda

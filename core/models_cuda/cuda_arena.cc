@@ -1,0 +1,228 @@
+#include "core/models_cuda/cuda_arena.h"
+
+#include <ATen/cuda/CUDAContext.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/base/fail.h"
+#include "core/cuda/check.h"
+#include "core/kernels_cuda/attention.h"
+#include "core/kernels_cuda/elementwise.h"
+#include "core/kernels_cuda/linear.h"
+#include "core/kernels_cuda/norm.h"
+#include "core/kernels_cuda/router.h"
+#include "core/models/rope_table.h"
+#include "core/ops_cuda/gemm.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kAlignment = 128;   // values
+constexpr int64_t kPanelTokens = 65;  // from so many on `fast` multiplies with a panel
+
+int64_t aligned(int64_t values) { return (values + kAlignment - 1) / kAlignment * kAlignment; }
+
+// Values the widest layer needs, with every operation's result alive until its end.
+int64_t arena_values(const ModelConfig& config, int64_t tokens) {
+  const int64_t attention = config.hidden + 3 * config.q_rows() + 3 * config.kv_rows() +
+                            config.hidden;
+  const MoeConfig& moe = config.moe;
+  const int64_t dense = 2 * config.hidden + 3 * config.intermediate;
+  const int64_t routed = 2 * config.hidden + 4 * moe.num_experts + 8 * moe.top_k +
+                         moe.top_k * (2 * config.hidden + 3 * moe.intermediate);
+  constexpr int64_t kNumValues = 32;  // each may be padded
+  return tokens * (attention + std::max(dense, routed) + config.hidden) +
+         kNumValues * kAlignment + 4 * moe.num_experts;
+}
+
+uint16_t* bf16(const CudaArena::Value& value) { return static_cast<uint16_t*>(value.data); }
+
+}  // namespace
+
+CudaKvCache::CudaKvCache(const ModelConfig& config, int64_t num_slots)
+    : layer_values_(num_slots * config.kv_rows()),
+      data_(static_cast<size_t>(2 * config.num_layers * layer_values_), DeviceKind::kCuda) {}
+
+int64_t CudaKvCache::bytes_per_slot(const ModelConfig& config) {
+  return 2 * config.num_layers * config.kv_rows() * static_cast<int64_t>(sizeof(uint16_t));
+}
+
+CudaArena::CudaArena(const ModelSpec& spec, Limits limits, const ops::Backend& backend,
+                     Numerics numerics)
+    : spec_(spec),
+      limits_(limits),
+      numerics_(numerics),
+      rope_(backend.place(
+          make_rope_table(spec.config.rope, spec.config.head_dim, limits.max_positions))),
+      table_(static_cast<size_t>(spec.table.size()), DeviceKind::kCuda),
+      residual_(static_cast<size_t>(limits.max_tokens * spec.config.hidden), DeviceKind::kCuda),
+      arena_(static_cast<size_t>(arena_values(spec.config, limits.max_tokens)), DeviceKind::kCuda),
+      routes_(static_cast<size_t>(spec.config.num_moe_layers() * limits.max_tokens *
+                                  spec.config.moe.top_k),
+              DeviceKind::kCuda) {}
+
+void CudaArena::set_weights(const ops::WeightSource& weights, cudaStream_t stream) {
+  views_.clear();
+  for (int64_t p = 0; p < spec_.table.size(); ++p) views_.push_back(weights.weight(p));
+  NIBBLE_CUDA_CHECK(cudaMemcpyAsync(table_.data(), views_.data(),
+                                    views_.size() * sizeof(kernels::WeightView),
+                                    cudaMemcpyHostToDevice, stream));
+}
+
+int64_t CudaArena::num_bytes(const ModelSpec& spec, Limits limits) {
+  const ModelConfig& config = spec.config;
+  return 2 * (limits.max_tokens * config.hidden + arena_values(config, limits.max_tokens)) +
+         4 * config.num_moe_layers() * limits.max_tokens * config.moe.top_k +
+         4 * limits.max_positions * config.head_dim;
+}
+
+kernels::cuda::DeviceWeight CudaArena::weight(int64_t parameter) const {
+  return {views_[static_cast<size_t>(parameter)], table_.data() + parameter};
+}
+
+const int32_t* CudaArena::routes(int64_t moe_layer) const {
+  return routes_.data() + moe_layer * limits_.max_tokens * spec_.config.moe.top_k;
+}
+
+const uint16_t* CudaArena::run(const CudaStep& step, CudaKvCache& cache, cudaStream_t stream) {
+  NIBBLE_CHECK(step.num_tokens >= 1 && step.num_tokens <= limits_.max_tokens && !views_.empty(),
+               "a step of {} tokens, at most {}", step.num_tokens, limits_.max_tokens);
+  step_ = &step;
+  cache_ = &cache;
+  stream_ = stream;
+  used_ = 0;
+  next_moe_layer_ = 0;
+  return bf16(run_decoder(*this, spec_));
+}
+
+uint16_t* CudaArena::allocate(int64_t values) {
+  NIBBLE_CHECK(used_ + aligned(values) <= static_cast<int64_t>(arena_.size()),
+               "arena of {} values is full", arena_.size());
+  uint16_t* at = arena_.data() + used_;
+  used_ += aligned(values);
+  return at;
+}
+
+bool CudaArena::uses_panels(int64_t tokens) const {
+  return numerics_ == Numerics::kFast && tokens >= kPanelTokens;
+}
+
+CudaArena::Value CudaArena::embed(int64_t parameter) {
+  kernels::cuda::embed(step_->tokens, weight(parameter), step_->num_tokens, residual_.data(),
+                       stream_);
+  return {residual_.data(), spec_.config.hidden};
+}
+
+void CudaArena::enter_layer(int64_t /*layer*/, Value& /*residual*/) { used_ = 0; }
+
+void CudaArena::leave_layer(int64_t /*layer*/, Value& /*residual*/) const {}
+
+CudaArena::Value CudaArena::rms_norm(Value x, int64_t parameter) {
+  const auto w = weight(parameter);
+  const Value y{allocate(x.width * step_->num_tokens), x.width};
+  kernels::cuda::rms_norm(bf16(x), w,
+                          {step_->num_tokens * x.width / w.view.cols, w.view.cols,
+                           spec_.config.rms_eps},
+                          bf16(y), stream_);
+  return y;
+}
+
+CudaArena::Value CudaArena::linear(Value x, int64_t parameter) {
+  const auto w = weight(parameter);
+  const Value y{allocate(w.view.rows * step_->num_tokens), w.view.rows};
+  if (uses_panels(step_->num_tokens)) {
+    const auto options = at::TensorOptions().dtype(at::kBFloat16).device(
+        at::kCUDA, static_cast<c10::DeviceIndex>(at::cuda::current_device()));
+    at::Tensor out = at::from_blob(y.data, {step_->num_tokens, y.width}, options);
+    at::mm_out(out, at::from_blob(x.data, {step_->num_tokens, x.width}, options),
+               ops::weight_matrix(w.view).t());
+  } else {
+    kernels::cuda::linear(bf16(x), w, step_->num_tokens, bf16(y), stream_);
+  }
+  return y;
+}
+
+CudaArena::Value CudaArena::router_logits(Value x, int64_t parameter) {
+  const auto w = weight(parameter);
+  auto* logits = reinterpret_cast<float*>(allocate(2 * w.view.rows * step_->num_tokens));
+  kernels::cuda::linear(bf16(x), w, step_->num_tokens, logits, stream_);
+  return {logits, w.view.rows};
+}
+
+CudaArena::Value CudaArena::rope(Value x) {
+  kernels::cuda::rope(bf16(x), step_->position, step_->num_tokens, x.width / spec_.config.head_dim,
+                      *rope_, kernels::RopeDirection::kForward, stream_);
+  return x;
+}
+
+CudaArena::Value CudaArena::attention(int64_t layer, Value q, Value k, Value v) {
+  const ModelConfig& config = spec_.config;
+  const int64_t tokens = step_->num_tokens;
+  kernels::cuda::scatter_rows(bf16(k), step_->slot, tokens, k.width, cache_->keys(layer), stream_);
+  kernels::cuda::scatter_rows(bf16(v), step_->slot, tokens, v.width, cache_->values(layer),
+                              stream_);
+  const Value out{allocate(q.width * tokens), q.width};
+  const kernels::AttentionShape shape{tokens, config.num_heads, config.num_kv_heads,
+                                      config.head_dim,
+                                      1.0f / std::sqrt(static_cast<float>(config.head_dim))};
+  kernels::cuda::attention(bf16(q), cache_->keys(layer), cache_->values(layer), step_->keys, shape,
+                           bf16(out), nullptr, stream_);
+  return out;
+}
+
+CudaArena::Value CudaArena::silu_mul(Value gate, Value up) {
+  const Value out{allocate(gate.width * step_->num_tokens), gate.width};
+  kernels::cuda::silu_mul(bf16(gate), bf16(up), gate.width * step_->num_tokens, bf16(out), stream_);
+  return out;
+}
+
+CudaArena::Value CudaArena::add(Value residual, Value x) {
+  kernels::cuda::add(bf16(residual), bf16(x), step_->num_tokens * residual.width, stream_);
+  return residual;
+}
+
+CudaArena::Routing CudaArena::route(int64_t /*layer*/, Value logits) {
+  const MoeConfig& moe = spec_.config.moe;
+  const int64_t tokens = step_->num_tokens;
+  auto* prob = reinterpret_cast<float*>(allocate(2 * moe.num_experts * tokens));
+  auto* chosen_weight = reinterpret_cast<float*>(allocate(2 * moe.top_k * tokens));
+  auto* expert = const_cast<int32_t*>(routes(next_moe_layer_++));
+  kernels::cuda::router_top_k(static_cast<const float*>(logits.data),
+                              {tokens, moe.num_experts, moe.top_k, moe.norm_topk_prob},
+                              kernels::RouterMode::kChoose, prob, expert, chosen_weight, stream_);
+  return {expert, chosen_weight};
+}
+
+CudaArena::Value CudaArena::experts(Value x, const Routing& routing, int64_t first_expert) {
+  const MoeConfig& moe = spec_.config.moe;
+  const int64_t tokens = step_->num_tokens;
+  const int64_t pairs = tokens * moe.top_k;
+  auto* begin = reinterpret_cast<int32_t*>(allocate(2 * (moe.num_experts + 1)));
+  auto* pair = reinterpret_cast<int32_t*>(allocate(2 * pairs));
+  auto* place = reinterpret_cast<int32_t*>(allocate(2 * pairs));
+  kernels::cuda::order_by_expert(routing.expert, pairs, moe.num_experts, begin, pair, stream_);
+  kernels::cuda::invert_pairs(pair, pairs, place, stream_);
+  uint16_t* input = allocate(pairs * x.width);
+  kernels::cuda::gather_pairs(bf16(x), pair, pairs, moe.top_k, x.width, input, stream_);
+  const auto product = [&](const uint16_t* from, int which) {
+    const auto w = weight(first_expert + which);
+    uint16_t* y = allocate(pairs * w.view.rows);
+    kernels::cuda::grouped_linear(from, {w.view, w.on_device, moe.num_experts, 3}, begin, pairs, y,
+                                  stream_);
+    return y;
+  };
+  const uint16_t* gate = product(input, 0);
+  const uint16_t* up = product(input, 1);
+  uint16_t* active = allocate(pairs * moe.intermediate);
+  kernels::cuda::silu_mul(gate, up, pairs * moe.intermediate, active, stream_);
+  const uint16_t* part = product(active, 2);
+  const Value y{allocate(tokens * x.width), x.width};
+  kernels::cuda::combine_experts(part, place, routing.weight, tokens, moe.top_k, x.width, bf16(y),
+                                 stream_);
+  return y;
+}
+
+}  // namespace nibble

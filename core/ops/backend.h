@@ -1,0 +1,152 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/kernels/attention.h"
+#include "core/kernels/expert_order.h"
+#include "core/kernels/rope.h"
+#include "core/kernels/router.h"
+#include "core/kernels/weight_kernels.h"
+#include "core/kernels/weight_view.h"
+
+// A device's arithmetic for the trainer's tape: what core/ops puts under autograd. One
+// implementation a device; the autograd functions (tape_ops.h) are written once.
+
+namespace nibble::ops {
+
+/// Where the tokens of a pass sit: their position, and which rows of the packed key array each one
+/// may see (kernels::KeyIndex).
+struct PackedIndex {
+  std::vector<int32_t> position;  ///< [T]
+  std::vector<int32_t> rows;
+  std::vector<int64_t> first;  ///< [T]
+  std::vector<int32_t> count;  ///< [T]
+  int64_t tokens() const { return static_cast<int64_t>(position.size()); }
+  kernels::KeyIndex keys() const { return {rows.data(), first.data(), count.data()}; }
+};
+using SharedIndex = std::shared_ptr<const PackedIndex>;  // shared: kept by autograd nodes
+
+/// A PackedIndex as a backend wants it, on its device.
+struct PlacedIndex {
+  virtual ~PlacedIndex() = default;
+};
+using SharedPlacedIndex = std::shared_ptr<const PlacedIndex>;  // shared: kept by autograd nodes
+using SharedRope = std::shared_ptr<const kernels::RopeTable>;  // shared: kept by autograd nodes
+
+/// The experts of one layer: e at first + 3 e + {gate, up, down}. Views and gradient buffers
+/// (null: none wanted) come in that order, three an expert.
+struct ExpertWeights {
+  std::vector<kernels::WeightView> views;
+  std::vector<float*> grads;
+  int64_t num_experts() const { return static_cast<int64_t>(views.size()) / 3; }
+};
+
+/// Activations are contiguous matrices of options().dtype(): float32 on the CPU, BF16 on CUDA.
+/// Views and gradient buffers (float32) are on the same device. Shapes: T tokens, C channels.
+/// Backward functions add to gradient buffers unless these are null. One thread a process uses a
+/// backend for training; work follows the current stream.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual DeviceKind kind() const = 0;
+  virtual at::TensorOptions options() const = 0;  ///< of activations
+  virtual const kernels::WeightKernels& weight_kernels() const = 0;
+  virtual SharedPlacedIndex place(const SharedIndex& index) const = 0;
+  virtual SharedRope place(const SharedRope& host_table) const = 0;
+
+  /// Embedding rows of ids (int32 [T]) -> [T, C].
+  virtual at::Tensor embed(const at::Tensor& ids, const kernels::WeightView& table) const = 0;
+  /// dtable[ids[t]] += dout[t] in token order, except for `padding`.
+  virtual void embed_backward(const at::Tensor& ids, int64_t padding, const at::Tensor& dout,
+                              float* dtable) const = 0;
+
+  virtual at::Tensor rms_norm(const at::Tensor& x, const kernels::WeightView& w,
+                              float eps) const = 0;
+  virtual at::Tensor rms_norm_backward(const at::Tensor& x, const kernels::WeightView& w,
+                                       const at::Tensor& dy, float eps, float* dweight) const = 0;
+
+  /// x w'^T.
+  virtual at::Tensor linear(const at::Tensor& x, const kernels::WeightView& w) const = 0;
+  /// The same in float32, whatever activations are: router logits.
+  virtual at::Tensor linear_float(const at::Tensor& x, const kernels::WeightView& w) const = 0;
+  /// dX; dY^T X is added to dweight. `dy` may be float32 (linear_float's).
+  virtual at::Tensor linear_backward(const at::Tensor& x, const at::Tensor& dy,
+                                     const kernels::WeightView& w, float* dweight) const = 0;
+
+  virtual at::Tensor rope(const at::Tensor& x, const PlacedIndex& index,
+                          const kernels::RopeTable& table,
+                          kernels::RopeDirection direction) const = 0;
+
+  struct Attention {
+    at::Tensor out;
+    at::Tensor lse;  ///< float32, in the backend's own layout
+  };
+  virtual Attention attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                              const PlacedIndex& index,
+                              const kernels::AttentionShape& shape) const = 0;
+  struct AttentionInputs {
+    at::Tensor q, k, v;
+  };
+  virtual AttentionInputs attention_backward(const AttentionInputs& in, const Attention& result,
+                                             const at::Tensor& dout, const PlacedIndex& index,
+                                             const kernels::AttentionShape& shape) const = 0;
+
+  virtual at::Tensor silu_mul(const at::Tensor& gate, const at::Tensor& up) const = 0;
+  struct GateGradients {
+    at::Tensor gate, up;
+  };
+  virtual GateGradients silu_mul_backward(const at::Tensor& gate, const at::Tensor& up,
+                                          const at::Tensor& dout) const = 0;
+
+  struct Route {
+    at::Tensor prob;    ///< float32 [T, E]
+    at::Tensor expert;  ///< int32 [T, k]
+    at::Tensor weight;  ///< float32 [T, k]
+  };
+  /// Softmax top-k of float32 logits; `replay` (int32 [T, k]) replaces the choice if defined.
+  virtual Route route(const at::Tensor& logits, const at::Tensor& replay,
+                      const kernels::RouterShape& shape) const = 0;
+  virtual at::Tensor route_backward(const Route& route, const at::Tensor& dweight,
+                                    const kernels::RouterShape& shape) const = 0;
+
+  struct Experts {
+    at::Tensor y;
+    std::vector<at::Tensor> saved;  ///< for experts_backward
+    kernels::ExpertOrder order;
+  };
+  virtual Experts experts(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& expert,
+                          const ExpertWeights& weights) const = 0;
+  struct ExpertsGradients {
+    at::Tensor x, weight;
+  };
+  /// `saved` and `order` are the forward call's.
+  virtual ExpertsGradients experts_backward(const at::Tensor& x, const at::Tensor& weight,
+                                            const std::vector<at::Tensor>& saved,
+                                            const kernels::ExpertOrder& order,
+                                            const at::Tensor& dy,
+                                            const ExpertWeights& weights) const = 0;
+
+  /// log p(target[i]) after hidden[row[i]] at a temperature. Logits exist for a chunk of rows at a
+  /// time.
+  struct Targets {
+    at::Tensor row;     ///< int64 [N]
+    at::Tensor target;  ///< int32 [N]
+    float temperature = 1.0f;
+  };
+  struct LogProbs {
+    at::Tensor log_prob;  ///< float32 [N]
+    at::Tensor entropy;   ///< float32 [N]
+    at::Tensor stats;     ///< float32 [N, 3]: kernels::RowStats
+  };
+  virtual LogProbs log_probs(const at::Tensor& hidden, const kernels::WeightView& head,
+                             const Targets& targets) const = 0;
+  virtual at::Tensor log_probs_backward(const at::Tensor& hidden, const kernels::WeightView& head,
+                                        const Targets& targets, const at::Tensor& stats,
+                                        const at::Tensor& dlogprob, float* dhead) const = 0;
+};
+
+}  // namespace nibble::ops

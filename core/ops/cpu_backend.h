@@ -1,0 +1,60 @@
+#pragma once
+
+#include "core/ops/backend.h"
+
+namespace nibble::ops {
+
+/// Kernels of core/kernels on torch's threads, float32 activations.
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend();
+  DeviceKind kind() const override { return DeviceKind::kCpu; }
+  at::TensorOptions options() const override;
+  const kernels::WeightKernels& weight_kernels() const override { return weight_kernels_; }
+  SharedPlacedIndex place(const SharedIndex& index) const override;
+  SharedRope place(const SharedRope& host_table) const override { return host_table; }
+  at::Tensor embed(const at::Tensor& ids, const kernels::WeightView& table) const override;
+  void embed_backward(const at::Tensor& ids, int64_t padding, const at::Tensor& dout,
+                      float* dtable) const override;
+  at::Tensor rms_norm(const at::Tensor& x, const kernels::WeightView& w, float eps) const override;
+  at::Tensor rms_norm_backward(const at::Tensor& x, const kernels::WeightView& w,
+                               const at::Tensor& dy, float eps, float* dweight) const override;
+  at::Tensor linear(const at::Tensor& x, const kernels::WeightView& w) const override;
+  at::Tensor linear_float(const at::Tensor& x, const kernels::WeightView& w) const override;
+  at::Tensor linear_backward(const at::Tensor& x, const at::Tensor& dy,
+                             const kernels::WeightView& w, float* dweight) const override;
+  at::Tensor rope(const at::Tensor& x, const PlacedIndex& index, const kernels::RopeTable& table,
+                  kernels::RopeDirection direction) const override;
+  Attention attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                      const PlacedIndex& index,
+                      const kernels::AttentionShape& shape) const override;
+  AttentionInputs attention_backward(const AttentionInputs& in, const Attention& result,
+                                     const at::Tensor& dout, const PlacedIndex& index,
+                                     const kernels::AttentionShape& shape) const override;
+  at::Tensor silu_mul(const at::Tensor& gate, const at::Tensor& up) const override;
+  GateGradients silu_mul_backward(const at::Tensor& gate, const at::Tensor& up,
+                                  const at::Tensor& dout) const override;
+  Route route(const at::Tensor& logits, const at::Tensor& replay,
+              const kernels::RouterShape& shape) const override;
+  at::Tensor route_backward(const Route& route, const at::Tensor& dweight,
+                            const kernels::RouterShape& shape) const override;
+  Experts experts(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& expert,
+                  const ExpertWeights& weights) const override;
+  ExpertsGradients experts_backward(const at::Tensor& x, const at::Tensor& weight,
+                                    const std::vector<at::Tensor>& saved,
+                                    const kernels::ExpertOrder& order, const at::Tensor& dy,
+                                    const ExpertWeights& weights) const override;
+  LogProbs log_probs(const at::Tensor& hidden, const kernels::WeightView& head,
+                     const Targets& targets) const override;
+  at::Tensor log_probs_backward(const at::Tensor& hidden, const kernels::WeightView& head,
+                                const Targets& targets, const at::Tensor& stats,
+                                const at::Tensor& dlogprob, float* dhead) const override;
+
+ private:
+  kernels::CpuWeightKernels weight_kernels_;
+};
+
+/// The one instance; it holds no state.
+const CpuBackend& cpu_backend();
+
+}  // namespace nibble::ops

@@ -1,0 +1,49 @@
+#include "core/models/arena_executor.h"
+#include "core/models/kv_cache.h"
+#include "rollout/engine/sampler.h"
+#include "rollout/engine/step_runner.h"
+
+namespace nibble {
+namespace {
+
+class CpuStepRunner final : public StepRunner {
+ public:
+  CpuStepRunner(const ModelSpec& spec, const EngineConfig& config,
+                const kernels::Parallel& parallel, ActivationType activations)
+      : spec_(spec),
+        cache_(spec.config, config.kv_slots),
+        executor_(spec, {config.max_step_tokens, config.max_positions}, parallel, activations),
+        sampler_({spec.config.hidden, spec.config.vocab, config.max_logit_rows}, parallel) {}
+
+  void set_weights(const ops::WeightSource& weights) override { weights_ = &weights; }
+
+  void run(StepPlan& plan, const int32_t* slot_table) override {
+    const ArenaStep step{plan.tokens,
+                         plan.position,
+                         plan.slot,
+                         {slot_table, plan.first.data(), plan.count.data()}};
+    const float* hidden = executor_.run(step, *weights_, cache_);
+    sampler_.draw(hidden, weights_->weight(spec_.table.lm_head), plan.draws);
+  }
+
+  std::span<const int32_t> routes(int64_t moe_layer) const override {
+    return executor_.routes(moe_layer);
+  }
+
+ private:
+  const ModelSpec& spec_;
+  KvCache cache_;
+  ArenaExecutor executor_;
+  Sampler sampler_;
+  const ops::WeightSource* weights_ = nullptr;
+};
+
+}  // namespace
+
+std::unique_ptr<StepRunner> make_cpu_step_runner(const ModelSpec& spec, const EngineConfig& config,
+                                                 const kernels::Parallel& parallel,
+                                                 ActivationType activations) {
+  return std::make_unique<CpuStepRunner>(spec, config, parallel, activations);
+}
+
+}  // namespace nibble

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+
+#include "core/kernels/parallel.h"
+#include "core/models/activation_type.h"
+#include "core/models/decoder.h"
+#include "core/ops/weight_source.h"
+#include "rollout/engine/engine_config.h"
+#include "rollout/engine/step_plan.h"
+
+namespace nibble {
+
+/// Computes the steps that a scheduler plans, on one device: the decoder over a KV cache, the head,
+/// the draws. One thread.
+class StepRunner {
+ public:
+  virtual ~StepRunner() = default;
+  /// Uses these weights from the next step on. They must be where the runner computes, and live
+  /// until the next call.
+  virtual void set_weights(const ops::WeightSource& weights) = 0;
+  /// Computes the plan's tokens and fills in its draws.
+  ///   slot_table  cache slots that StepPlan::first counts into, [max_running, max_positions]
+  virtual void run(StepPlan& plan, const int32_t* slot_table) = 0;
+  /// Chosen experts of MoE layer `i` in the last step: int32 [T, k] on the host.
+  virtual std::span<const int32_t> routes(int64_t moe_layer) const = 0;
+};
+
+/// On the CPU. `spec` and `parallel` must outlive the result.
+std::unique_ptr<StepRunner> make_cpu_step_runner(
+    const ModelSpec& spec, const EngineConfig& config, const kernels::Parallel& parallel,
+    ActivationType activations = ActivationType::kFloat32);
+
+/// Makes the runner of an engine: its arguments are the engine's own and outlive the runner.
+using StepRunnerFactory =
+    std::function<std::unique_ptr<StepRunner>(const ModelSpec&, const EngineConfig&)>;
+
+}  // namespace nibble

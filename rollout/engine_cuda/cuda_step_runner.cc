@@ -1,0 +1,328 @@
+#include "rollout/engine_cuda/cuda_step_runner.h"
+
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+
+#include <algorithm>
+#include <map>
+
+#include "core/base/fail.h"
+#include "core/base/log.h"
+#include "core/cuda/stream.h"
+#include "core/kernels_cuda/elementwise.h"
+#include "core/kernels_cuda/linear.h"
+#include "core/kernels_cuda/log_softmax.h"
+#include "core/models_cuda/cuda_arena.h"
+
+namespace nibble {
+namespace {
+
+using kernels::cuda::DrawResult;
+using kernels::cuda::DrawSpec;
+
+// An array that is filled on the host and read on the GPU.
+template <typename T>
+class Staged {
+ public:
+  explicit Staged(int64_t count)
+      : host_(count), device_(static_cast<size_t>(count), DeviceKind::kCuda) {}
+  T* host() { return host_.data(); }
+  const T* device() const { return device_.data(); }
+  void upload(int64_t count, cudaStream_t stream) {
+    NIBBLE_CUDA_CHECK(cudaMemcpyAsync(device_.data(), host_.data(),
+                                      static_cast<size_t>(count) * sizeof(T),
+                                      cudaMemcpyHostToDevice, stream));
+  }
+
+ private:
+  PinnedBuffer<T> host_;
+  Array<T> device_;
+};
+
+class CudaStepRunner final : public StepRunner {
+ public:
+  CudaStepRunner(const ModelSpec& spec, const EngineConfig& config, const ops::Backend& backend,
+                 const CudaEngineOptions& options)
+      : spec_(spec),
+        config_(config),
+        options_(options),
+        arena_(spec, {config.max_step_tokens, config.max_positions}, backend, options.numerics),
+        cache_(spec.config, config.kv_slots),
+        tokens_(config.max_step_tokens),
+        position_(config.max_step_tokens),
+        slot_(config.max_step_tokens),
+        first_(config.max_step_tokens),
+        count_(config.max_step_tokens),
+        draws_(most_draws()),
+        draw_rows_(config.max_logit_rows),
+        table_(static_cast<size_t>(table_entries()), DeviceKind::kCuda),
+        table_on_host_(static_cast<size_t>(table_entries()), -1),
+        change_index_(kMaxChanges),
+        change_value_(kMaxChanges),
+        hidden_(static_cast<size_t>(config.max_logit_rows * spec.config.hidden),
+                DeviceKind::kCuda),
+        logits_(static_cast<size_t>(config.max_logit_rows * spec.config.vocab), DeviceKind::kCuda),
+        results_(static_cast<size_t>(most_draws()), DeviceKind::kCuda),
+        results_on_host_(most_draws()),
+        routes_on_host_(std::max<int64_t>(1, spec.config.num_moe_layers() *
+                                                 config.max_step_tokens * spec.config.moe.top_k)),
+        log_(get_logger("engine")) {
+    // Construction used the thread's current stream; steps use one of their own.
+    NIBBLE_CUDA_CHECK(cudaDeviceSynchronize());
+  }
+  ~CudaStepRunner() override { (void)cudaStreamSynchronize(stream_.get()); }
+
+  void set_weights(const ops::WeightSource& weights) override {
+    // Whoever filled the weights has waited for them; the last step has been waited for.
+    arena_.set_weights(weights, stream_.get());
+    if (!captured_) capture();
+    stream_.synchronize();
+  }
+
+  void run(StepPlan& plan, const int32_t* slot_table) override {
+    const c10::cuda::CUDAStreamGuard guard(torch_stream());
+    const int64_t tokens = plan.num_tokens();
+    update_table(plan, slot_table);
+    const bool decodes = static_cast<int64_t>(plan.draws.size()) == tokens && is_decode(plan);
+    const auto graph = decodes ? graphs_.lower_bound(tokens) : graphs_.end();
+    if (decodes && graph == graphs_.end()) warn_uncovered(tokens);
+    const int64_t padded = graph == graphs_.end() ? tokens : graph->first;
+    stage(plan, padded);
+    if (graph != graphs_.end()) {
+      stage_draws(plan, 0, tokens);
+      for (int64_t i = tokens; i < padded; ++i) draws_.host()[i] = {static_cast<int32_t>(i)};
+      draws_.upload(padded, stream_.get());
+      graph->second.launch(stream_.get());
+      fetch(0, tokens);
+    } else {
+      const uint16_t* hidden = arena_.run(device_step(tokens), cache_, stream_.get());
+      draw(plan, hidden);
+    }
+    fetch_routes(tokens);
+    stream_.synchronize();
+    for (size_t i = 0; i < plan.draws.size(); ++i) {
+      plan.draws[i].token = results_on_host_.data()[i].token;
+      plan.draws[i].log_prob = results_on_host_.data()[i].log_prob;
+    }
+    num_tokens_ = tokens;
+  }
+
+  std::span<const int32_t> routes(int64_t moe_layer) const override {
+    const int64_t top_k = spec_.config.moe.top_k;
+    return {routes_on_host_.data() + moe_layer * config_.max_step_tokens * top_k,
+            static_cast<size_t>(num_tokens_ * top_k)};
+  }
+
+ private:
+  static constexpr int64_t kMaxChanges = 1 << 16;
+
+  int64_t table_entries() const { return config_.max_running * config_.max_positions; }
+  // A step may draw many tokens from one row: the first of each sample of a group.
+  int64_t most_draws() const { return std::max(config_.max_running, config_.max_step_tokens); }
+
+  static bool is_decode(const StepPlan& plan) {
+    for (size_t i = 0; i < plan.draws.size(); ++i) {
+      if (plan.draws[i].row != static_cast<int64_t>(i)) return false;
+    }
+    return true;
+  }
+
+  // Our stream as torch's current one, for what goes through torch.
+  c10::cuda::CUDAStream torch_stream() const {
+    return c10::cuda::getStreamFromExternal(stream_.get(), c10::cuda::current_device());
+  }
+
+  CudaStep device_step(int64_t tokens) const {
+    return {tokens, tokens_.device(), position_.device(), slot_.device(),
+            {table_.data(), first_.device(), count_.device()}};
+  }
+
+  void stage(const StepPlan& plan, int64_t padded) {
+    const int64_t tokens = plan.num_tokens();
+    std::copy(plan.tokens.begin(), plan.tokens.end(), tokens_.host());
+    std::copy(plan.position.begin(), plan.position.end(), position_.host());
+    std::copy(plan.slot.begin(), plan.slot.end(), slot_.host());
+    std::copy(plan.first.begin(), plan.first.end(), first_.host());
+    std::copy(plan.count.begin(), plan.count.end(), count_.host());
+    for (int64_t i = tokens; i < padded; ++i) {
+      tokens_.host()[i] = position_.host()[i] = count_.host()[i] = 0;
+      slot_.host()[i] = -1;
+      first_.host()[i] = 0;
+    }
+    const cudaStream_t stream = stream_.get();
+    tokens_.upload(padded, stream);
+    position_.upload(padded, stream);
+    slot_.upload(padded, stream);
+    first_.upload(padded, stream);
+    count_.upload(padded, stream);
+  }
+
+  // Brings the GPU's slot table up to date for the keys that this step reads.
+  void update_table(const StepPlan& plan, const int32_t* slot_table) {
+    int64_t changes = 0;
+    const auto flush = [&] {
+      change_index_.upload(changes, stream_.get());
+      change_value_.upload(changes, stream_.get());
+      kernels::cuda::scatter_values(change_index_.device(), change_value_.device(), changes,
+                                    table_.data(), stream_.get());
+      stream_.synchronize();  // the staging memory is used again
+      changes = 0;
+    };
+    for (size_t t = 0; t < plan.first.size(); ++t) {
+      // Tokens of a chunk share their lane: the last one sees all that the others see.
+      if (t + 1 < plan.first.size() && plan.first[t + 1] == plan.first[t]) continue;
+      const int64_t first = plan.first[t];
+      for (int64_t i = first; i < first + plan.count[t]; ++i) {
+        if (table_on_host_[static_cast<size_t>(i)] == slot_table[i]) continue;
+        table_on_host_[static_cast<size_t>(i)] = slot_table[i];
+        change_index_.host()[changes] = i;
+        change_value_.host()[changes] = slot_table[i];
+        if (++changes == kMaxChanges) flush();
+      }
+    }
+    if (changes > 0) flush();
+  }
+
+  void stage_draws(const StepPlan& plan, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Draw& draw = plan.draws[static_cast<size_t>(i)];
+      draws_.host()[i] = {static_cast<int32_t>(draw.row), draw.sampling.temperature,
+                          draw.sampling.top_k, draw.sampling.top_p, draw.uniform};
+    }
+  }
+
+  // Head and draws of a step that is no captured one, as many distinct rows at a time as the logits
+  // have room for.
+  void draw(const StepPlan& plan, const uint16_t* hidden) {
+    const auto count = static_cast<int64_t>(plan.draws.size());
+    for (int64_t begin = 0; begin < count;) {
+      int64_t rows = 0;
+      int64_t end = begin;
+      for (; end < count; ++end) {
+        const auto row = static_cast<int32_t>(plan.draws[static_cast<size_t>(end)].row);
+        if (rows == 0 || draw_rows_.host()[rows - 1] != row) {
+          if (rows == config_.max_logit_rows) break;
+          draw_rows_.host()[rows++] = row;
+        }
+      }
+      stage_draws(plan, begin, end);
+      int32_t at = 0;
+      for (int64_t i = begin; i < end; ++i) {
+        while (draw_rows_.host()[at] != draws_.host()[i].row) ++at;
+        draws_.host()[i].row = at;
+      }
+      const cudaStream_t stream = stream_.get();
+      draw_rows_.upload(rows, stream);
+      draws_.upload(end, stream);
+      kernels::cuda::gather_rows(hidden, draw_rows_.device(), rows, spec_.config.hidden,
+                                 hidden_.data(), stream);
+      enqueue_draws(hidden_.data(), rows, begin, end - begin);
+      fetch(begin, end);
+      stream_.synchronize();  // the staging memory is used again
+      begin = end;
+    }
+  }
+
+  void enqueue_draws(const uint16_t* hidden, int64_t rows, int64_t begin, int64_t count) {
+    kernels::cuda::linear(hidden, arena_.weight(spec_.table.lm_head), rows, logits_.data(),
+                          stream_.get());
+    kernels::cuda::sample(logits_.data(), spec_.config.vocab, draws_.device() + begin, count,
+                          results_.data() + begin, stream_.get());
+  }
+
+  void fetch(int64_t begin, int64_t end) {
+    NIBBLE_CUDA_CHECK(cudaMemcpyAsync(results_on_host_.data() + begin, results_.data() + begin,
+                                      static_cast<size_t>(end - begin) * sizeof(DrawResult),
+                                      cudaMemcpyDeviceToHost, stream_.get()));
+  }
+
+  void fetch_routes(int64_t tokens) {
+    const int64_t top_k = spec_.config.moe.top_k;
+    for (int64_t layer = 0; layer < spec_.config.num_moe_layers(); ++layer) {
+      NIBBLE_CUDA_CHECK(cudaMemcpyAsync(
+          routes_on_host_.data() + layer * config_.max_step_tokens * top_k, arena_.routes(layer),
+          static_cast<size_t>(tokens * top_k) * sizeof(int32_t), cudaMemcpyDeviceToHost,
+          stream_.get()));
+    }
+  }
+
+  void capture() {
+    captured_ = true;
+    const c10::cuda::CUDAStreamGuard guard(torch_stream());
+    const int64_t most = std::min(config_.max_step_tokens, config_.max_logit_rows);
+    stage(StepPlan(), config_.max_step_tokens);
+    for (int64_t i = 0; i < most; ++i) draws_.host()[i] = {static_cast<int32_t>(i)};
+    draws_.upload(most, stream_.get());
+    for (const int64_t batch : options_.graph_batches) {
+      if (batch < 1 || batch > most) continue;
+      const auto enqueue = [&] {
+        const uint16_t* hidden = arena_.run(device_step(batch), cache_, stream_.get());
+        enqueue_draws(hidden, batch, 0, batch);
+      };
+      enqueue();  // once outside: kernels are loaded when they first run
+      stream_.synchronize();
+      graphs_.emplace(std::piecewise_construct, std::forward_as_tuple(batch),
+                      std::forward_as_tuple(stream_.get(), enqueue));
+    }
+    if (!graphs_.empty()) {
+      log_->info("captured {} decode graphs, up to a batch of {}", graphs_.size(),
+                 graphs_.rbegin()->first);
+    }
+  }
+
+  void warn_uncovered(int64_t tokens) {
+    if (warned_ || options_.graph_batches.empty()) return;
+    warned_ = true;
+    log_->warn(
+        "a batch of {} sequences has no CUDA graph (largest: {}) and decodes slower; raise "
+        "rollout.graph_max_batch, rollout.max_step_tokens and the rows of logits, or lower "
+        "rollout.max_running",
+        tokens, graphs_.empty() ? 0 : graphs_.rbegin()->first);
+  }
+
+  const ModelSpec& spec_;
+  const EngineConfig config_;
+  const CudaEngineOptions options_;
+  const CudaStream stream_;
+  CudaArena arena_;
+  CudaKvCache cache_;
+  Staged<int32_t> tokens_, position_, slot_;
+  Staged<int64_t> first_;
+  Staged<int32_t> count_;
+  Staged<DrawSpec> draws_;
+  Staged<int32_t> draw_rows_;
+  Array<int32_t> table_;
+  std::vector<int32_t> table_on_host_;  // what table_ holds
+  Staged<int64_t> change_index_;
+  Staged<int32_t> change_value_;
+  Array<uint16_t> hidden_;  // [max_logit_rows, hidden]
+  Array<float> logits_;     // [max_logit_rows, vocab]
+  Array<DrawResult> results_;
+  PinnedBuffer<DrawResult> results_on_host_;
+  PinnedBuffer<int32_t> routes_on_host_;  // [moe layers, max_step_tokens * k]
+  std::map<int64_t, CudaGraph> graphs_;   // by batch
+  bool captured_ = false;
+  bool warned_ = false;
+  int64_t num_tokens_ = 0;  // of the last step
+  const Logger log_;
+};
+
+}  // namespace
+
+CudaEngineMemory cuda_engine_memory(const ModelSpec& spec, const EngineConfig& config) {
+  const int64_t logits = config.max_logit_rows * (spec.config.vocab * 4 + spec.config.hidden * 2);
+  const int64_t table = config.max_running * config.max_positions * 4;
+  return {CudaArena::num_bytes(spec, {config.max_step_tokens, config.max_positions}) + logits +
+              table,
+          CudaKvCache::bytes_per_slot(spec.config)};
+}
+
+StepRunnerFactory cuda_step_runner(const ops::Backend& backend, CudaEngineOptions options) {
+  return [&backend, options = std::move(options)](const ModelSpec& spec,
+                                                  const EngineConfig& config) {
+    return std::make_unique<CudaStepRunner>(spec, config, backend, options);
+  };
+}
+
+}  // namespace nibble

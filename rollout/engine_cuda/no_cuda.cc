@@ -1,0 +1,14 @@
+#include "core/base/fail.h"
+#include "rollout/engine_cuda/cuda_step_runner.h"
+
+namespace nibble {
+
+CudaEngineMemory cuda_engine_memory(const ModelSpec& /*spec*/, const EngineConfig& /*config*/) {
+  return {};
+}
+
+StepRunnerFactory cuda_step_runner(const ops::Backend& /*backend*/, CudaEngineOptions /*options*/) {
+  fail(ErrorCode::kUnimplemented, "this nibble was built without CUDA");
+}
+
+}  // namespace nibble

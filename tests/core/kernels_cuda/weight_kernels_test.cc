@@ -1,0 +1,209 @@
+// CUDA packing, AdamW, hashes and counts against the CPU's, to the bit.
+#include "core/kernels_cuda/weight_kernels.h"
+
+#include "core/kernels_cuda/dequantize.h"
+#include "tests/core/kernels_cuda/gpu_test.h"
+
+namespace nibble::kernels {
+namespace {
+
+class WeightKernelsCuda : public GpuTest {
+ protected:
+  void SetUp() override {
+    GpuTest::SetUp();
+    if (!IsSkipped()) gpu = std::make_unique<cuda::CudaWeightKernels>(nullptr);
+  }
+  const CpuWeightKernels cpu{serial};
+  std::unique_ptr<cuda::CudaWeightKernels> gpu;
+};
+
+// One tensor on both sides.
+struct Packing {
+  explicit Packing(quant::GroupShape s, uint32_t seed) : shape(s), master(make(s, seed)) {}
+  static std::vector<float> make(const quant::GroupShape& s, uint32_t seed) {
+    auto values = random_floats(s.rows * s.cols, seed, 0.05f);
+    for (size_t i = 0; i < values.size(); i += 5) {
+      values[i] = std::ldexp(values[i], -static_cast<int>(i % 140));
+    }
+    for (int64_t i = 0; i < s.group; ++i) values[static_cast<size_t>(i)] = -0.0f;
+    return values;
+  }
+  void allocate() {
+    const size_t count = master.size();
+    const bool packed = shape.group > 0;
+    words.assign(packed ? count / 8 : 1, 0);
+    scale.assign(packed ? count / static_cast<size_t>(shape.group) : 1, 0);
+    bf16.assign(packed ? 1 : count, 0);
+    d_master = on_device(master);
+    d_words = poisoned<uint32_t>(std::ssize(words));
+    d_scale = poisoned<uint16_t>(std::ssize(scale));
+    d_bf16 = poisoned<uint16_t>(std::ssize(bf16));
+  }
+  PackJob host_job() {
+    return shape.group > 0 ? PackJob{master.data(), shape, words.data(), scale.data(), nullptr}
+                           : PackJob{master.data(), shape, nullptr, nullptr, bf16.data()};
+  }
+  PackJob device_job() const {
+    return shape.group > 0
+               ? PackJob{d_master.data(), shape, d_words.data(), d_scale.data(), nullptr}
+               : PackJob{d_master.data(), shape, nullptr, nullptr, d_bf16.data()};
+  }
+  quant::GroupShape shape;
+  std::vector<float> master;
+  std::vector<uint32_t> words;
+  std::vector<uint16_t> scale, bf16;
+  DeviceBuffer<float> d_master{1};
+  DeviceBuffer<uint32_t> d_words{1};
+  DeviceBuffer<uint16_t> d_scale{1}, d_bf16{1};
+};
+
+struct Lists {
+  std::vector<PackJob> host, device;
+};
+Lists lists_of(std::vector<Packing>& tensors) {
+  Lists lists;
+  for (Packing& tensor : tensors) {
+    tensor.allocate();
+    lists.host.push_back(tensor.host_job());
+    lists.device.push_back(tensor.device_job());
+  }
+  return lists;
+}
+
+TEST_F(WeightKernelsCuda, PackAListIntoTheCpusBytes) {
+  for (const int64_t group : {32, 64, 128}) {
+    std::vector<Packing> tensors;
+    uint32_t seed = 1;
+    for (const auto& [rows, cols, g] : std::vector<std::array<int64_t, 3>>{
+             {1, group, group}, {3, 3 * group, group}, {1, 17, 0}, {70001, group, group},
+             {513, 12 * group, group}, {300, 111, 0}}) {
+      tensors.emplace_back(quant::GroupShape{rows, cols, g}, ++seed);
+    }
+    const Lists lists = lists_of(tensors);
+    ASSERT_FALSE(cpu.pack(lists.host));
+    ASSERT_FALSE(gpu->pack(lists.device));
+    for (const Packing& tensor : tensors) {
+      if (tensor.shape.group == 0) {
+        EXPECT_EQ(on_host(tensor.d_bf16), tensor.bf16);
+        continue;
+      }
+      EXPECT_EQ(on_host(tensor.d_words), tensor.words);
+      EXPECT_EQ(on_host(tensor.d_scale), tensor.scale);
+      const WeightView view{WeightFormat::kInt4, tensor.d_words.data(), tensor.d_scale.data(),
+                            tensor.shape.rows, tensor.shape.cols, tensor.shape.group};
+      const auto panel = poisoned<uint16_t>(std::ssize(tensor.master));
+      cuda::dequantize(std::span(&view, 1), panel.data(), nullptr);
+      std::vector<int8_t> code(tensor.master.size());
+      quant::unpack_rows(tensor.words.data(), tensor.shape.rows, tensor.shape.cols, 4, code.data());
+      std::vector<uint16_t> want(tensor.master.size());
+      quant::dequantize_rows(code.data(), tensor.scale.data(), tensor.shape, want.data());
+      EXPECT_EQ(on_host(panel), want);
+    }
+  }
+}
+
+TEST_F(WeightKernelsCuda, NameTheFirstWeightThatCannotBePacked) {
+  for (const bool is_overflow : {false, true}) {
+    std::vector<Packing> tensors;
+    for (uint32_t seed = 1; seed < 4; ++seed) {
+      tensors.emplace_back(quant::GroupShape{40, 1024, 32}, seed);
+    }
+    tensors.emplace_back(quant::GroupShape{7, 9, 0}, 9);
+    tensors[3].master[12] = NAN;
+    tensors[2].master[0] = INFINITY;
+    tensors[1].master[37 * 1024 + 40] = INFINITY;
+    tensors[1].master[5 * 1024 + 100] = is_overflow ? 3.39e38f : NAN;
+    const Lists lists = lists_of(tensors);
+    const auto want = cpu.pack(lists.host);
+    const auto got = gpu->pack(lists.device);
+    ASSERT_TRUE(want && got);
+    EXPECT_EQ(got->job, 1u);
+    EXPECT_EQ(got->row, 5);
+    EXPECT_EQ(got->group, 3);
+    EXPECT_EQ(got->kind, want->kind);
+    EXPECT_EQ(want->row, 5);
+    tensors[1].master[37 * 1024 + 40] = tensors[1].master[5 * 1024 + 100] = 0.0f;
+    tensors[2].master[0] = 0.0f;
+    const Lists second = lists_of(tensors);
+    const auto last = gpu->pack(second.device);
+    ASSERT_TRUE(last);
+    EXPECT_EQ(last->job, 3u);
+    EXPECT_EQ(last->row * 9 + last->group, 12);
+  }
+}
+
+TEST_F(WeightKernelsCuda, AdamwGivesTheCpusBits) {
+  std::vector<std::vector<float>> host[4];
+  std::vector<DeviceBuffer<float>> device[4];
+  std::vector<AdamwJob> host_jobs, device_jobs;
+  for (const int64_t count : {1, 1000, 100001}) {
+    for (int k = 0; k < 4; ++k) {
+      host[k].push_back(random_floats(count, static_cast<uint32_t>(k) + 1, 0.1f));
+      if (k == 2) {
+        for (float& v : host[k].back()) v = std::fabs(v);
+      }
+    }
+  }
+  for (int k = 0; k < 4; ++k) {
+    for (const auto& values : host[k]) device[k].push_back(on_device(values));
+  }
+  for (size_t i = 0; i < 3; ++i) {
+    const float decay = i == 0 ? 0.0f : 0.1f;
+    const auto count = std::ssize(host[0][i]);
+    host_jobs.push_back({host[0][i].data(), host[1][i].data(), host[2][i].data(), host[3][i].data(),
+                         count, decay});
+    device_jobs.push_back({device[0][i].data(), device[1][i].data(), device[2][i].data(),
+                           device[3][i].data(), count, decay});
+  }
+  for (int64_t step = 1; step <= 3; ++step) {
+    const AdamwParams params{3e-4f, 0.9f, 0.98f, 1e-8f, 0.0f, step, 0.7f};
+    cpu.adamw(host_jobs, params);
+    gpu->adamw(device_jobs, params);
+  }
+  for (int k = 0; k < 3; ++k) {
+    for (size_t i = 0; i < 3; ++i) EXPECT_EQ(on_host(device[k][i]), host[k][i]) << k << " " << i;
+  }
+}
+
+TEST_F(WeightKernelsCuda, HashesCountsAndSumsAreTheCpus) {
+  std::vector<uint32_t> words(100003);
+  std::mt19937 random(1);
+  for (uint32_t& word : words) word = random();
+  std::vector<uint32_t> other = words;
+  for (size_t i = 0; i < other.size(); i += 7) other[i] ^= 0x10f00001u;
+  const auto values = random_bf16(70001, 5);
+  std::vector<uint16_t> changed = values;
+  for (size_t i = 0; i < changed.size(); i += 11) changed[i] ^= 1;
+  const auto count = std::ssize(words), num_values = std::ssize(values);
+  const auto a = on_device(words), b = on_device(other);
+  const auto c = on_device(values), d = on_device(changed);
+  const auto hash = gpu->hash_words(a.data(), count, 12345678901ull);
+  EXPECT_EQ(hash, cpu.hash_words(words.data(), count, 12345678901ull));
+  EXPECT_NE(hash, gpu->hash_words(a.data(), count, 12345678902ull));
+  EXPECT_EQ(gpu->hash_bf16(c.data(), num_values, 7), cpu.hash_bf16(values.data(), num_values, 7));
+  const CodeChanges got = gpu->count_int4_changes(a.data(), b.data(), count);
+  const CodeChanges want = cpu.count_int4_changes(words.data(), other.data(), count);
+  EXPECT_EQ(got.words, want.words);
+  EXPECT_EQ(got.codes, want.codes);
+  EXPECT_GT(want.codes, want.words);
+  EXPECT_EQ(gpu->count_changes(c.data(), d.data(), num_values),
+            cpu.count_changes(values.data(), changed.data(), num_values));
+
+  const auto x = random_floats(50001, 3), y = random_floats(17, 4);
+  const auto dx = on_device(x), dy = on_device(y);
+  const std::vector<std::span<const float>> host = {x, y};
+  const std::vector<std::span<const float>> device = {{dx.data(), x.size()}, {dy.data(), y.size()}};
+  const double sum = gpu->sum_of_squares(device);
+  EXPECT_NEAR(sum, cpu.sum_of_squares(host), 1e-9 * sum);
+  EXPECT_EQ(sum, gpu->sum_of_squares(device));
+
+  auto total = random_floats(1001, 8);
+  const auto parts = random_floats(3 * 1100, 9);
+  const auto d_total = on_device(total), d_parts = on_device(parts);
+  gpu->add_parts(d_total.data(), 1001, d_parts.data(), 1100, 3);
+  cpu.add_parts(total.data(), 1001, parts.data(), 1100, 3);
+  EXPECT_EQ(on_host(d_total), total);
+}
+
+}  // namespace
+}  // namespace nibble::kernels

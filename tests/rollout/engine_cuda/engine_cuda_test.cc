@@ -1,0 +1,159 @@
+// The engine on the GPU: in `exact` its log-probabilities and routes are the trainer's to the bit,
+// however its work is cut and with CUDA graphs or without; graphs survive a swap of weights.
+#include "rollout/engine_cuda/cuda_step_runner.h"
+
+#include <cstring>
+
+#include "tests/core/models_cuda/gpu_backend.h"
+#include "tests/rollout/engine/engine_fixture.h"
+
+namespace nibble {
+namespace {
+
+std::vector<GenerateRequest> workload(const OracleModel& model) {
+  const std::vector<int32_t> text = model.ids(model.num_sequences() - 1);
+  const std::vector<std::vector<int32_t>> prompts = {{text.begin(), text.begin() + 11},
+                                                     {text.begin() + 11, text.begin() + 16},
+                                                     {text.begin() + 16, text.begin() + 17}};
+  std::vector<GenerateRequest> out;
+  for (size_t p = 0; p < prompts.size(); ++p) {
+    for (uint32_t s = 0; s < 4; ++s) {
+      GenerateRequest request;
+      request.id = out.size();
+      request.prompt_id = 1000 + p;
+      request.sample_index = s;
+      request.prompt = prompts[p];
+      request.max_new_tokens = 9 - s;
+      request.sampling = {1.0f, s == 1 ? 20 : 0, s == 2 ? 0.9f : 1.0f};
+      request.seed = 99;
+      request.want_routes = true;
+      out.push_back(std::move(request));
+    }
+  }
+  return out;
+}
+
+struct Cut {
+  int64_t max_step_tokens = 64;
+  int64_t max_running = 16;
+  std::vector<int64_t> graphs;
+};
+
+std::unique_ptr<Engine> make_engine(const GpuModel& model, Numerics numerics, const Cut& cut) {
+  EngineConfig config;
+  config.max_step_tokens = cut.max_step_tokens;
+  config.max_running = cut.max_running;
+  config.kv_slots = 80;  // not enough for everything at once
+  config.max_positions = 32;
+  config.max_logit_rows = 8;
+  return std::make_unique<Engine>(model.host.spec, config,
+                                  cuda_step_runner(*model.backend, {numerics, cut.graphs}));
+}
+
+std::vector<Completion> generate(const GpuModel& model, Numerics numerics, const Cut& cut) {
+  const auto engine = make_engine(model, numerics, cut);
+  engine->set_weights(borrowed(*model.weights), 1);
+  submit_all(*engine, workload(model.host));
+  return finish_all(*engine);
+}
+
+void expect_same(const std::vector<Completion>& got, const std::vector<Completion>& want) {
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_EQ(got[i].tokens, want[i].tokens) << "request " << i;
+    ASSERT_EQ(std::memcmp(got[i].log_probs.data(), want[i].log_probs.data(),
+                          got[i].log_probs.size() * sizeof(float)),
+              0);
+    ASSERT_EQ(got[i].routes.bytes, want[i].routes.bytes);
+  }
+}
+
+const std::vector<Cut> kCuts = {{64, 16, {}}, {7, 4, {}}, {64, 16, {1, 2, 4, 8}}, {5, 3, {2, 4}}};
+
+class EngineCuda : public ::testing::TestWithParam<std::tuple<std::string, std::string>> {
+ protected:
+  void SetUp() override {
+    if (!use_gpu()) GTEST_SKIP() << "no GPU on this machine";
+  }
+  GpuModel model(Numerics numerics) const {
+    return {std::get<0>(GetParam()), std::get<1>(GetParam()), numerics};
+  }
+};
+
+TEST_P(EngineCuda, ExactSamplesDoNotDependOnCutsOrGraphsAndAreTheTrainersToTheBit) {
+  GpuModel gpu = model(Numerics::kExact);
+  const std::vector<Completion> want = generate(gpu, Numerics::kExact, kCuts[0]);
+  for (const Cut& cut : kCuts) expect_same(generate(gpu, Numerics::kExact, cut), want);
+
+  // The trainer's view: each prompt with all its responses.
+  const std::vector<GenerateRequest> requests = workload(gpu.host);
+  std::vector<SequenceGroup> groups;
+  std::vector<float> sampled;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    if (i % 4 == 0) groups.push_back({requests[i].prompt, {}});
+    groups.back().responses.push_back(want[i].tokens);
+    sampled.insert(sampled.end(), want[i].log_probs.begin(), want[i].log_probs.end());
+  }
+  const auto trained = gpu.log_probs(pack_groups(groups));
+  ASSERT_EQ(trained.size(), sampled.size());
+  EXPECT_EQ(std::memcmp(trained.data(), sampled.data(), sampled.size() * sizeof(float)), 0);
+}
+
+TEST_P(EngineCuda, FastSamplesHaveLogProbsNearTheTrainers) {
+  GpuModel gpu = model(Numerics::kFast);
+  const bool moe = gpu.host.spec.config.num_moe_layers() > 0;
+  const std::vector<GenerateRequest> requests = workload(gpu.host);
+  for (const Cut& cut : {kCuts[0], kCuts[2]}) {
+    const std::vector<Completion> done = generate(gpu, Numerics::kFast, cut);
+    double mean = 0.0;
+    size_t count = 0;
+    for (size_t i = 0; i < done.size(); ++i) {
+      const SequenceGroup alone{requests[i].prompt, {done[i].tokens}};
+      const auto trained = gpu.log_probs(pack_groups(std::span(&alone, 1)));
+      for (size_t t = 0; t < trained.size(); ++t) {
+        mean += std::fabs(trained[t] - done[i].log_probs[t]);
+        ++count;
+      }
+    }
+    EXPECT_LT(mean / static_cast<double>(count), moe ? 0.05 : 0.02);
+  }
+}
+
+TEST_P(EngineCuda, GraphsSurviveASwapOfWeights) {
+  GpuModel gpu = model(Numerics::kExact);
+  // Other weights of the same shapes: another final norm changes every logit.
+  auto other = gpu.host.weights->to(DeviceKind::kCpu);
+  for (uint16_t& bits : other->stored(gpu.host.spec.table.final_norm).bf16) bits ^= 0x0060;
+  const auto other_on_gpu = other->to(DeviceKind::kCuda);
+  const Cut cut{64, 16, {1, 2, 4, 8}};
+  const auto swapped = make_engine(gpu, Numerics::kExact, cut);
+  swapped->set_weights(borrowed(*gpu.weights), 1);
+  submit_all(*swapped, workload(gpu.host));
+  const auto first = finish_all(*swapped);
+  swapped->set_weights(borrowed(*other_on_gpu), 2);
+  submit_all(*swapped, workload(gpu.host));
+  const auto second = finish_all(*swapped);
+  const auto fresh = make_engine(gpu, Numerics::kExact, cut);
+  fresh->set_weights(borrowed(*other_on_gpu), 1);
+  submit_all(*fresh, workload(gpu.host));
+  expect_same(second, finish_all(*fresh));
+  bool differs = false;
+  for (size_t i = 0; i < first.size(); ++i) {
+    differs = differs || first[i].log_probs != second[i].log_probs;
+  }
+  EXPECT_TRUE(differs);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, EngineCuda,
+                         ::testing::Combine(::testing::ValuesIn(oracle_names()),
+                                            ::testing::Values("bf16", "int4_sym7")),
+                         [](const auto& param) {
+                           return std::get<0>(param.param) + "_" + std::get<1>(param.param);
+                         });
+
+TEST(GraphBatches, AreOneTwoFourEightThenEveryEight) {
+  EXPECT_EQ(default_graph_batches(32), (std::vector<int64_t>{1, 2, 4, 8, 16, 24, 32}));
+}
+
+}  // namespace
+}  // namespace nibble
