@@ -1,6 +1,6 @@
-// First figures of real shapes on one GPU, with random weights made there: decode against the memory
-// bound, prompts and a training pass against the arithmetic one, packing. Checks first that a
-// sequence gives the same bits alone and in a batch (`exact`). One JSON line a figure.
+// First figures of real shapes on one GPU, with random weights made there: decode against the
+// memory bound, prompts and a training pass against the arithmetic one, packing. Checks first that
+// a sequence gives the same bits alone and in a batch (`exact`). One JSON line a figure.
 #include <ATen/cuda/CUDAContext.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm.h>
@@ -75,8 +75,8 @@ std::shared_ptr<ResidentWeights> random_weights(const ModelSpec& spec,
                     gpu.dtype(at::kBFloat16))
           .fill_(0.25 / width);
     } else if (!stored.bf16.empty()) {
-      at::Tensor values = at::from_blob(stored.bf16.data(), {parameter.num_elements()},
-                                        gpu.dtype(at::kBFloat16));
+      at::Tensor values =
+          at::from_blob(stored.bf16.data(), {parameter.num_elements()}, gpu.dtype(at::kBFloat16));
       if (parameter.is_vector()) {
         values.fill_(1.0);
       } else {
@@ -137,16 +137,15 @@ struct Setup {
     }
     return count;
   }
-  // Bytes a decoding step reads: weights of all layers and the head (of a MoE layer the experts that
-  // `batch` tokens of uniform routing reach), and keys and values.
+  // Bytes a decoding step reads: weights of all layers and the head (of a MoE layer the experts
+  // that `batch` tokens of uniform routing reach), and keys and values.
   double step_bytes(int64_t batch, int64_t context) const {
     const MoeConfig& moe = spec.config.moe;
-    const double reached =
-        moe.num_experts == 0
-            ? 1.0
-            : 1.0 - std::pow(1.0 - static_cast<double>(moe.top_k) /
-                                       static_cast<double>(moe.num_experts),
-                             static_cast<double>(batch));
+    const double reached = moe.num_experts == 0
+                               ? 1.0
+                               : 1.0 - std::pow(1.0 - static_cast<double>(moe.top_k) /
+                                                          static_cast<double>(moe.num_experts),
+                                                static_cast<double>(batch));
     double bytes = 0.0;
     for (int64_t p = 0; p < spec.table.size(); ++p) {
       if (p == spec.table.embedding && !spec.config.tied_embeddings) continue;
@@ -240,14 +239,15 @@ void measure_engine(const Setup& s, const ops::Backend& backend, Numerics numeri
     const double flop = 2.0 * static_cast<double>(batch) * s.active_parameters();
     const double bound = std::max(bytes / s.limits.bytes_per_s, flop / s.limits.flops);
     const auto prompt_tokens = static_cast<double>(batch * kPrompt);
-    print(s, "decode",
-          fmt::format("\"numerics\": \"{}\", \"batch\": {}, \"context\": {}, \"ms_per_step\": {:.3f}, "
-                      "\"tokens_per_s\": {:.0f}, \"bound_ms\": {:.3f}, \"of_bound\": {:.3f}, "
-                      "\"prefill_tokens_per_s\": {:.0f}, \"prefill_of_peak\": {:.3f}",
-                      numerics == Numerics::kExact ? "exact" : "fast", batch, kPrompt + kNew / 2,
-                      1e3 * step, static_cast<double>(batch) / step, 1e3 * bound, bound / step,
-                      prompt_tokens / prefill_s,
-                      prompt_tokens / prefill_s * 2.0 * s.active_parameters() / s.limits.flops));
+    print(
+        s, "decode",
+        fmt::format(
+            "\"numerics\": \"{}\", \"batch\": {}, \"context\": {}, \"ms_per_step\": {:.3f}, "
+            "\"tokens_per_s\": {:.0f}, \"bound_ms\": {:.3f}, \"of_bound\": {:.3f}, "
+            "\"prefill_tokens_per_s\": {:.0f}, \"prefill_of_peak\": {:.3f}",
+            numerics == Numerics::kExact ? "exact" : "fast", batch, kPrompt + kNew / 2, 1e3 * step,
+            static_cast<double>(batch) / step, 1e3 * bound, bound / step, prompt_tokens / prefill_s,
+            prompt_tokens / prefill_s * 2.0 * s.active_parameters() / s.limits.flops));
   }
 }
 

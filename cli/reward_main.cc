@@ -1,5 +1,5 @@
-// nibble-reward TYPE: scores samples for a rollout worker over standard input and output. Started by
-// `nibble`, not by people.
+// nibble-reward TYPE: scores samples for a rollout worker over standard input and output. Started
+// by `nibble`, not by people.
 #include <cstdio>
 #include <exception>
 
@@ -7,7 +7,8 @@
 
 int main(int argc, char** argv) {
   if (argc != 2) {
-    std::fputs("usage: nibble-reward TYPE (started by nibble; see `nibble score --help`)\n", stderr);
+    std::fputs("usage: nibble-reward TYPE (started by nibble; see `nibble score --help`)\n",
+               stderr);
     return 2;
   }
   try {

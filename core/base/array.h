@@ -93,8 +93,8 @@ class Array {
  private:
   void allocate(size_t count) {
     if (count == 0) return;
-    data_ = static_cast<T*>(
-        device_memory(device_).allocate(static_cast<int64_t>(count * sizeof(T))));
+    data_ =
+        static_cast<T*>(device_memory(device_).allocate(static_cast<int64_t>(count * sizeof(T))));
     size_ = count;
   }
 

@@ -71,13 +71,12 @@ class StagedGroup final : public ProcessGroup {
   }
   std::unique_ptr<PendingTransfer> send(std::span<const std::byte> bytes, int peer,
                                         int tag) override {
-    auto pending = std::make_unique<StagedPending>(on_host(bytes), Array<std::byte>(),
-                                                   std::span<std::byte>());
+    auto pending =
+        std::make_unique<StagedPending>(on_host(bytes), Array<std::byte>(), std::span<std::byte>());
     pending->set_inner(inner_->send(pending->sent(), peer, tag));
     return pending;
   }
-  std::unique_ptr<PendingTransfer> receive(std::span<std::byte> bytes, int peer,
-                                           int tag) override {
+  std::unique_ptr<PendingTransfer> receive(std::span<std::byte> bytes, int peer, int tag) override {
     auto pending = std::make_unique<StagedPending>(
         Array<std::byte>(), Array<std::byte>::uninitialized(bytes.size()), bytes);
     pending->set_inner(inner_->receive(pending->received(), peer, tag));

@@ -215,8 +215,7 @@ class NcclGroup final : public ProcessGroup {
       options.port = static_cast<uint16_t>(at.port);
       options.timeout = at.timeout;
       options.waitWorkers = false;
-      c10d::PrefixStore store(at.group_name,
-                              c10::make_intrusive<c10d::TCPStore>(at.host, options));
+      c10d::PrefixStore store(at.group_name, c10::make_intrusive<c10d::TCPStore>(at.host, options));
       if (rank == 0) {
         NIBBLE_CHECK(ncclGetUniqueId(&id) == ncclSuccess, "no NCCL id for '{}'", at.group_name);
         const auto* bytes = reinterpret_cast<const uint8_t*>(&id);

@@ -12,9 +12,7 @@ namespace nibble {
 /// Owns a stream that does not wait for the default stream. Move-only.
 class CudaStream {
  public:
-  CudaStream() {
-    NIBBLE_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-  }
+  CudaStream() { NIBBLE_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
   CudaStream(CudaStream&& other) noexcept : stream_(std::exchange(other.stream_, nullptr)) {}
   CudaStream& operator=(CudaStream&&) = delete;
   ~CudaStream() {
@@ -74,7 +72,9 @@ class CudaGraph {
   ~CudaGraph() {
     if (executable_ != nullptr) (void)cudaGraphExecDestroy(executable_);
   }
-  void launch(cudaStream_t stream) const { NIBBLE_CUDA_CHECK(cudaGraphLaunch(executable_, stream)); }
+  void launch(cudaStream_t stream) const {
+    NIBBLE_CUDA_CHECK(cudaGraphLaunch(executable_, stream));
+  }
 
  private:
   cudaGraphExec_t executable_ = nullptr;

@@ -14,8 +14,9 @@ struct CudaDeviceInfo {
 };
 
 /// Makes device `index` this process's GPU. Array<T> can then live there; a thread that enqueues
-/// work through torch or kernels must call bind_cuda_thread() first. Throws Error{kFailedPrecondition} if there is no
-/// such GPU or it is older than compute capability 8.0, naming it.
+/// work through torch or kernels must call bind_cuda_thread() first. Throws
+/// Error{kFailedPrecondition} if there is no such GPU or it is older than compute capability 8.0,
+/// naming it.
 CudaDeviceInfo use_cuda_device(int index);
 
 /// The calling thread uses the process's GPU from now on.

@@ -51,8 +51,7 @@ CodeChanges CpuWeightKernels::count_int4_changes(const uint32_t* a, const uint32
   return kernels::count_int4_changes(a, b, count, parallel_);
 }
 
-int64_t CpuWeightKernels::count_changes(const uint16_t* a, const uint16_t* b,
-                                        int64_t count) const {
+int64_t CpuWeightKernels::count_changes(const uint16_t* a, const uint16_t* b, int64_t count) const {
   int64_t changes = 0;
   for (int64_t i = 0; i < count; ++i) changes += a[i] != b[i] ? 1 : 0;
   return changes;

@@ -173,14 +173,21 @@ void attention(const uint16_t* q, const uint16_t* k, const uint16_t* v, const Ke
   if (shape.tokens == 0) return;
   const Call call{q, k, v, index, shape, out, lse, stream};
   switch (shape.head_dim) {
-    case 16: return launch_for_heads<16>(call);
-    case 32: return launch_for_heads<32>(call);
-    case 64: return launch_for_heads<64>(call);
-    case 80: return launch_for_heads<80>(call);
-    case 96: return launch_for_heads<96>(call);
-    case 128: return launch_for_heads<128>(call);
+    case 16:
+      return launch_for_heads<16>(call);
+    case 32:
+      return launch_for_heads<32>(call);
+    case 64:
+      return launch_for_heads<64>(call);
+    case 80:
+      return launch_for_heads<80>(call);
+    case 96:
+      return launch_for_heads<96>(call);
+    case 128:
+      return launch_for_heads<128>(call);
     default:
-      throw Error(ErrorCode::kUnimplemented, "attention heads of " + std::to_string(shape.head_dim) +
+      throw Error(ErrorCode::kUnimplemented, "attention heads of " +
+                                                 std::to_string(shape.head_dim) +
                                                  " values are not supported on CUDA");
   }
 }

@@ -122,8 +122,7 @@ __global__ void rope_kernel(uint16_t* __restrict__ x, const int32_t* __restrict_
 void embed(const int32_t* ids, const DeviceWeight& table, int64_t tokens, uint16_t* out,
            cudaStream_t stream) {
   const int64_t cols = table.view.cols;
-  for_eights(tokens * cols, stream,
-             EmbedBody{ids, table.view.bf16(), table.on_device, cols, out});
+  for_eights(tokens * cols, stream, EmbedBody{ids, table.view.bf16(), table.on_device, cols, out});
 }
 
 void gather_rows(const uint16_t* x, const int32_t* rows, int64_t count, int64_t cols, uint16_t* out,

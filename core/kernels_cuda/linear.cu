@@ -99,12 +99,12 @@ __global__ void __launch_bounds__(kChains* kWarp) decode_kernel(const Product<Ou
   }
 }
 
-constexpr int kBlockRows = 64;    // four warps of 16
-constexpr int kBlockTokens = 64;  // eight tiles
+constexpr int kBlockRows = 64;      // four warps of 16
+constexpr int kBlockTokens = 64;    // eight tiles
 constexpr int kPitch = kChunk + 8;  // of a token in shared memory: rows start in other banks
 
-// Many tokens: a block has 64 rows of expert blockIdx.z and 64 tokens at a time, and walks the chains
-// one after another, so that every output is summed as in decode_kernel.
+// Many tokens: a block has 64 rows of expert blockIdx.z and 64 tokens at a time, and walks the
+// chains one after another, so that every output is summed as in decode_kernel.
 template <typename Lane, typename Out>
 __global__ void __launch_bounds__(4 * kWarp) prefill_kernel(const Product<Out> product) {
   __shared__ uint16_t tile[kBlockTokens][kPitch];
@@ -166,7 +166,9 @@ constexpr int64_t kDecodeTokens = 16;  // up to so many (of an expert, on averag
 // `tokens`: of a matrix, on average.
 template <typename Lane, typename Out>
 void launch(const Product<Out>& p, int64_t tokens, unsigned experts, cudaStream_t stream) {
-  const auto rows = [&](int tile) { return static_cast<unsigned>((p.view.rows + tile - 1) / tile); };
+  const auto rows = [&](int tile) {
+    return static_cast<unsigned>((p.view.rows + tile - 1) / tile);
+  };
   const dim3 row_tiles(rows(kRowTile), 1, experts);
   if (tokens <= kTokenTile) {
     decode_kernel<Lane, 1><<<row_tiles, kChains * kWarp, 0, stream>>>(p);

@@ -6,10 +6,10 @@
 
 #include "core/kernels_cuda/device_weight.h"
 
-// Products with packed weights on tensor cores, float32 sums rounded once. Every output is summed in
-// one order that depends on cols and format only: eight interleaved chains of 128 input features,
-// added in order. So a token's result is the same in any batch ("exact"), and w' is the quantizer's
-// to the bit. INT4 groups are 32, 64 or 128; cols is a multiple of 32.
+// Products with packed weights on tensor cores, float32 sums rounded once. Every output is summed
+// in one order that depends on cols and format only: eight interleaved chains of 128 input
+// features, added in order. So a token's result is the same in any batch ("exact"), and w' is the
+// quantizer's to the bit. INT4 groups are 32, 64 or 128; cols is a multiple of 32.
 
 namespace nibble::kernels::cuda {
 

@@ -205,8 +205,9 @@ unsigned warps_grid(int64_t tokens) {
 void router_top_k(const float* logits, const RouterShape& shape, RouterMode mode, float* prob,
                   int32_t* expert, float* weight, cudaStream_t stream) {
   if (shape.experts > kWarp * kMaxPerLane) {
-    throw Error(ErrorCode::kUnimplemented,
-                std::to_string(shape.experts) + " experts are more than the CUDA router takes (1024)");
+    throw Error(
+        ErrorCode::kUnimplemented,
+        std::to_string(shape.experts) + " experts are more than the CUDA router takes (1024)");
   }
   if (shape.tokens == 0) return;
   top_k_kernel<<<warps_grid(shape.tokens), kThreads, 0, stream>>>(logits, shape, mode, prob, expert,

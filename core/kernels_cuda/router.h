@@ -43,8 +43,7 @@ void gather_pairs(const uint16_t* x, const int32_t* pair, int64_t pairs, int64_t
 ///   place  int32 [pairs]: index in `part` of pair t * top_k + s
 ///   y      BF16 bits [tokens, cols], overwritten
 void combine_experts(const uint16_t* part, const int32_t* place, const float* weight,
-                     int64_t tokens, int64_t top_k, int64_t cols, uint16_t* y,
-                     cudaStream_t stream);
+                     int64_t tokens, int64_t top_k, int64_t cols, uint16_t* y, cudaStream_t stream);
 
 /// out[i] = scale[pair[i]] * x[pair[i] / top_k], rounded once.
 ///   scale  float32 [tokens * top_k]

@@ -3,19 +3,20 @@
 // How linear.cu and its relatives feed weights to m16n8k16 tensor core instructions: 16 weight rows
 // are the instruction's A, 8 tokens its B. Included by .cu files only.
 //
-// A warp takes 128 input features at a time. Lane 4 g + t holds features [32 t, 32 t + 32) of rows g
-// and g + 8 (one group's worth, or less), and the same features of token g. Which features meet in
-// one instruction is free as long as A and B agree, so packed words are used as they lie in files:
-// instruction 2 w + h of a chunk takes nibbles {2 h, 2 h + 4} and {2 h + 1, 2 h + 5} of word w.
+// A warp takes 128 input features at a time. Lane 4 g + t holds features [32 t, 32 t + 32) of rows
+// g and g + 8 (one group's worth, or less), and the same features of token g. Which features meet
+// in one instruction is free as long as A and B agree, so packed words are used as they lie in
+// files: instruction 2 w + h of a chunk takes nibbles {2 h, 2 h + 4} and {2 h + 1, 2 h + 5} of word
+// w.
 
 #include "core/kernels/weight_view.h"
 #include "core/kernels_cuda/launch.h"
 
 namespace nibble::kernels::cuda {
 
-constexpr int kChunk = 128;         // input features of a warp's turn
-constexpr int kChains = 8;          // partial sums of an output
-constexpr int kLaneFeatures = 32;   // of a chunk
+constexpr int kChunk = 128;          // input features of a warp's turn
+constexpr int kChains = 8;           // partial sums of an output
+constexpr int kLaneFeatures = 32;    // of a chunk
 constexpr int kSteps = kChunk / 16;  // instructions of a chunk
 
 struct AFragment {
@@ -69,7 +70,9 @@ struct Int4Lane {
   uint4 low, high;
   uint16_t low_scale, high_scale;
 
-  __device__ static Int4Lane zero() { return {make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0), 0, 0}; }
+  __device__ static Int4Lane zero() {
+    return {make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0), 0, 0};
+  }
   /// `feature` is this lane's first one.
   __device__ static Int4Lane load(const WeightView& w, LaneRows rows, int64_t feature) {
     const int64_t low = rows.low * w.cols + feature, high = rows.high * w.cols + feature;

@@ -14,9 +14,9 @@ namespace nibble::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kPerThread = 8;                    // one packed word
-constexpr int64_t kChunkElements = 16 * 1024;    // of one tensor, a block's work
-constexpr int kProblemBits = 42;                 // of a position and its kind; the job is above
+constexpr int kPerThread = 8;                  // one packed word
+constexpr int64_t kChunkElements = 16 * 1024;  // of one tensor, a block's work
+constexpr int kProblemBits = 42;               // of a position and its kind; the job is above
 
 // A block's part of a job.
 struct Chunk {
@@ -45,8 +45,7 @@ __device__ void report(unsigned long long* first_bad, int32_t job, int64_t posit
 }
 
 // group / 8 threads hold a group, eight weights each: 32 bytes in, one word out.
-__device__ void pack_groups(const PackJob& job, const Chunk& chunk,
-                            unsigned long long* first_bad) {
+__device__ void pack_groups(const PackJob& job, const Chunk& chunk, unsigned long long* first_bad) {
   const int group = static_cast<int>(job.shape.group);
   const int lanes = group / kPerThread;
   // Every thread of a warp runs the same number of rounds, because shuffles need them all.
@@ -90,8 +89,7 @@ __device__ void pack_groups(const PackJob& job, const Chunk& chunk,
   }
 }
 
-__device__ void cast_values(const PackJob& job, const Chunk& chunk,
-                            unsigned long long* first_bad) {
+__device__ void cast_values(const PackJob& job, const Chunk& chunk, unsigned long long* first_bad) {
   for (int i = static_cast<int>(threadIdx.x); i < chunk.count; i += kThreads) {
     const float value = job.master[chunk.begin + i];
     const uint16_t bits = quant::float_to_bf16(value);
@@ -128,8 +126,7 @@ __global__ void adamw_kernel(const AdamwJob* __restrict__ jobs, const Chunk* __r
     const int64_t at = chunk.begin + i;
     const float g = __fmul_rn(job.grad[at], f.grad_scale);
     const float m = __fadd_rn(__fmul_rn(job.m[at], f.beta1), __fmul_rn(g, f.rest1));
-    const float v =
-        __fadd_rn(__fmul_rn(job.v[at], f.beta2), __fmul_rn(__fmul_rn(g, g), f.rest2));
+    const float v = __fadd_rn(__fmul_rn(job.v[at], f.beta2), __fmul_rn(__fmul_rn(g, g), f.rest2));
     job.m[at] = m;
     job.v[at] = v;
     const float denominator = __fadd_rn(__fdiv_rn(__fsqrt_rn(v), f.root_scale), f.eps);
@@ -217,10 +214,7 @@ constexpr int64_t kMaxBlocks = 4096;
 // Device memory for job lists and results.
 class CudaWeightKernels::Scratch {
  public:
-  explicit Scratch(std::unique_ptr<CudaStream> own)
-      : Scratch(own->get()) {
-    own_ = std::move(own);
-  }
+  explicit Scratch(std::unique_ptr<CudaStream> own) : Scratch(own->get()) { own_ = std::move(own); }
   explicit Scratch(cudaStream_t s) : stream(s) { NIBBLE_CUDA_CHECK(cudaGetDevice(&device_)); }
   // The calling thread works on our device from now on.
   void bind() const { NIBBLE_CUDA_CHECK(cudaSetDevice(device_)); }
@@ -303,8 +297,10 @@ void CudaWeightKernels::adamw(std::span<const AdamwJob> jobs, const AdamwParams&
   for (const AdamwJob& job : jobs) counts.push_back(job.count);
   const std::vector<Chunk> chunks = cut(counts);
   if (chunks.empty()) return;
-  const double correction1 = 1.0 - std::pow(static_cast<double>(p.beta1), static_cast<double>(p.step));
-  const double correction2 = 1.0 - std::pow(static_cast<double>(p.beta2), static_cast<double>(p.step));
+  const double correction1 =
+      1.0 - std::pow(static_cast<double>(p.beta1), static_cast<double>(p.step));
+  const double correction2 =
+      1.0 - std::pow(static_cast<double>(p.beta2), static_cast<double>(p.step));
   const AdamwFactors factors{p.beta1,
                              1.0f - p.beta1,
                              p.beta2,
@@ -372,8 +368,8 @@ int64_t CudaWeightKernels::count_changes(const uint16_t* a, const uint16_t* b,
   unsigned long long result[2] = {};
   if (count == 0) return 0;
   scratch_->count(result, [&](unsigned long long* counters) {
-    value_changes_kernel<<<grid_size(count, kThreads, kMaxBlocks), kThreads, 0,
-                           scratch_->stream>>>(a, b, count, counters);
+    value_changes_kernel<<<grid_size(count, kThreads, kMaxBlocks), kThreads, 0, scratch_->stream>>>(
+        a, b, count, counters);
   });
   return static_cast<int64_t>(result[0]);
 }

@@ -9,8 +9,8 @@
 namespace nibble::kernels::cuda {
 
 /// WeightKernels on the current CUDA device; one launch for a whole list of tensors. Packed bytes
-/// and hashes are the CPU's; AdamW's results too, given the same gradients. Work goes to one stream,
-/// which calls wait for. Made for the device that is current then, from any thread.
+/// and hashes are the CPU's; AdamW's results too, given the same gradients. Work goes to one
+/// stream, which calls wait for. Made for the device that is current then, from any thread.
 class CudaWeightKernels final : public WeightKernels {
  public:
   /// On `stream`, borrowed.

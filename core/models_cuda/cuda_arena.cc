@@ -27,15 +27,15 @@ int64_t aligned(int64_t values) { return (values + kAlignment - 1) / kAlignment 
 
 // Values the widest layer needs, with every operation's result alive until its end.
 int64_t arena_values(const ModelConfig& config, int64_t tokens) {
-  const int64_t attention = config.hidden + 3 * config.q_rows() + 3 * config.kv_rows() +
-                            config.hidden;
+  const int64_t attention =
+      config.hidden + 3 * config.q_rows() + 3 * config.kv_rows() + config.hidden;
   const MoeConfig& moe = config.moe;
   const int64_t dense = 2 * config.hidden + 3 * config.intermediate;
   const int64_t routed = 2 * config.hidden + 4 * moe.num_experts + 8 * moe.top_k +
                          moe.top_k * (2 * config.hidden + 3 * moe.intermediate);
   constexpr int64_t kNumValues = 32;  // each may be padded
-  return tokens * (attention + std::max(dense, routed) + config.hidden) +
-         kNumValues * kAlignment + 4 * moe.num_experts;
+  return tokens * (attention + std::max(dense, routed) + config.hidden) + kNumValues * kAlignment +
+         4 * moe.num_experts;
 }
 
 uint16_t* bf16(const CudaArena::Value& value) { return static_cast<uint16_t*>(value.data); }
@@ -123,10 +123,9 @@ void CudaArena::leave_layer(int64_t /*layer*/, Value& /*residual*/) const {}
 CudaArena::Value CudaArena::rms_norm(Value x, int64_t parameter) {
   const auto w = weight(parameter);
   const Value y{allocate(x.width * step_->num_tokens), x.width};
-  kernels::cuda::rms_norm(bf16(x), w,
-                          {step_->num_tokens * x.width / w.view.cols, w.view.cols,
-                           spec_.config.rms_eps},
-                          bf16(y), stream_);
+  kernels::cuda::rms_norm(
+      bf16(x), w, {step_->num_tokens * x.width / w.view.cols, w.view.cols, spec_.config.rms_eps},
+      bf16(y), stream_);
   return y;
 }
 
@@ -134,8 +133,10 @@ CudaArena::Value CudaArena::linear(Value x, int64_t parameter) {
   const auto w = weight(parameter);
   const Value y{allocate(w.view.rows * step_->num_tokens), w.view.rows};
   if (uses_panels(step_->num_tokens)) {
-    const auto options = at::TensorOptions().dtype(at::kBFloat16).device(
-        at::kCUDA, static_cast<c10::DeviceIndex>(at::cuda::current_device()));
+    const auto options =
+        at::TensorOptions()
+            .dtype(at::kBFloat16)
+            .device(at::kCUDA, static_cast<c10::DeviceIndex>(at::cuda::current_device()));
     at::Tensor out = at::from_blob(y.data, {step_->num_tokens, y.width}, options);
     at::mm_out(out, at::from_blob(x.data, {step_->num_tokens, x.width}, options),
                ops::weight_matrix(w.view).t());

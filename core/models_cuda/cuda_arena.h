@@ -42,9 +42,9 @@ struct CudaStep {
 };
 
 /// ArenaExecutor's twin on the GPU: the same decoder over static device memory, BF16 activations.
-/// Nothing is allocated after construction but for `fast` products of many tokens, and every pointer
-/// a kernel sees stays the same from step to step: weights through a table on the device that
-/// set_weights() overwrites. So a step can be captured as a CUDA graph. One thread.
+/// Nothing is allocated after construction but for `fast` products of many tokens, and every
+/// pointer a kernel sees stays the same from step to step: weights through a table on the device
+/// that set_weights() overwrites. So a step can be captured as a CUDA graph. One thread.
 class CudaArena {
  public:
   struct Value {

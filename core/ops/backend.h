@@ -126,8 +126,7 @@ class Backend {
   /// `saved` and `order` are the forward call's.
   virtual ExpertsGradients experts_backward(const at::Tensor& x, const at::Tensor& weight,
                                             const std::vector<at::Tensor>& saved,
-                                            const kernels::ExpertOrder& order,
-                                            const at::Tensor& dy,
+                                            const kernels::ExpertOrder& order, const at::Tensor& dy,
                                             const ExpertWeights& weights) const = 0;
 
   /// log p(target[i]) after hidden[row[i]] at a temperature. Logits exist for a chunk of rows at a

@@ -132,12 +132,16 @@ Backend::AttentionInputs CpuBackend::attention_backward(
     const AttentionInputs& in, const Attention& result, const at::Tensor& dout,
     const PlacedIndex& index, const kernels::AttentionShape& shape) const {
   AttentionInputs d{at::empty_like(in.q), at::empty_like(in.k), at::empty_like(in.v)};
-  const kernels::AttentionGradient gradient{
-      in.q.const_data_ptr<float>(),       in.k.const_data_ptr<float>(),
-      in.v.const_data_ptr<float>(),       result.out.const_data_ptr<float>(),
-      result.lse.const_data_ptr<float>(), dout.const_data_ptr<float>(),
-      d.q.data_ptr<float>(),              d.k.data_ptr<float>(),
-      d.v.data_ptr<float>(),              in.k.size(0)};
+  const kernels::AttentionGradient gradient{in.q.const_data_ptr<float>(),
+                                            in.k.const_data_ptr<float>(),
+                                            in.v.const_data_ptr<float>(),
+                                            result.out.const_data_ptr<float>(),
+                                            result.lse.const_data_ptr<float>(),
+                                            dout.const_data_ptr<float>(),
+                                            d.q.data_ptr<float>(),
+                                            d.k.data_ptr<float>(),
+                                            d.v.data_ptr<float>(),
+                                            in.k.size(0)};
   kernels::attention_backward(gradient, host_index(index).keys(), shape, torch_parallel());
   return d;
 }

@@ -81,12 +81,9 @@ Backend::Experts CpuBackend::experts(const at::Tensor& x, const at::Tensor& weig
   return out;
 }
 
-Backend::ExpertsGradients CpuBackend::experts_backward(const at::Tensor& x,
-                                                       const at::Tensor& weight,
-                                                       const std::vector<at::Tensor>& saved,
-                                                       const kernels::ExpertOrder& order,
-                                                       const at::Tensor& dy,
-                                                       const ExpertWeights& weights) const {
+Backend::ExpertsGradients CpuBackend::experts_backward(
+    const at::Tensor& x, const at::Tensor& weight, const std::vector<at::Tensor>& saved,
+    const kernels::ExpertOrder& order, const at::Tensor& dy, const ExpertWeights& weights) const {
   const int64_t top_k = weight.size(1);
   ExpertsGradients d{
       at::zeros_like(x),

@@ -64,8 +64,7 @@ Backend::LogProbs CpuBackend::log_probs(const at::Tensor& hidden, const kernels:
 at::Tensor CpuBackend::log_probs_backward(const at::Tensor& hidden, const kernels::WeightView& head,
                                           const Targets& targets, const at::Tensor& stats,
                                           const at::Tensor& dlogprob, float* dhead) const {
-  const auto* row_stats =
-      reinterpret_cast<const kernels::RowStats*>(stats.const_data_ptr<float>());
+  const auto* row_stats = reinterpret_cast<const kernels::RowStats*>(stats.const_data_ptr<float>());
   at::Tensor dhidden = at::zeros_like(hidden);
   at::Tensor panel = at::empty({head.rows, head.cols}, hidden.options());
   kernels::dequantize(head, panel.data_ptr<float>(), torch_parallel());

@@ -4,9 +4,9 @@
 
 #include <c10/cuda/CUDAStream.h>
 
+#include "core/device/cuda_backend.h"
 #include "core/kernels_cuda/runs.h"
 #include "core/kernels_cuda/weight_kernels.h"
-#include "core/device/cuda_backend.h"
 
 namespace nibble::ops {
 

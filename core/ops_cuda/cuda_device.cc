@@ -31,9 +31,7 @@ class TorchCudaMemory final : public DeviceMemory {
            bytes >> 20, free_cuda_bytes() >> 20);
     }
   }
-  void release(void* data) noexcept override {
-    c10::cuda::CUDACachingAllocator::raw_delete(data);
-  }
+  void release(void* data) noexcept override { c10::cuda::CUDACachingAllocator::raw_delete(data); }
   void copy(void* to, const void* from, int64_t bytes) override {
     bind_cuda_thread();
     const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
@@ -43,8 +41,8 @@ class TorchCudaMemory final : public DeviceMemory {
   }
   void zero(void* data, int64_t bytes) override {
     bind_cuda_thread();
-    NIBBLE_CUDA_CHECK(cudaMemsetAsync(data, 0, static_cast<size_t>(bytes),
-                                      c10::cuda::getCurrentCUDAStream()));
+    NIBBLE_CUDA_CHECK(
+        cudaMemsetAsync(data, 0, static_cast<size_t>(bytes), c10::cuda::getCurrentCUDAStream()));
   }
 
   void finish() override {

@@ -36,10 +36,9 @@ Backend::Route CudaBackend::route(const at::Tensor& logits, const at::Tensor& re
 at::Tensor CudaBackend::route_backward(const Route& route, const at::Tensor& dweight,
                                        const kernels::RouterShape& shape) const {
   at::Tensor dlogits = at::empty_like(route.prob);
-  kernels::cuda::router_backward(route.prob.const_data_ptr<float>(),
-                                 route.expert.const_data_ptr<int32_t>(),
-                                 dweight.const_data_ptr<float>(), shape, dlogits.data_ptr<float>(),
-                                 current_stream());
+  kernels::cuda::router_backward(
+      route.prob.const_data_ptr<float>(), route.expert.const_data_ptr<int32_t>(),
+      dweight.const_data_ptr<float>(), shape, dlogits.data_ptr<float>(), current_stream());
   return dlogits;
 }
 
@@ -54,8 +53,8 @@ at::Tensor CudaBackend::grouped(const at::Tensor& x, const ExpertWeights& weight
   std::vector<kernels::WeightView> views;
   for (int64_t e = 0; e < experts; ++e) views.push_back(first[3 * e]);
   const auto bytes = static_cast<int64_t>(views.size() * sizeof(kernels::WeightView));
-  const at::Tensor table = at::from_blob(views.data(), {bytes}, at::TensorOptions().dtype(at::kByte))
-                               .to(x.device());
+  const at::Tensor table =
+      at::from_blob(views.data(), {bytes}, at::TensorOptions().dtype(at::kByte)).to(x.device());
   at::Tensor y = at::empty({x.size(0), first->rows}, x.options());
   kernels::cuda::grouped_linear(
       const_bf16_bits(x),
@@ -95,10 +94,12 @@ Backend::Experts CudaBackend::experts(const at::Tensor& x, const at::Tensor& wei
   return out;
 }
 
-Backend::ExpertsGradients CudaBackend::experts_backward(
-    const at::Tensor& x, const at::Tensor& weight, const std::vector<at::Tensor>& saved,
-    const kernels::ExpertOrder& /*order*/, const at::Tensor& dy,
-    const ExpertWeights& weights) const {
+Backend::ExpertsGradients CudaBackend::experts_backward(const at::Tensor& x,
+                                                        const at::Tensor& weight,
+                                                        const std::vector<at::Tensor>& saved,
+                                                        const kernels::ExpertOrder& /*order*/,
+                                                        const at::Tensor& dy,
+                                                        const ExpertWeights& weights) const {
   const int64_t tokens = x.size(0);
   const int64_t top_k = weight.size(1);
   const int64_t cols = x.size(1);

@@ -1,8 +1,8 @@
+#include <ATen/cuda/CUDAContext.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/searchsorted.h>
 #include <ATen/ops/sort.h>
-#include <ATen/cuda/CUDAContext.h>
 
 #include <algorithm>
 

@@ -6,11 +6,12 @@
 
 namespace nibble::ops {
 
-/// w' as a BF16 CUDA matrix [rows, cols]: BF16 weights as they lie, INT4 dequantized into a panel of
-/// its own.
+/// w' as a BF16 CUDA matrix [rows, cols]: BF16 weights as they lie, INT4 dequantized into a panel
+/// of its own.
 at::Tensor weight_matrix(const kernels::WeightView& w);
 
-/// The matrices w' of `count` views of one shape, three apart, as one BF16 panel [count, rows, cols].
+/// The matrices w' of `count` views of one shape, three apart, as one BF16 panel [count, rows,
+/// cols].
 at::Tensor weight_panel(const kernels::WeightView* first, int64_t count);
 
 /// grad += dy^T x in float32 (cuBLAS).

@@ -18,10 +18,8 @@ class CpuStepRunner final : public StepRunner {
   void set_weights(const ops::WeightSource& weights) override { weights_ = &weights; }
 
   void run(StepPlan& plan, const int32_t* slot_table) override {
-    const ArenaStep step{plan.tokens,
-                         plan.position,
-                         plan.slot,
-                         {slot_table, plan.first.data(), plan.count.data()}};
+    const ArenaStep step{
+        plan.tokens, plan.position, plan.slot, {slot_table, plan.first.data(), plan.count.data()}};
     const float* hidden = executor_.run(step, *weights_, cache_);
     sampler_.draw(hidden, weights_->weight(spec_.table.lm_head), plan.draws);
   }

@@ -60,13 +60,12 @@ class CudaStepRunner final : public StepRunner {
         table_on_host_(static_cast<size_t>(table_entries()), -1),
         change_index_(kMaxChanges),
         change_value_(kMaxChanges),
-        hidden_(static_cast<size_t>(config.max_logit_rows * spec.config.hidden),
-                DeviceKind::kCuda),
+        hidden_(static_cast<size_t>(config.max_logit_rows * spec.config.hidden), DeviceKind::kCuda),
         logits_(static_cast<size_t>(config.max_logit_rows * spec.config.vocab), DeviceKind::kCuda),
         results_(static_cast<size_t>(most_draws()), DeviceKind::kCuda),
         results_on_host_(most_draws()),
-        routes_on_host_(std::max<int64_t>(1, spec.config.num_moe_layers() *
-                                                 config.max_step_tokens * spec.config.moe.top_k)),
+        routes_on_host_(std::max<int64_t>(
+            1, spec.config.num_moe_layers() * config.max_step_tokens * spec.config.moe.top_k)),
         log_(get_logger("engine")) {
     // Construction used the thread's current stream; steps use one of their own.
     NIBBLE_CUDA_CHECK(cudaDeviceSynchronize());
@@ -134,7 +133,10 @@ class CudaStepRunner final : public StepRunner {
   }
 
   CudaStep device_step(int64_t tokens) const {
-    return {tokens, tokens_.device(), position_.device(), slot_.device(),
+    return {tokens,
+            tokens_.device(),
+            position_.device(),
+            slot_.device(),
             {table_.data(), first_.device(), count_.device()}};
   }
 
@@ -313,16 +315,16 @@ class CudaStepRunner final : public StepRunner {
 CudaEngineMemory cuda_engine_memory(const ModelSpec& spec, const EngineConfig& config) {
   const int64_t logits = config.max_logit_rows * (spec.config.vocab * 4 + spec.config.hidden * 2);
   const int64_t table = config.max_running * config.max_positions * 4;
-  return {CudaArena::num_bytes(spec, {config.max_step_tokens, config.max_positions}) + logits +
-              table,
-          CudaKvCache::bytes_per_slot(spec.config)};
+  return {
+      CudaArena::num_bytes(spec, {config.max_step_tokens, config.max_positions}) + logits + table,
+      CudaKvCache::bytes_per_slot(spec.config)};
 }
 
 StepRunnerFactory cuda_step_runner(const ops::Backend& backend, CudaEngineOptions options) {
-  return [&backend, options = std::move(options)](const ModelSpec& spec,
-                                                  const EngineConfig& config) {
-    return std::make_unique<CudaStepRunner>(spec, config, backend, options);
-  };
+  return
+      [&backend, options = std::move(options)](const ModelSpec& spec, const EngineConfig& config) {
+        return std::make_unique<CudaStepRunner>(spec, config, backend, options);
+      };
 }
 
 }  // namespace nibble

@@ -30,8 +30,8 @@ std::vector<int64_t> default_graph_batches(int64_t most);
 /// A runner on the process's GPU: BF16 cache and activations, draws on the GPU. Its steps run on a
 /// stream of their own. Steps that only decode replay a CUDA graph where one was captured; graphs
 /// are captured at the first set_weights() and survive later ones. `backend` is a CUDA one and must
-/// outlive the result, like the arguments of the returned factory. Throws Error{kUnimplemented} in a
-/// build without CUDA.
+/// outlive the result, like the arguments of the returned factory. Throws Error{kUnimplemented} in
+/// a build without CUDA.
 StepRunnerFactory cuda_step_runner(const ops::Backend& backend, CudaEngineOptions options);
 
 }  // namespace nibble

@@ -58,8 +58,8 @@ bool fails(Transfer transfer) {
   try {
     transfer();
   } catch (const Error& error) {
-    const bool typed = error.code() == ErrorCode::kUnavailable ||
-                       error.code() == ErrorCode::kDeadlineExceeded;
+    const bool typed =
+        error.code() == ErrorCode::kUnavailable || error.code() == ErrorCode::kDeadlineExceeded;
     return typed && std::string(error.what()).find("'test") != std::string::npos;
   }
   return false;
@@ -154,7 +154,8 @@ TEST_F(NcclGroup, AStoppedPeerIsADeadline) {
             "a send to a stopped peer fails");
     const auto took = std::chrono::steady_clock::now() - start;
     fprintf(stderr, "stopped peer: error after %lld ms\n",
-            static_cast<long long>(std::chrono::duration_cast<std::chrono::milliseconds>(took).count()));
+            static_cast<long long>(
+                std::chrono::duration_cast<std::chrono::milliseconds>(took).count()));
     kill(0, SIGCONT);
   });
   EXPECT_GE(good, 1);

@@ -87,8 +87,9 @@ TEST_F(AttentionCuda, WhereKeysLieAndWhoElseIsComputedDoNotChangeABit) {
     // The same keys, moved to rows n - 1, ..., 0.
     for (int32_t i = 0; i < n; ++i) {
       const auto from =
-          static_cast<int64_t>(together.rows[static_cast<size_t>(
-              together.first[static_cast<size_t>(t)] + i)]) * kv_width;
+          static_cast<int64_t>(
+              together.rows[static_cast<size_t>(together.first[static_cast<size_t>(t)] + i)]) *
+          kv_width;
       const int64_t to = (n - 1 - i) * kv_width;
       alone.rows[static_cast<size_t>(i)] = n - 1 - i;
       std::copy_n(together.k.begin() + from, kv_width, alone.k.begin() + to);

@@ -47,9 +47,13 @@ Matrix make_matrix(int64_t rows, int64_t cols, int64_t group) {
 class LinearCuda : public GpuTest {};
 
 TEST_F(LinearCuda, ProductsAreTheCpusForEveryFormatAndShape) {
-  for (const auto& [rows, cols, group] :
-       {std::tuple{64, 128, 32}, {576, 1536, 32}, {1536, 576, 64}, {256, 1024, 128}, {100, 160, 32},
-        {8, 64, 0}, {300, 576, 0}}) {
+  for (const auto& [rows, cols, group] : {std::tuple{64, 128, 32},
+                                          {576, 1536, 32},
+                                          {1536, 576, 64},
+                                          {256, 1024, 128},
+                                          {100, 160, 32},
+                                          {8, 64, 0},
+                                          {300, 576, 0}}) {
     const Matrix m = make_matrix(rows, cols, group);
     for (const int64_t tokens : {1, 3, 8, 9, 16, 17, 64, 130}) {
       const auto x = random_bf16(tokens * cols, 5);

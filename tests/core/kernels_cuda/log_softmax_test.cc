@@ -41,14 +41,14 @@ TEST_F(LogSoftmaxCuda, StatisticsTargetsAndGradientsAreTheCpus) {
 }
 
 TEST_F(LogSoftmaxCuda, DrawsTheCpusTokens) {
-  // The two sides round the cumulative weights differently: a draw may differ where the uniform lies
-  // within that rounding of an edge, which a few in thousands do.
+  // The two sides round the cumulative weights differently: a draw may differ where the uniform
+  // lies within that rounding of an edge, which a few in thousands do.
   const int64_t rows = 4, vocab = 5003;
   const auto logits = random_floats(rows * vocab, 1, 2.0f);
   const auto d_logits = on_device(logits);
   const std::vector<SamplingParams> samplings = {
-      {1.0f, 0, 1.0f}, {0.7f, 0, 1.0f}, {1.0f, 20, 1.0f}, {1.0f, 0, 0.6f}, {1.3f, 50, 0.8f},
-      {0.0f, 0, 1.0f}, {1.0f, 1, 1.0f}};
+      {1.0f, 0, 1.0f},  {0.7f, 0, 1.0f}, {1.0f, 20, 1.0f}, {1.0f, 0, 0.6f},
+      {1.3f, 50, 0.8f}, {0.0f, 0, 1.0f}, {1.0f, 1, 1.0f}};
   std::vector<cuda::DrawSpec> draws;
   std::vector<int32_t> want;
   std::mt19937 random(1);

@@ -25,7 +25,8 @@ TEST_F(RouterCuda, ChoosesTheCpusExpertsAndItsGradientIsTheCpus) {
                  weight.data(), serial);
     router_backward(prob.data(), expert.data(), dweight.data(), shape, dlogits.data(), serial);
     const auto d_logits = on_device(logits), d_dweight = on_device(dweight);
-    const auto d_prob = poisoned<float>(tokens * experts), d_weight = poisoned<float>(tokens * top_k);
+    const auto d_prob = poisoned<float>(tokens * experts),
+               d_weight = poisoned<float>(tokens * top_k);
     const auto d_dlogits = poisoned<float>(tokens * experts);
     const auto d_expert = poisoned<int32_t>(tokens * top_k);
     cuda::router_top_k(d_logits.data(), shape, RouterMode::kChoose, d_prob.data(), d_expert.data(),
@@ -91,8 +92,8 @@ TEST_F(RouterCuda, OrdersPairsAndCombinesThemAsTheCpuDoes) {
 
 TEST_F(RouterCuda, AGroupedProductGivesTheBitsOfEachExpertAlone) {
   const int64_t experts = 5, rows = 80, cols = 224, group = 32;
-  for (const auto& counts : std::vector<std::vector<int32_t>>{
-           {0, 3, 1, 20, 0}, {70, 0, 64, 1, 200}, {1, 0, 0, 0, 0}}) {
+  for (const auto& counts :
+       std::vector<std::vector<int32_t>>{{0, 3, 1, 20, 0}, {70, 0, 64, 1, 200}, {1, 0, 0, 0, 0}}) {
     std::vector<int32_t> begin = {0};
     for (const int32_t n : counts) begin.push_back(begin.back() + n);
     const int64_t pairs = begin.back();
@@ -106,8 +107,8 @@ TEST_F(RouterCuda, AGroupedProductGivesTheBitsOfEachExpertAlone) {
       quantize_pack_int4(master.data(), {rows, cols, group}, w.data(), s.data(), serial);
       words.push_back(on_device(w));
       scales.push_back(on_device(s));
-      views.push_back({WeightFormat::kInt4, words.back().data(), scales.back().data(), rows, cols,
-                       group});
+      views.push_back(
+          {WeightFormat::kInt4, words.back().data(), scales.back().data(), rows, cols, group});
     }
     const auto table = on_device(views);
     const auto x = on_device(random_bf16(pairs * cols, 1));
@@ -129,7 +130,7 @@ TEST_F(RouterCuda, AGroupedProductGivesTheBitsOfEachExpertAlone) {
 
 TEST_F(RouterCuda, RunsSumTheRowsOfEachValueInOrder) {
   const int64_t cols = 40, values = 4;
-  const std::vector<int64_t> places = {1, 4, 0, 2, 3};     // of values 0 0 2 2 2
+  const std::vector<int64_t> places = {1, 4, 0, 2, 3};  // of values 0 0 2 2 2
   const std::vector<int32_t> begin = {0, 2, 2, 5, 5};
   const auto x = random_bf16(5 * cols, 1);
   const auto d_x = on_device(x);
@@ -154,7 +155,8 @@ TEST_F(RouterCuda, RunsSumTheRowsOfEachValueInOrder) {
   const auto sum = on_device(start);
   cuda::add_runs(d_x.data(), runs, cols, /*skip=*/2, sum.data(), nullptr);
   std::vector<float> want_sum = start;
-  for (int64_t c = 0; c < cols; ++c) want_sum[static_cast<size_t>(c)] += want[static_cast<size_t>(c)];
+  for (int64_t c = 0; c < cols; ++c)
+    want_sum[static_cast<size_t>(c)] += want[static_cast<size_t>(c)];
   EXPECT_EQ(on_host(sum), want_sum);
 }
 

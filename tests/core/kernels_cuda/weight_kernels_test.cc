@@ -74,9 +74,12 @@ TEST_F(WeightKernelsCuda, PackAListIntoTheCpusBytes) {
   for (const int64_t group : {32, 64, 128}) {
     std::vector<Packing> tensors;
     uint32_t seed = 1;
-    for (const auto& [rows, cols, g] : std::vector<std::array<int64_t, 3>>{
-             {1, group, group}, {3, 3 * group, group}, {1, 17, 0}, {70001, group, group},
-             {513, 12 * group, group}, {300, 111, 0}}) {
+    for (const auto& [rows, cols, g] : std::vector<std::array<int64_t, 3>>{{1, group, group},
+                                                                           {3, 3 * group, group},
+                                                                           {1, 17, 0},
+                                                                           {70001, group, group},
+                                                                           {513, 12 * group, group},
+                                                                           {300, 111, 0}}) {
       tensors.emplace_back(quant::GroupShape{rows, cols, g}, ++seed);
     }
     const Lists lists = lists_of(tensors);
@@ -90,7 +93,7 @@ TEST_F(WeightKernelsCuda, PackAListIntoTheCpusBytes) {
       EXPECT_EQ(on_host(tensor.d_words), tensor.words);
       EXPECT_EQ(on_host(tensor.d_scale), tensor.scale);
       const WeightView view{WeightFormat::kInt4, tensor.d_words.data(), tensor.d_scale.data(),
-                            tensor.shape.rows, tensor.shape.cols, tensor.shape.group};
+                            tensor.shape.rows,   tensor.shape.cols,     tensor.shape.group};
       const auto panel = poisoned<uint16_t>(std::ssize(tensor.master));
       cuda::dequantize(std::span(&view, 1), panel.data(), nullptr);
       std::vector<int8_t> code(tensor.master.size());
@@ -150,8 +153,8 @@ TEST_F(WeightKernelsCuda, AdamwGivesTheCpusBits) {
   for (size_t i = 0; i < 3; ++i) {
     const float decay = i == 0 ? 0.0f : 0.1f;
     const auto count = std::ssize(host[0][i]);
-    host_jobs.push_back({host[0][i].data(), host[1][i].data(), host[2][i].data(), host[3][i].data(),
-                         count, decay});
+    host_jobs.push_back(
+        {host[0][i].data(), host[1][i].data(), host[2][i].data(), host[3][i].data(), count, decay});
     device_jobs.push_back({device[0][i].data(), device[1][i].data(), device[2][i].data(),
                            device[3][i].data(), count, decay});
   }

@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <memory>
@@ -18,12 +19,18 @@
 
 namespace nibble {
 
+/// Where tests/oracles is: this repository, or what NIBBLE_TEST_ROOT names (a bundle's copy).
+inline std::filesystem::path test_root() {
+  const char* moved = std::getenv("NIBBLE_TEST_ROOT");
+  return moved != nullptr ? moved : NIBBLE_SOURCE_DIR;
+}
+
 /// A tiny checkpoint made by Transformers, with what Transformers computes from it
 /// (tests/oracles/models/README.md).
 struct OracleModel {
   explicit OracleModel(const std::string& model_name, const std::string& variant = "bf16")
       : name(model_name),
-        root(std::filesystem::path(NIBBLE_SOURCE_DIR) / "tests/oracles/models" / model_name),
+        root(test_root() / "tests/oracles/models" / model_name),
         directory(root / variant),
         io(root / "io.safetensors"),
         spec(make_model_spec(parse_model_config(directory.config(), model_name))),

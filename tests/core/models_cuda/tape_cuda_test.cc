@@ -29,8 +29,8 @@ PackedBatch group_batch(const OracleModel& model) {
   const auto part = [&](int begin, int end) {
     return std::vector<int32_t>(text.begin() + begin, text.begin() + end);
   };
-  const std::vector<SequenceGroup> groups = {
-      {part(0, 9), {part(9, 14), part(4, 11), part(2, 4)}}, {part(3, 4), {part(4, 16)}}};
+  const std::vector<SequenceGroup> groups = {{part(0, 9), {part(9, 14), part(4, 11), part(2, 4)}},
+                                             {part(3, 4), {part(4, 16)}}};
   return pack_groups(groups);
 }
 
@@ -60,8 +60,8 @@ TEST_P(TapeCuda, GradientsAreTheCpusToBf16) {
   const PackedBatch batch = group_batch(host);
   host.weights->enable_gradients();
   model_->weights->enable_gradients();
-  const TapeResult cpu = run_log_probs(host.spec, *host.weights, host.rope, {batch}, 1.0f,
-                                       ActivationType::kFloat32);
+  const TapeResult cpu =
+      run_log_probs(host.spec, *host.weights, host.rope, {batch}, 1.0f, ActivationType::kFloat32);
   // The same experts on both sides: rounding may choose others.
   const TapeResult gpu = model_->run(batch, 1.0f, cpu.routes);
   at::Tensor scale = at::ones({cpu.log_prob.numel()});
@@ -93,7 +93,8 @@ TEST_P(TapeCuda, InExactATokensLogProbHasTheSameBitsInEveryBatch) {
   EXPECT_EQ(together, model_->log_probs(batch));
   if (std::get<2>(GetParam()) != Numerics::kExact) return;
   const std::vector<int32_t> text = model_->host.ids(model_->host.num_sequences() - 1);
-  const SequenceGroup alone{{text.begin(), text.begin() + 9}, {{text.begin() + 4, text.begin() + 11}}};
+  const SequenceGroup alone{{text.begin(), text.begin() + 9},
+                            {{text.begin() + 4, text.begin() + 11}}};
   const auto one = model_->log_probs(pack_groups(std::span(&alone, 1)));
   EXPECT_TRUE(std::equal(one.begin(), one.end(), together.begin() + 5));
 }

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Makes a folder that scripts/gpu_report.sh runs from on a machine with only torch and a driver: nibble, the GPU tests
+# and benchmark, the libraries they need besides torch's and CUDA's, and the data they read. No GPU is needed here.
+#   scripts/gpu_bundle.sh [FOLDER]      (default: build/gpu-bundle)
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+out=${1:-build/gpu-bundle}
+deps=$(realpath -m "${NIBBLE_DEPS_DIR:-.deps}")
+tests=(kernels_cuda_test models_cuda_test engine_cuda_test nccl_group_test)
+cmake --preset cuda "-DNIBBLE_DEPS_DIR=$deps"
+cmake --build --preset cuda --target nibble gpu_model_bench "${tests[@]}"
+
+rm -rf "$out"
+mkdir -p "$out/bin" "$out/lib"
+cp build/cuda/bin/{nibble,nibble-reward,gpu_model_bench} "$out/bin/"
+for name in "${tests[@]}"; do cp "build/cuda/tests/$name" "$out/bin/"; done
+strip "$out"/bin/*
+# Torch and CUDA are the other machine's; so are libc and the compiler's runtime.
+for binary in "$out"/bin/*; do
+  ldd "$binary" | awk '/=> \//{print $3}' |
+    grep -vE '/(libtorch|libc10|libcu|libnv|libnccl|libgomp)|/lib(c|m|dl|rt|pthread|util|resolv|gcc_s|stdc\+\+)\.so' |
+    xargs -r cp -nt "$out/lib"
+  patchelf --set-rpath '$ORIGIN/../lib' "$binary"
+done
+for library in "$out"/lib/*; do patchelf --set-rpath '$ORIGIN' "$library"; done
+mkdir -p "$out/tests" "$out/scripts"
+cp -r configs tools "$out/"
+cp -r tests/oracles "$out/tests/"
+cp scripts/gpu_report.sh "$out/scripts/"
+du -sh "$out"
