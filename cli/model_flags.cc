@@ -40,8 +40,10 @@ void check_model_flags(const ModelFlags& flags) {
   if (group == 0 && !flags.targets.empty()) {
     fail(ErrorCode::kInvalidArgument, "--targets says what --fake-quant takes; give both");
   }
-  if (flags.threads < 0) {
-    fail(ErrorCode::kInvalidArgument, "--threads is {}; it must be at least 1", flags.threads);
+  constexpr int kMaxThreads = 1024;
+  if (flags.threads < 0 || flags.threads > kMaxThreads) {
+    fail(ErrorCode::kInvalidArgument, "--threads is {}; it must be from 1 to {}", flags.threads,
+         kMaxThreads);
   }
 }
 

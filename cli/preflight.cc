@@ -1,7 +1,9 @@
 #include "cli/preflight.h"
 
+#include "core/base/fail.h"
 #include "core/checkpoint/hf_directory.h"
 #include "core/data/prompts.h"
+#include "core/device/cuda_device.h"
 #include "core/models/weights.h"
 #include "core/tokenizer/tokenizer.h"
 
@@ -30,6 +32,12 @@ void check_weights(const std::filesystem::path& path) {
 }  // namespace
 
 void check_inputs(const RunConfig& config) {
+  if (config.cluster.device == DeviceChoice::kCuda && ops::num_cuda_devices() == 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "cluster.device is cuda, but this nibble sees no GPU (`nibble doctor` says why): build "
+         "with "
+         "`cmake --preset cuda` on a machine with a GPU, or set cluster.device: auto");
+  }
   const DataSection& data = config.data;
   (void)read_prompts(data.train, data.prompt_key, data.label_key);
   if (!config.eval.data.empty()) {

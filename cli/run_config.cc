@@ -36,6 +36,25 @@ void check_batch(const RunConfig& c, const ConfigSource& source) {
   }
 }
 
+void check_sizes(const RunConfig& c, const ConfigSource& source) {
+  constexpr int64_t kMaxThreads = 1024;
+  if (c.cluster.threads_per_worker > kMaxThreads) {
+    fail(ErrorCode::kInvalidArgument,
+         "cluster.threads_per_worker is {} ({}); it must be at most {}",
+         c.cluster.threads_per_worker, source.where("cluster.threads_per_worker"), kMaxThreads);
+  }
+  // A prompt has at least one token; the last new one is never put into the cache.
+  const auto want = [&](const char* key, int64_t value) {
+    if (value == 0 || value >= c.rollout.max_new_tokens) return;
+    fail(ErrorCode::kInvalidArgument,
+         "{} = {} ({}) leaves no room for rollout.max_new_tokens = {}: raise it, or lower "
+         "max_new_tokens",
+         key, value, source.where(key), c.rollout.max_new_tokens);
+  };
+  want("rollout.max_positions", c.rollout.max_positions);
+  want("rollout.kv_tokens", c.rollout.kv_tokens);
+}
+
 void check_paths(const RunConfig& c, const ConfigSource& source) {
   const auto want = [&](const char* key, const std::filesystem::path& path) {
     if (path.empty()) {
@@ -97,6 +116,7 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
   if (env.fake_qat_flag) config.qat.enabled = *env.fake_qat_flag;
   if (env.fake_qat_group) config.qat.group_size = *env.fake_qat_group;
   check_batch(config, loaded.source);
+  check_sizes(config, loaded.source);
   check_paths(config, loaded.source);
   check_reward(config, loaded.source);
   validate(config.algorithm.loss);
@@ -110,10 +130,7 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
   return config;
 }
 
-std::string effective_yaml(const RunConfig& config) {
-  RunConfig copy = config;
-  return dump_config(copy);
-}
+std::string effective_yaml(const RunConfig& config) { return dump_config(config); }
 
 RunConfig parse_effective_yaml(const std::string& yaml) {
   return parse_config<RunConfig>(yaml, "the coordinator's configuration").config;

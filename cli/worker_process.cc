@@ -71,7 +71,8 @@ std::unique_ptr<ops::Backend> gpu_of(const Assignment& assignment, const RunConf
                             ? assignment.index
                             : config.cluster.trainers + assignment.index;
   const int64_t workers = config.cluster.trainers + config.cluster.rollout_workers;
-  if (workers > num_gpus && config.weight_sync.transport != TransportChoice::kGloo) {
+  if (num_gpus > 0 && workers > num_gpus &&
+      config.weight_sync.transport != TransportChoice::kGloo) {
     share_gpu_between_nccl_ranks(static_cast<int>(place));
     if (place == 0) {
       get_logger("worker")->warn(

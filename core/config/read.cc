@@ -18,8 +18,9 @@ std::string join_path(std::string_view prefix, std::string_view key) {
 /// Appends the dotted path of every key below `prefix`. A list of sections holds no fixed keys.
 void collect_paths(const Fields& fields, const std::string& prefix, std::vector<std::string>& out) {
   for (const Field& field : fields) {
-    out.push_back(join_path(prefix, field.key));
-    if (field.kind == Field::Kind::kSection) collect_paths(field.section, out.back(), out);
+    const std::string path = join_path(prefix, field.key);
+    out.push_back(path);  // growing, `out` moves its elements: none may be the recursion's prefix
+    if (field.kind == Field::Kind::kSection) collect_paths(field.section, path, out);
   }
 }
 

@@ -46,14 +46,15 @@ double CpuWeightKernels::sum_of_squares(std::span<const std::span<const float>> 
   return sum;
 }
 
-CodeChanges CpuWeightKernels::count_int4_changes(const uint32_t* a, const uint32_t* b,
-                                                 int64_t count) const {
-  return kernels::count_int4_changes(a, b, count, parallel_);
-}
-
-int64_t CpuWeightKernels::count_changes(const uint16_t* a, const uint16_t* b, int64_t count) const {
-  int64_t changes = 0;
-  for (int64_t i = 0; i < count; ++i) changes += a[i] != b[i] ? 1 : 0;
+PackingChanges CpuWeightKernels::count_changes(std::span<const CompareJob> jobs) const {
+  PackingChanges changes;
+  for (const CompareJob& job : jobs) {
+    changes.codes +=
+        kernels::count_int4_changes(job.words[0], job.words[1], job.num_words, parallel_).codes;
+    for (int64_t i = 0; i < job.num_scales; ++i) {
+      changes.scales += job.scale[0][i] != job.scale[1][i] ? 1 : 0;
+    }
+  }
   return changes;
 }
 

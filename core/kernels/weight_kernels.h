@@ -40,6 +40,19 @@ struct AdamwJob {
   float weight_decay = 0.0f;
 };
 
+/// Two packings of one tensor to compare.
+struct CompareJob {
+  const uint32_t* words[2] = {nullptr, nullptr};
+  int64_t num_words = 0;
+  const uint16_t* scale[2] = {nullptr, nullptr};
+  int64_t num_scales = 0;
+};
+/// What differs, over all jobs.
+struct PackingChanges {
+  int64_t codes = 0;
+  int64_t scales = 0;
+};
+
 /// What is done to weights outside the passes of a model, on the device that holds them. All
 /// pointers are that device's. Calls return when their result is there; they follow what the
 /// calling thread has enqueued. Any thread may call any method.
@@ -55,10 +68,7 @@ class WeightKernels {
                          int num_parts) const = 0;
   /// In double, in an order that depends on the sizes alone.
   virtual double sum_of_squares(std::span<const std::span<const float>> arrays) const = 0;
-  virtual CodeChanges count_int4_changes(const uint32_t* a, const uint32_t* b,
-                                         int64_t count) const = 0;
-  /// How many of `count` values differ.
-  virtual int64_t count_changes(const uint16_t* a, const uint16_t* b, int64_t count) const = 0;
+  virtual PackingChanges count_changes(std::span<const CompareJob> jobs) const = 0;
   /// quant::hash_words and hash_bf16.
   virtual quant::ContentHash hash_words(const uint32_t* words, int64_t count,
                                         uint64_t first) const = 0;
@@ -76,9 +86,7 @@ class CpuWeightKernels final : public WeightKernels {
   void add_parts(float* sum, int64_t count, const float* parts, int64_t stride,
                  int num_parts) const override;
   double sum_of_squares(std::span<const std::span<const float>> arrays) const override;
-  CodeChanges count_int4_changes(const uint32_t* a, const uint32_t* b,
-                                 int64_t count) const override;
-  int64_t count_changes(const uint16_t* a, const uint16_t* b, int64_t count) const override;
+  PackingChanges count_changes(std::span<const CompareJob> jobs) const override;
   quant::ContentHash hash_words(const uint32_t* words, int64_t count,
                                 uint64_t first) const override;
   quant::ContentHash hash_bf16(const uint16_t* values, int64_t count,

@@ -173,26 +173,19 @@ __device__ void add_counts(unsigned long long first, unsigned long long second,
   atomicAdd(counters + 1, second);
 }
 
-__global__ void code_changes_kernel(const uint32_t* __restrict__ a, const uint32_t* __restrict__ b,
-                                    int64_t count, unsigned long long* counters) {
-  unsigned long long words = 0, codes = 0;
-  const int64_t step = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += step) {
-    const uint32_t x = a[i] ^ b[i];
-    words += x != 0 ? 1 : 0;
+// One block a chunk of the words and as many of the scales of a job, which are fewer.
+__global__ void changes_kernel(const CompareJob* __restrict__ jobs,
+                               const Chunk* __restrict__ chunks, unsigned long long* counters) {
+  const Chunk chunk = chunks[blockIdx.x];
+  const CompareJob job = jobs[chunk.job];
+  unsigned long long codes = 0, scales = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < chunk.count; i += kThreads) {
+    const int64_t at = chunk.begin + i;
+    const uint32_t x = job.words[0][at] ^ job.words[1][at];
     codes += static_cast<unsigned>(__popc((x | x >> 1 | x >> 2 | x >> 3) & 0x11111111u));
+    if (at < job.num_scales) scales += job.scale[0][at] != job.scale[1][at] ? 1 : 0;
   }
-  add_counts(words, codes, counters);
-}
-
-__global__ void value_changes_kernel(const uint16_t* __restrict__ a, const uint16_t* __restrict__ b,
-                                     int64_t count, unsigned long long* counters) {
-  unsigned long long changes = 0;
-  const int64_t step = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += step) {
-    changes += a[i] != b[i] ? 1 : 0;
-  }
-  add_counts(changes, 0, counters);
+  add_counts(codes, scales, counters);
 }
 
 // A sum mod 2^64: the order of the atomics does not matter.
@@ -352,26 +345,19 @@ double CudaWeightKernels::sum_of_squares(std::span<const std::span<const float>>
   return total;
 }
 
-CodeChanges CudaWeightKernels::count_int4_changes(const uint32_t* a, const uint32_t* b,
-                                                  int64_t count) const {
+PackingChanges CudaWeightKernels::count_changes(std::span<const CompareJob> jobs) const {
+  std::vector<int64_t> counts;
+  for (const CompareJob& job : jobs) counts.push_back(job.num_words);
+  const std::vector<Chunk> chunks = cut(counts);
   unsigned long long result[2] = {};
-  if (count == 0) return {};
-  scratch_->count(result, [&](unsigned long long* counters) {
-    code_changes_kernel<<<grid_size(count, kThreads, kMaxBlocks), kThreads, 0, scratch_->stream>>>(
-        a, b, count, counters);
+  if (chunks.empty()) return {};
+  Scratch& s = *scratch_;
+  s.count(result, [&](unsigned long long* counters) {
+    changes_kernel<<<static_cast<unsigned>(chunks.size()), kThreads, 0, s.stream>>>(
+        s.upload(1, std::vector<CompareJob>(jobs.begin(), jobs.end())), s.upload(2, chunks),
+        counters);
   });
   return {static_cast<int64_t>(result[0]), static_cast<int64_t>(result[1])};
-}
-
-int64_t CudaWeightKernels::count_changes(const uint16_t* a, const uint16_t* b,
-                                         int64_t count) const {
-  unsigned long long result[2] = {};
-  if (count == 0) return 0;
-  scratch_->count(result, [&](unsigned long long* counters) {
-    value_changes_kernel<<<grid_size(count, kThreads, kMaxBlocks), kThreads, 0, scratch_->stream>>>(
-        a, b, count, counters);
-  });
-  return static_cast<int64_t>(result[0]);
 }
 
 quant::ContentHash CudaWeightKernels::hash_words(const uint32_t* words, int64_t count,

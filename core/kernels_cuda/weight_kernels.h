@@ -24,9 +24,7 @@ class CudaWeightKernels final : public WeightKernels {
   void add_parts(float* sum, int64_t count, const float* parts, int64_t stride,
                  int num_parts) const override;
   double sum_of_squares(std::span<const std::span<const float>> arrays) const override;
-  CodeChanges count_int4_changes(const uint32_t* a, const uint32_t* b,
-                                 int64_t count) const override;
-  int64_t count_changes(const uint16_t* a, const uint16_t* b, int64_t count) const override;
+  PackingChanges count_changes(std::span<const CompareJob> jobs) const override;
   quant::ContentHash hash_words(const uint32_t* words, int64_t count,
                                 uint64_t first) const override;
   quant::ContentHash hash_bf16(const uint16_t* values, int64_t count,

@@ -54,6 +54,16 @@ class BadInput(JobTest):
                      config=path)
         self.refused("optimizer.lrr", "optimizer.lr", arguments=settings(optimizer__lrr=1))
 
+    def test_an_unknown_key_that_resembles_nothing(self):
+        self.refused("cluster.foo", "known here", arguments=settings(cluster__foo=1))
+        self.refused("zz", "known here", arguments=settings(zz=1))
+
+    def test_sizes_that_contradict_each_other_start_nothing(self):
+        for key in ("max_positions", "kv_tokens"):
+            self.refused(f"rollout.{key}", "max_new_tokens",
+                         arguments=settings(**{f"rollout__{key}": 4}))
+        self.refused("threads_per_worker", arguments=settings(cluster__threads_per_worker=100000))
+
     def test_a_value_of_the_wrong_type(self):
         self.refused("run.steps", "'many'", arguments=settings(run__steps="many"))
 

@@ -43,18 +43,21 @@ std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
 PackChanges count_changes(const ShardLayout& layout, const PackedShards& before,
                           const PackedShards& after, const kernels::WeightKernels& kernels) {
   PackChanges changes;
+  std::vector<kernels::CompareJob> jobs;
   for (size_t p = 0; p < after.parameters.size(); ++p) {
     if (!layout.quantized(static_cast<int64_t>(p))) continue;
     const StoredParameter& a = before.parameters[p];
     const StoredParameter& b = after.parameters[p];
-    const auto words = static_cast<int64_t>(b.words.size());
-    const auto scales = static_cast<int64_t>(b.scale.size());
-    changes.codes += 8 * words;
-    changes.changed_codes +=
-        kernels.count_int4_changes(a.words.data(), b.words.data(), words).codes;
-    changes.scales += scales;
-    changes.changed_scales += kernels.count_changes(a.scale.data(), b.scale.data(), scales);
+    jobs.push_back({{a.words.data(), b.words.data()},
+                    static_cast<int64_t>(b.words.size()),
+                    {a.scale.data(), b.scale.data()},
+                    static_cast<int64_t>(b.scale.size())});
+    changes.codes += 8 * jobs.back().num_words;
+    changes.scales += jobs.back().num_scales;
   }
+  const kernels::PackingChanges counted = kernels.count_changes(jobs);
+  changes.changed_codes = counted.codes;
+  changes.changed_scales = counted.scales;
   return changes;
 }
 

@@ -184,13 +184,19 @@ TEST_F(WeightKernelsCuda, HashesCountsAndSumsAreTheCpus) {
   EXPECT_EQ(hash, cpu.hash_words(words.data(), count, 12345678901ull));
   EXPECT_NE(hash, gpu->hash_words(a.data(), count, 12345678902ull));
   EXPECT_EQ(gpu->hash_bf16(c.data(), num_values, 7), cpu.hash_bf16(values.data(), num_values, 7));
-  const CodeChanges got = gpu->count_int4_changes(a.data(), b.data(), count);
-  const CodeChanges want = cpu.count_int4_changes(words.data(), other.data(), count);
-  EXPECT_EQ(got.words, want.words);
+  // Fewer scales than words, in two jobs.
+  const int64_t some = 5003;
+  const std::vector<CompareJob> on_cpu = {
+      {{words.data(), other.data()}, count, {values.data(), changed.data()}, num_values},
+      {{words.data(), words.data()}, some, {values.data(), changed.data()}, some / 4}};
+  const std::vector<CompareJob> on_gpu = {
+      {{a.data(), b.data()}, count, {c.data(), d.data()}, num_values},
+      {{a.data(), a.data()}, some, {c.data(), d.data()}, some / 4}};
+  const PackingChanges got = gpu->count_changes(on_gpu), want = cpu.count_changes(on_cpu);
   EXPECT_EQ(got.codes, want.codes);
-  EXPECT_GT(want.codes, want.words);
-  EXPECT_EQ(gpu->count_changes(c.data(), d.data(), num_values),
-            cpu.count_changes(values.data(), changed.data(), num_values));
+  EXPECT_EQ(got.scales, want.scales);
+  EXPECT_GT(want.codes, 0);
+  EXPECT_EQ(want.scales, (num_values + 10) / 11 + (some / 4 + 10) / 11);
 
   const auto x = random_floats(50001, 3), y = random_floats(17, 4);
   const auto dx = on_device(x), dy = on_device(y);
