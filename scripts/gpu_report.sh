@@ -38,9 +38,12 @@ PYTHON
 
 case "$part" in
   tests)
+    failed=0
     for name in kernels_cuda models_cuda engine_cuda nccl_group; do
-      "bin/${name}_test" --gtest_brief=1 2>&1 | tee "$out/$name.log" | grep -E '^\[  (PASSED|FAILED)|peer' || true
+      "bin/${name}_test" --gtest_brief=1 >"$out/$name.log" 2>&1 || failed=1
+      tail -n 3 "$out/$name.log"
     done
+    exit "$failed"
     ;;
   nccl)
     for job in tiny-dense tiny-moe; do
@@ -62,15 +65,18 @@ case "$part" in
     bin/gpu_model_bench --model qwen3-4b --weights bf16 2>/dev/null | tee "$out/qwen3-4b-bf16.jsonl"
     ;;
   learn)
+    pids=()
     suffix=$(case "${MODE:-int4}" in int4) ;; bf16) echo -bf16 ;; noqat) echo -int4-noqat ;; esac)
     for seed in 1 2 3; do
       run=$out/learn$suffix-$seed
       timeout "$seconds_each" bin/nibble train "configs/quickstart/smollm2-addition$suffix.yaml" \
         --set "run.directory=$run" --set "run.seed=$seed" --set run.steps=200 --set cluster.device=cuda \
         --set cluster.threads_per_worker=2 --set eval.every=20 --set eval.samples=16 --set checkpoint.every=1000 \
-        --set rollout.max_running=256 --set rollout.kv_tokens=32768 --set rollout.max_step_tokens=2048 >"$run.log" 2>&1 &
+        --set rollout.max_running=256 --set rollout.kv_tokens=32768 --set rollout.max_step_tokens=2048 \
+        --set weight_sync.transport=gloo >"$run.log" 2>&1 &
+      pids+=($!)
     done
-    wait
+    for pid in "${pids[@]}"; do wait "$pid"; done
     report_runs "$out/learn$suffix"-{1,2,3}
     ;;
   *)
