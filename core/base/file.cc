@@ -68,16 +68,44 @@ std::string read_file(const std::filesystem::path& path, int64_t max_bytes) {
   return content;
 }
 
-PendingFile::PendingFile(std::filesystem::path path)
-    : path_(std::move(path)), temporary_(path_.string() + fmt::format(".tmp.{}", ::getpid())) {
+PendingFile::PendingFile(std::filesystem::path path) : path_(std::move(path)) {
+  constexpr int kMaxLinks = 40;  // Linux's own limit
+  std::error_code error;
+  for (int links = 0; std::filesystem::is_symlink(path_, error); ++links) {
+    if (links == kMaxLinks) fail_errno("follow", path_, ELOOP);
+    path_ = parent_of(path_) / std::filesystem::read_symlink(path_);
+  }
+  const auto status = std::filesystem::status(path_, error);
+  if (std::filesystem::is_directory(status)) fail_errno("write", path_, EISDIR);
+  if (std::filesystem::is_other(status)) {
+    open_stream();
+  } else {
+    open_temporary();
+  }
+}
+
+void PendingFile::open_stream() {
+  kind_ = Kind::kStream;
+  fd_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+  if (fd_ < 0) fail_errno("open", path_, errno);
+}
+
+void PendingFile::open_temporary() {
+  temporary_ = path_.string() + fmt::format(".tmp.{}", ::getpid());
+  kind_ = Kind::kNameless;
+  if (std::filesystem::exists("/proc/self/fd")) {  // commit() names the file through it
+    fd_ = ::open(parent_of(path_).c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0644);
+    if (fd_ >= 0) return;
+  }
+  kind_ = Kind::kNamed;
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd_ < 0) fail_errno("create", temporary_, errno);
+  if (fd_ < 0) fail_errno("create", path_, errno);
 }
 
 PendingFile::~PendingFile() {
   if (fd_ < 0) return;
   ::close(fd_);
-  ::unlink(temporary_.c_str());
+  if (kind_ == Kind::kNamed) ::unlink(temporary_.c_str());
 }
 
 void PendingFile::write(std::span<const std::byte> bytes) {
@@ -92,7 +120,20 @@ void PendingFile::write(std::span<const std::byte> bytes) {
 void PendingFile::write(std::string_view text) { write(std::as_bytes(std::span(text))); }
 
 void PendingFile::commit() {
+  if (kind_ == Kind::kStream) {
+    if (::close(std::exchange(fd_, -1)) != 0) fail_errno("write", path_, errno);
+    return;
+  }
   if (::fsync(fd_) != 0) fail_errno("sync", path_, errno);
+  if (kind_ == Kind::kNameless) {
+    // A name only now, and one beside the final one: linkat() does not replace what is there.
+    ::unlink(temporary_.c_str());
+    const std::string open_file = fmt::format("/proc/self/fd/{}", fd_);
+    if (::linkat(AT_FDCWD, open_file.c_str(), AT_FDCWD, temporary_.c_str(), AT_SYMLINK_FOLLOW) !=
+        0) {
+      fail_errno("create", path_, errno);
+    }
+  }
   const int closed = ::close(std::exchange(fd_, -1));
   if (closed != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
     const int error = errno;

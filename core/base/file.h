@@ -22,8 +22,10 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view c
 /// Renames a finished directory to its final name and makes that durable. `to` must not exist.
 void publish_directory(const std::filesystem::path& from, const std::filesystem::path& to);
 
-/// A file being written under a temporary name; commit() makes it appear under `path` durably.
-/// Without commit() the destructor removes it. One thread.
+/// A file being written without a name; commit() makes it appear under `path` durably. Without
+/// commit(), and if the process is killed, nothing is left (where the file system has no nameless
+/// files, a killed process leaves "path.tmp.PID"). A symbolic link is followed: the file it names
+/// is replaced. A device, FIFO or socket is written to as it is. One thread.
 class PendingFile {
  public:
   explicit PendingFile(std::filesystem::path path);
@@ -36,8 +38,13 @@ class PendingFile {
   void commit();
 
  private:
+  void open_stream();
+  void open_temporary();
+
+  enum class Kind { kStream, kNameless, kNamed };
   std::filesystem::path path_;
-  std::filesystem::path temporary_;
+  std::filesystem::path temporary_;  // a name beside path_
+  Kind kind_ = Kind::kNamed;
   int fd_ = -1;
 };
 

@@ -11,6 +11,13 @@ namespace {
 
 constexpr int kMaxDepth = 128;
 
+// Without the library's own error number: "[json.exception.parse_error.101] ".
+std::string reason_of(const std::exception& error) {
+  const std::string text = error.what();
+  const size_t end = text.starts_with("[json.") ? text.find("] ") : std::string::npos;
+  return end == std::string::npos ? text : text.substr(end + 2);
+}
+
 template <typename AnyJson>
 AnyJson parse_checked(std::string_view text, std::string_view what) {
   std::vector<std::set<std::string>> keys;
@@ -31,7 +38,7 @@ AnyJson parse_checked(std::string_view text, std::string_view what) {
   try {
     return AnyJson::parse(text.begin(), text.end(), callback);
   } catch (const typename AnyJson::exception& error) {
-    fail(ErrorCode::kInvalidArgument, "{}: not valid JSON: {}", what, error.what());
+    fail(ErrorCode::kInvalidArgument, "{}: not valid JSON: {}", what, reason_of(error));
   }
 }
 

@@ -2,6 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
 #include <filesystem>
 
 #include "core/base/error.h"
@@ -35,6 +41,55 @@ TEST_F(FileTest, AbandonedPendingFileLeavesNothing) {
     file.write("half");
   }
   EXPECT_TRUE(fs::is_empty(directory_));
+}
+
+TEST_F(FileTest, AKilledWriterLeavesNothing) {
+  if (::open(directory_.c_str(), O_TMPFILE | O_WRONLY, 0600) < 0)
+    GTEST_SKIP() << "no nameless files";
+  const pid_t child = ::fork();
+  if (child == 0) {
+    PendingFile file(directory_ / "killed");
+    file.write("half");
+    ::kill(::getpid(), SIGKILL);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  EXPECT_TRUE(fs::is_empty(directory_));
+}
+
+TEST_F(FileTest, ALinkIsFollowedToTheFileItNamesAlsoIfThatIsYetToBeMade) {
+  fs::create_directory(directory_ / "there");
+  fs::create_symlink("there/target", directory_ / "link");
+  for (const char* content : {"one", "two"}) {
+    write_file_atomically(directory_ / "link", content);
+    EXPECT_TRUE(fs::is_symlink(directory_ / "link"));
+    EXPECT_EQ(read_file(directory_ / "there" / "target", 100), content);
+  }
+  fs::create_symlink("b", directory_ / "a");
+  fs::create_symlink("a", directory_ / "b");
+  EXPECT_THROW(write_file_atomically(directory_ / "a", "x"), Error);
+}
+
+TEST_F(FileTest, DevicesAndFifosAreWrittenToNotReplaced) {
+  const fs::path fifo = directory_ / "fifo";
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  const int reader = ::open(fifo.c_str(), O_RDONLY | O_NONBLOCK);
+  ASSERT_GE(reader, 0);
+  write_file_atomically(fifo, "through");
+  char buffer[16] = {};
+  EXPECT_EQ(::read(reader, buffer, sizeof buffer), 7);
+  EXPECT_STREQ(buffer, "through");
+  ::close(reader);
+  EXPECT_TRUE(fs::is_fifo(fifo));
+  write_file_atomically("/dev/null", "gone");
+  EXPECT_TRUE(fs::is_character_file("/dev/null"));
+  try {
+    write_file_atomically("/dev/full", "x");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kResourceExhausted);
+  }
 }
 
 TEST_F(FileTest, MissingFileIsNotFoundAndNamed) {
