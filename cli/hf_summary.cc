@@ -3,6 +3,7 @@
 #include "cli/checkpoint_summary.h"
 #include "core/checkpoint/hf_directory.h"
 #include "core/checkpoint/weights_digest.h"
+#include "core/models/checkpoint_tensors.h"
 #include "core/spec/parameters.h"
 #include "core/spec/quantization.h"
 
@@ -13,21 +14,6 @@ std::string hash_weights(const HfDirectory& directory, const std::vector<TensorI
   WeightsDigest digest;
   for (const TensorInfo& info : tensors) digest.add(info.name, directory.tensor(info.name).bytes);
   return digest.finish();
-}
-
-// Every parameter is there, in the shape that config.json asks for; any type will do.
-void check_parameters(const HfDirectory& directory, const ParameterTable& table,
-                      const QuantizationPlan& plan) {
-  for (int64_t i = 0; i < table.size(); ++i) {
-    const ParameterSpec& p = table.at(i);
-    std::string name = p.name();
-    std::vector<int64_t> shape = p.is_vector() ? std::vector{p.cols} : std::vector{p.rows, p.cols};
-    if (plan.quantized[static_cast<size_t>(i)]) {
-      name = p.module + ".weight_packed";
-      shape[1] = p.cols * plan.config.bits / 32;
-    }
-    (void)directory.tensor(name, directory.tensor(name).dtype, shape);
-  }
 }
 
 }  // namespace
@@ -61,7 +47,7 @@ CheckpointSummary summarize_hf_directory(const std::filesystem::path& path) {
   const ParameterTable table = model_parameters(summary.model);
   const QuantizationPlan plan =
       summary.quantization ? plan_from_config(table, *summary.quantization) : plan_bf16(table);
-  check_parameters(directory, table, plan);
+  check_checkpoint_tensors(directory, table, plan, StoredTypes::kAny);
   count_parameters(summary, table, plan);
   const std::vector<TensorInfo> tensors = directory.tensors();
   count_tensors(summary, tensors);

@@ -64,6 +64,11 @@ std::unique_ptr<LoadedModel> load_model(const ModelFlags& flags) {
   const QuantTargets targets =
       flags.targets.empty() ? default_targets(spec.config) : parse_quant_targets(flags.targets);
   const auto plan = plan_quantization(spec.table, targets, 4, flags.fake_quant_group);
+  if (!plan.any()) {
+    fail(ErrorCode::kInvalidArgument,
+         "--fake-quant {} finds nothing of --targets {} in '{}'; use --targets linear",
+         flags.fake_quant_group, flags.targets, flags.model.string());
+  }
   model->weights = load_weights_quantized(directory, spec.table, plan, ops::torch_parallel());
   return model;
 }

@@ -6,6 +6,7 @@
 #include "convert/matrix.h"
 #include "core/base/clock.h"
 #include "core/base/fail.h"
+#include "core/models/checkpoint_tensors.h"
 #include "core/models/weights.h"
 
 namespace nibble {
@@ -88,12 +89,9 @@ ConvertReport convert_rtn(const ConvertOptions& options, const kernels::Parallel
   const ModelConfig model = read_model_config(input, options);
   const ParameterTable table = model_parameters(model);
   const QuantizationPlan plan = make_plan(model, table, options);
-  refuse_unknown_tensors(input, table);
+  check_checkpoint_tensors(input, table, plan_bf16(table));
   ConvertReport report{plan.config, {}, marlin_warnings(table, plan), 0, 0, 0.0};
-  for (const ParameterSpec& p : table.parameters) {
-    (void)input.tensor(p.name(), DType::kBf16, stored_shape(p));  // all there before any work
-    report.input_bytes += 2 * p.num_elements();
-  }
+  for (const ParameterSpec& p : table.parameters) report.input_bytes += 2 * p.num_elements();
   const std::vector<TensorInfo> tensors = model_tensors(table, plan);
   for (const TensorInfo& info : tensors) report.output_bytes += info.num_bytes();
 

@@ -1,5 +1,6 @@
 #include "convert/export_bf16.h"
 
+#include "core/models/checkpoint_tensors.h"
 #include "core/models/weights.h"
 #include "core/spec/model_config.h"
 
@@ -10,8 +11,7 @@ int64_t export_bf16(const std::filesystem::path& input_dir, const ModelOutput::P
   const HfDirectory input(input_dir);
   const ParameterTable table =
       model_parameters(parse_model_config(input.config(), (input_dir / "config.json").string()));
-  refuse_unknown_tensors(input, table);
-  (void)checkpoint_plan(input, table);  // refuses a quantization that the model cannot have
+  check_checkpoint_tensors(input, table, checkpoint_plan(input, table));
   const std::vector<TensorInfo> tensors = model_tensors(table, plan_bf16(table));
   int64_t total_bytes = 0;
   for (const TensorInfo& info : tensors) total_bytes += info.num_bytes();

@@ -1,10 +1,7 @@
 #include "convert/model_output.h"
 
-#include <array>
-#include <set>
-
-#include "core/base/fail.h"
 #include "core/base/file.h"
+#include "core/models/checkpoint_tensors.h"
 
 namespace nibble {
 namespace {
@@ -30,32 +27,6 @@ const PendingDirectory& with_room(const PendingDirectory& directory,
 OrderedJson read_ordered_config(const std::filesystem::path& directory) {
   const auto path = directory / "config.json";
   return parse_ordered_json(read_file(path, kMaxConfigBytes), path.string());
-}
-
-void refuse_unknown_tensors(const HfDirectory& directory, const ParameterTable& table) {
-  constexpr std::array kSuffixes = {".weight",       ".weight_packed",     ".weight_scale",
-                                    ".weight_shape", ".weight_zero_point", ".weight_g_idx"};
-  std::set<std::string> modules;
-  for (const ParameterSpec& parameter : table.parameters) modules.insert(parameter.module);
-  if (table.lm_head == table.embedding) modules.insert("lm_head");
-  for (const TensorInfo& info : directory.tensors()) {
-    if (info.name.ends_with(".rotary_emb.inv_freq")) continue;
-    bool known = false;
-    for (const std::string suffix : kSuffixes) {
-      known = known || (info.name.ends_with(suffix) &&
-                        modules.contains(info.name.substr(0, info.name.size() - suffix.size())));
-    }
-    if (!known) {
-      fail(ErrorCode::kInvalidArgument,
-           "checkpoint '{}' holds tensor '{}', which its config.json has no place for",
-           directory.path().string(), info.name);
-    }
-  }
-}
-
-std::vector<int64_t> stored_shape(const ParameterSpec& parameter) {
-  return parameter.is_vector() ? std::vector{parameter.cols}
-                               : std::vector{parameter.rows, parameter.cols};
 }
 
 std::vector<TensorInfo> model_tensors(const ParameterTable& table, const QuantizationPlan& plan) {

@@ -22,14 +22,6 @@ using ConvertProgress =
 /// The config.json of a directory with its keys in order.
 OrderedJson read_ordered_config(const std::filesystem::path& directory);
 
-/// Refuses tensors that are no parameter of the model, which writing would lose. A stored copy of
-/// tied embeddings and RoPE frequencies, which every loader ignores, are no loss.
-/// Throws Error{kInvalidArgument} naming directory and tensor.
-void refuse_unknown_tensors(const HfDirectory& directory, const ParameterTable& table);
-
-/// A parameter's shape in a checkpoint: norms are vectors.
-std::vector<int64_t> stored_shape(const ParameterSpec& parameter);
-
 /// What a directory of a model holds, in order: BF16, or packed words, scales and shape for what
 /// `plan` quantizes.
 std::vector<TensorInfo> model_tensors(const ParameterTable& table, const QuantizationPlan& plan);

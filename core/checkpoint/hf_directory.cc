@@ -19,7 +19,10 @@ std::string shape_text(std::span<const int64_t> shape) {
 
 HfDirectory::HfDirectory(const fs::path& directory) : path_(directory) {
   if (!fs::is_directory(path_)) {
-    fail(ErrorCode::kNotFound, "model directory '{}' does not exist", path_.string());
+    fail(ErrorCode::kNotFound,
+         "model directory '{}' {}; give the directory of a Hugging Face "
+         "checkpoint",
+         path_.string(), fs::exists(path_) ? "is a file" : "does not exist");
   }
   if (!fs::exists(path_ / "config.json")) {
     fail(ErrorCode::kNotFound,
@@ -35,6 +38,11 @@ HfDirectory::HfDirectory(const fs::path& directory) : path_(directory) {
   } else if (fs::exists(path_ / "model.safetensors")) {
     files_.emplace_back(path_ / "model.safetensors");
     for (const TensorInfo& info : files_[0].tensors()) file_of_[info.name] = 0;
+  } else if (fs::exists(path_ / "meta.json")) {
+    fail(ErrorCode::kInvalidArgument,
+         "'{}' is a training checkpoint; `nibble export --to int4 --input-dir {} --output-dir DIR` "
+         "makes a model of it",
+         path_.string(), path_.string());
   } else {
     fail(
         ErrorCode::kNotFound,

@@ -1,8 +1,11 @@
 #include "core/checkpoint/quantization_config.h"
 
-#include <regex>
+#include <algorithm>
+#include <initializer_list>
+#include <string_view>
 
 #include "core/base/fail.h"
+#include "core/checkpoint/module_pattern.h"
 
 namespace nibble {
 namespace {
@@ -16,11 +19,29 @@ constexpr size_t kMaxPattern = 512;
 }
 
 void want(const Json& object, const std::string& key, const Json& value, const std::string& what) {
-  if (object.contains(key) && object[key] != value) refuse(what, key, object[key]);
+  if (object.contains(key) && !object[key].is_null() && object[key] != value)
+    refuse(what, key, object[key]);
 }
 
 void want_null_or_absent(const Json& object, const std::string& key, const std::string& what) {
   if (object.contains(key) && !object[key].is_null()) refuse(what, key, object[key]);
+}
+
+void want_empty_or_absent(const Json& object, const std::string& key, const std::string& what) {
+  if (object.contains(key) && !object[key].empty()) refuse(what, key, object[key]);
+}
+
+// What is not known might change the weights, so it is not ignored. Keys of old files that say
+// nothing (null) are no loss.
+void refuse_other_keys(const Json& object, std::initializer_list<std::string_view> known,
+                       const std::string& prefix, const std::string& what) {
+  for (const auto& [key, value] : object.items()) {
+    if (std::find(known.begin(), known.end(), key) != known.end() || value.is_null()) continue;
+    fail(ErrorCode::kInvalidArgument,
+         "{}: quantization_config.{}{} = {} is unknown to Nibble; it might change the weights, so "
+         "it is not ignored",
+         what, prefix, key, value.dump().substr(0, 200));
+  }
 }
 
 const Json& member(const Json& object, const std::string& key, const std::string& what) {
@@ -42,6 +63,13 @@ void parse_weights(const Json& weights, const std::string& what, QuantizationCon
   if (group != 32 && group != 64 && group != 128) refuse(what, "weights.group_size", group);
   config.group_size = group.get<int64_t>();
   want_null_or_absent(weights, "block_structure", what);
+  want(weights, "scale_dtype", "torch.bfloat16", what);
+  // How scales were found (observer) and the type of zero points that a symmetric grid has not.
+  refuse_other_keys(
+      weights,
+      {"num_bits", "type", "symmetric", "strategy", "dynamic", "group_size", "block_structure",
+       "actorder", "scale_dtype", "zp_dtype", "observer", "observer_kwargs"},
+      "weights.", what);
   // "static"/"weight" act-order leaves the layout as it is; only "group" stores indices.
   if (weights.contains("actorder") && weights["actorder"] == "group") {
     refuse(what, "weights.actorder", weights["actorder"]);
@@ -53,10 +81,7 @@ void parse_weights(const Json& weights, const std::string& what, QuantizationCon
 bool QuantizationConfig::ignores(const std::string& module) const {
   for (const std::string& entry : ignore) {
     if (entry == module) return true;
-    if (entry.starts_with("re:")) {
-      const std::regex pattern(entry.substr(3), std::regex::ECMAScript | std::regex::optimize);
-      if (std::regex_search(module, pattern, std::regex_constants::match_continuous)) return true;
-    }
+    if (entry.starts_with("re:") && matches_module_pattern(entry.substr(3), module)) return true;
   }
   return false;
 }
@@ -66,13 +91,7 @@ void check_ignore_entry(const std::string& entry) {
     fail(ErrorCode::kInvalidArgument, "ignore entry '{}...' is longer than {} characters",
          entry.substr(0, 60), kMaxPattern);
   }
-  if (!entry.starts_with("re:")) return;
-  try {
-    const std::regex pattern(entry.substr(3), std::regex::ECMAScript);
-  } catch (const std::regex_error& error) {
-    fail(ErrorCode::kInvalidArgument, "ignore entry '{}' is no regular expression: {}", entry,
-         error.what());
-  }
+  if (entry.starts_with("re:")) (void)matches_module_pattern(entry.substr(3), "");
 }
 
 std::optional<QuantizationConfig> parse_quantization_config(const Json& model_config,
@@ -87,9 +106,13 @@ std::optional<QuantizationConfig> parse_quantization_config(const Json& model_co
   }
   if (member(root, "format", what) != "pack-quantized") refuse(what, "format", root["format"]);
   want_null_or_absent(root, "kv_cache_scheme", what);
-  if (root.contains("sparsity_config") && !root["sparsity_config"].empty()) {
-    refuse(what, "sparsity_config", root["sparsity_config"]);
-  }
+  want_empty_or_absent(root, "sparsity_config", what);
+  want_empty_or_absent(root, "transform_config", what);
+  refuse_other_keys(
+      root,
+      {"quant_method", "format", "kv_cache_scheme", "sparsity_config", "transform_config",
+       "config_groups", "ignore", "quantization_status", "global_compression_ratio", "version"},
+      "", what);
   const Json& groups = member(root, "config_groups", what);
   if (!groups.is_object() || groups.size() != 1) refuse(what, "config_groups", groups);
   const Json& group = groups.front();
@@ -98,6 +121,10 @@ std::optional<QuantizationConfig> parse_quantization_config(const Json& model_co
   }
   want_null_or_absent(group, "input_activations", what);
   want_null_or_absent(group, "output_activations", what);
+  want(group, "format", "pack-quantized", what);
+  refuse_other_keys(group,
+                    {"targets", "weights", "input_activations", "output_activations", "format"},
+                    "config_groups.", what);
   QuantizationConfig config;
   parse_weights(member(group, "weights", what), what, config);
   const Json ignore = root.value("ignore", Json::array());

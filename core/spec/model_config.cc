@@ -154,6 +154,11 @@ void parse_rope(Fields& fields, RopeConfig& rope) {
 void parse_moe(Fields& fields, ModelConfig& config) {
   const char* experts_key = fields.has("num_local_experts") ? "num_local_experts" : "num_experts";
   fields.ignore("num_experts");
+  if (fields.has("num_experts") && fields.has("num_local_experts") &&
+      fields.raw("num_experts") != fields.raw("num_local_experts")) {
+    fail(ErrorCode::kInvalidArgument, "{}: num_experts = {}, but num_local_experts = {}",
+         fields.what(), fields.raw("num_experts").dump(), fields.raw("num_local_experts").dump());
+  }
   config.moe.num_experts = fields.positive(experts_key, 65535);
   config.moe.top_k = fields.positive("num_experts_per_tok", config.moe.num_experts);
   config.moe.intermediate = fields.positive("moe_intermediate_size", 1 << 20);

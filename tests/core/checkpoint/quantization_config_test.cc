@@ -48,7 +48,27 @@ TEST(QuantizationConfig, OtherSchemesAreRefusedByField) {
   refused(P("/config_groups/group_0/weights/actorder"), "group");
   refused(P("/config_groups/group_0/input_activations"), {{"num_bits", 8}});
   refused(P("/kv_cache_scheme"), {{"num_bits", 8}});
+  refused(P("/transform_config"), {{"config_groups", {{"R1", {{"type", "hadamard"}}}}}});
+  refused(P("/is_rotated"), true);
+  refused(P("/config_groups/group_0/format"), "int-quantized");
+  refused(P("/config_groups/group_0/smoothing"), 0.5);
+  refused(P("/config_groups/group_0/weights/scale_dtype"), "torch.float8_e4m3fn");
+  refused(P("/config_groups/group_0/weights/codebook"), "nf4");
+  for (const char* key : {"transform_config", "sparsity_config"}) {
+    base["quantization_config"][key] = Json::object();
+  }
+  base["quantization_config"]["version"] = "0.12.0";
+  base["quantization_config"]["config_groups"]["group_0"]["weights"]["scale_dtype"] = nullptr;
   EXPECT_NO_THROW(parse_quantization_config(base, "config.json"));
+}
+
+TEST(QuantizationConfig, AnIgnorePatternMatchesAtTheStartInPythonsSyntaxAndEnds) {
+  const QuantizationConfig config{4, 32, {R"(re:(?P<part>model\.layers)\.\d+\.mlp)", "re:.*head"}};
+  EXPECT_TRUE(config.ignores("model.layers.3.mlp.up_proj"));
+  EXPECT_TRUE(config.ignores("lm_head"));
+  EXPECT_FALSE(config.ignores("vision.model.layers.3.mlp"));
+  const QuantizationConfig endless{4, 32, {"re:(a|aa)*[bc]"}};
+  EXPECT_THROW((void)endless.ignores(std::string(200, 'a')), Error);
 }
 
 TEST(QuantizationConfig, AnIgnorePatternThatIsNoPatternIsRefusedByName) {
