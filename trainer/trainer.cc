@@ -10,6 +10,7 @@
 
 #include "core/base/clock.h"
 #include "core/base/fail.h"
+#include "core/models/checkpoint_tensors.h"
 #include "core/models/rope_table.h"
 #include "core/models/tape_executor.h"
 #include "core/ops/cpu_backend.h"
@@ -98,6 +99,7 @@ Trainer::~Trainer() = default;
 
 void Trainer::load_masters() {
   const HfDirectory model(config_.model);
+  check_checkpoint_tensors(model, spec_.table, checkpoint_plan(model, spec_.table));
   for (int64_t p = 0; p < spec_.table.size(); ++p) {
     const ParameterSpec& parameter = spec_.table.at(p);
     const auto rows =
@@ -276,7 +278,8 @@ void Trainer::save(const std::filesystem::path& directory, const TrainProgress& 
   }
   TrainProgress complete = progress;
   complete.updates = state_.updates;
-  save_train_checkpoint(directory, train_layout_, state_, complete, config.dump(2) + "\n", group_);
+  save_train_checkpoint(directory, train_layout_, state_, complete, config.dump(2) + "\n", group_,
+                        backend_.weight_kernels());
 }
 
 TrainProgress Trainer::load(const std::filesystem::path& directory) {

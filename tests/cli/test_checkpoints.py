@@ -41,6 +41,32 @@ def bf16(data):
     return bytes(out)
 
 
+MASK64 = 2**64 - 1
+
+
+def mix64(x):
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK64
+    return x ^ (x >> 31)
+
+
+def content_hash(data, first):
+    """The composable hash of float32 values: a sum over (position, bits), so order is free."""
+    low = high = 0
+    for position, (bits,) in enumerate(struct.iter_unpack("<I", data), first):
+        seed = mix64((position + 0x9E3779B97F4A7C15) & MASK64) ^ bits
+        low += mix64(seed)
+        high += mix64((seed + 0x632BE59BD9B4E019) & MASK64)
+    return f"{high & MASK64:016x}{low & MASK64:016x}"
+
+
+def seal(meta, config_text):
+    """meta.json with the SHA-256 that covers its other keys and config.json."""
+    meta = {key: value for key, value in meta.items() if key != "sha256"}
+    text = json.dumps(meta, separators=(",", ":")) + config_text
+    return {**meta, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
 class Checkpoints(CliTestCase):
     @classmethod
     def setUpClass(cls):
@@ -164,12 +190,16 @@ class Checkpoints(CliTestCase):
         return target
 
     def write_with_metadata(self, path, file):
+        """As training writes it: a damaged value is one that its hash agrees with."""
         header, blob = {"__metadata__": file.metadata}, b""
         for name, (dtype, shape, data) in file.tensors.items():
+            first = int(file.metadata["first_row/" + name.split("/", 1)[1]]) * shape[1]
+            file.metadata["hash/" + name] = content_hash(data, first)
             header[name] = {"dtype": dtype, "shape": shape,
                             "data_offsets": [len(blob), len(blob) + len(data)]}
             blob += data
         text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
         path.write_bytes(struct.pack("<Q", len(text)) + text + blob)
 
     def refuse_checkpoint(self, checkpoint, *says):
@@ -182,10 +212,12 @@ class Checkpoints(CliTestCase):
         checkpoint = self.copy_checkpoint()
         meta = checkpoint / "meta.json"
         good = meta.read_text()
+        config_text = (checkpoint / "config.json").read_text()
         for key, value in (("world", 3), ("world", 1), ("world", "two"), ("step", -1),
                            ("format_version", 9), ("updates", None)):
             with self.subTest(key, value=value):
-                meta.write_text(json.dumps({**json.loads(good), key: value}))
+                changed = {**json.loads(good), key: value}
+                meta.write_text(json.dumps(seal(changed, config_text)))
                 self.refuse_checkpoint(checkpoint, "rank-" if key == "world" and value != "two"
                                        else key)
         meta.unlink()
@@ -202,6 +234,33 @@ class Checkpoints(CliTestCase):
         self.refuse_checkpoint(checkpoint, "lm_head")
         rank.write_bytes(rank.read_bytes()[:5000])
         self.refuse_checkpoint(checkpoint, rank.name)
+
+    def test_damaged_bytes_are_refused(self):
+        checkpoint = self.copy_checkpoint()
+        meta, config = checkpoint / "meta.json", checkpoint / "config.json"
+        for path, old, new in ((meta, '"step": 6', '"step": 7'), (config, "10000", "20000")):
+            with self.subTest(path.name):
+                good = path.read_text()
+                self.assertIn(old, good)
+                path.write_text(good.replace(old, new, 1))
+                self.refuse_checkpoint(checkpoint, "meta.json", "damaged")
+                path.write_text(good)
+        rank = checkpoint / "rank-001-of-002.safetensors"
+        name, (_, _, data) = next((name, entry) for name, entry in
+                                  Safetensors(rank).tensors.items() if name.startswith("m/"))
+        good = rank.read_bytes()
+        at = good.index(data[:4096]) + 100
+        rank.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1:])
+        self.refuse("inspect", checkpoint, says=[rank.name, name, "hash"])
+        rank.write_bytes(good)
+        self.succeed("inspect", checkpoint)
+
+    def test_stored_hashes_are_the_composable_hash_of_the_values(self):
+        for path in sorted(self.dense.glob("rank-*.safetensors")):
+            file = Safetensors(path)
+            for name, (_, shape, data) in file.tensors.items():
+                first = int(file.metadata["first_row/" + name.split("/", 1)[1]]) * shape[1]
+                self.assertEqual(file.metadata["hash/" + name], content_hash(data, first), name)
 
     def test_bad_flags_are_named(self):
         out = self.folder / "out"

@@ -7,6 +7,7 @@
 
 #include "core/base/fail.h"
 #include "core/base/file.h"
+#include "core/base/sha256.h"
 #include "core/kernels/quantize.h"
 
 namespace nibble {
@@ -17,7 +18,7 @@ namespace fs = std::filesystem;
 constexpr int64_t kMaxConfigBytes = 16 << 20;
 constexpr int64_t kMaxWorld = 1 << 16;
 
-int64_t read_count(const Json& meta, const char* key, int64_t most, const fs::path& path) {
+int64_t read_count(const OrderedJson& meta, const char* key, int64_t most, const fs::path& path) {
   const bool is_good = meta.is_object() && meta.contains(key) && meta[key].is_number_integer() &&
                        meta[key].get<int64_t>() >= 0 && meta[key].get<int64_t>() <= most;
   if (!is_good) {
@@ -27,17 +28,18 @@ int64_t read_count(const Json& meta, const char* key, int64_t most, const fs::pa
   return meta[key].get<int64_t>();
 }
 
-Json read_meta(const fs::path& directory) {
+OrderedJson read_meta(const fs::path& directory) {
   const fs::path path = directory / "meta.json";
   if (!fs::exists(path)) {
     fail(ErrorCode::kNotFound, "'{}' is not a finished training checkpoint (no meta.json)",
          directory.string());
   }
-  Json meta = read_json_file(path);
+  OrderedJson meta = parse_ordered_json(read_file(path, kMaxConfigBytes), path.string());
   const int64_t version = read_count(meta, "format_version", 1 << 20, path);
   if (version != kCheckpointFormatVersion) {
-    fail(ErrorCode::kInvalidArgument, "'{}': format_version {} is not {}", path.string(), version,
-         kCheckpointFormatVersion);
+    fail(ErrorCode::kInvalidArgument,
+         "'{}': format_version {} is not {}; another version of Nibble wrote it, use that one",
+         path.string(), version, kCheckpointFormatVersion);
   }
   return meta;
 }
@@ -68,15 +70,38 @@ std::string checkpoint_rank_file(int rank, int world) {
   return fmt::format("rank-{:03}-of-{:03}.safetensors", rank, world);
 }
 
+std::string checkpoint_hash_key(const std::string& kind, const ParameterSpec& parameter) {
+  return fmt::format("hash/{}/{}", kind, parameter.name());
+}
+
+std::string content_hash_text(const quant::ContentHash& hash) {
+  return fmt::format("{:016x}{:016x}", hash.high, hash.low);
+}
+
+std::string checkpoint_meta_sha256(const OrderedJson& meta, std::string_view config_json) {
+  OrderedJson others = meta;
+  others.erase("sha256");
+  Sha256 sha;
+  const std::string text = others.dump();
+  sha.update(std::as_bytes(std::span(text)));
+  sha.update(std::as_bytes(std::span(config_json)));
+  return sha.finish();
+}
+
 CheckpointReader::CheckpointReader(const fs::path& directory) : directory_(directory) {
   const fs::path meta_path = directory / "meta.json";
-  const Json meta = read_meta(directory);
+  const OrderedJson meta = read_meta(directory);
   constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
   progress_ = {read_count(meta, "step", kAny, meta_path),
                read_count(meta, "weight_version", kAny, meta_path),
                read_count(meta, "updates", kAny, meta_path)};
   const fs::path config_path = directory / "config.json";
-  config_ = parse_ordered_json(read_file(config_path, kMaxConfigBytes), config_path.string());
+  const std::string config_text = read_file(config_path, kMaxConfigBytes);
+  if (meta.value("sha256", OrderedJson()) != checkpoint_meta_sha256(meta, config_text)) {
+    fail(ErrorCode::kDataLoss, "'{}' or config.json beside it is not what was saved: damaged",
+         meta_path.string());
+  }
+  config_ = parse_ordered_json(config_text, config_path.string());
   spec_ = spec_of(config_, config_path);
   plan_ = plan_of(config_, spec_, config_path);
   const auto world = static_cast<int>(read_count(meta, "world", kMaxWorld, meta_path));
@@ -106,6 +131,25 @@ RowShard CheckpointReader::rows_in_file(const SafetensorsFile& file, const std::
   return {first, first + view.shape[0]};
 }
 
+void CheckpointReader::check_hash(const SafetensorsFile& file, const std::string& kind,
+                                  const ParameterSpec& parameter, int64_t first_row) const {
+  const TensorView view = file.tensor(kind + "/" + parameter.name());
+  const auto* words = view.as<uint32_t>();
+  const bool is_aligned = reinterpret_cast<uintptr_t>(words) % alignof(uint32_t) == 0;
+  const auto found = file.metadata().find(checkpoint_hash_key(kind, parameter));
+  const auto count = static_cast<int64_t>(view.bytes.size() / sizeof(uint32_t));
+  const auto first = static_cast<uint64_t>(first_row * parameter.cols);
+  if (is_aligned && found != file.metadata().end() &&
+      found->second ==
+          content_hash_text(kernels::hash_words(words, count, first, kernels::Serial()))) {
+    return;
+  }
+  fail(ErrorCode::kDataLoss,
+       "'{}', tensor '{}/{}': not the bytes that were saved (their hash differs); use an older "
+       "checkpoint",
+       file.path().string(), kind, parameter.name());
+}
+
 void CheckpointReader::read_rows(const std::string& kind, int64_t parameter, RowShard rows,
                                  std::vector<float>& out) const {
   const ParameterSpec& spec = spec_.table.at(parameter);
@@ -117,6 +161,7 @@ void CheckpointReader::read_rows(const std::string& kind, int64_t parameter, Row
     const int64_t begin = std::max(held.begin, rows.begin + copied);
     const int64_t end = std::min(held.end, rows.end);
     if (begin != rows.begin + copied || begin >= end) continue;
+    check_hash(file, kind, spec, held.begin);
     const TensorView view = file.tensor(kind + "/" + spec.name());
     std::memcpy(out.data() + (begin - rows.begin) * spec.cols,
                 view.bytes.data() + (begin - held.begin) * spec.cols * int64_t{sizeof(float)},

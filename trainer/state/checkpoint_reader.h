@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/base/json.h"
@@ -11,6 +12,7 @@
 #include "core/kernels/parallel.h"
 #include "core/models/decoder.h"
 #include "core/models/weights.h"
+#include "core/quant/hash.h"
 #include "core/spec/quantization.h"
 
 namespace nibble {
@@ -28,7 +30,14 @@ bool is_train_checkpoint(const std::filesystem::path& directory);
 /// The file of one rank's rows: "rank-000-of-002.safetensors".
 std::string checkpoint_rank_file(int rank, int world);
 
-constexpr int kCheckpointFormatVersion = 1;
+/// Metadata key of a rank file: the content hash of its rows of one parameter, 32 hex digits.
+std::string checkpoint_hash_key(const std::string& kind, const ParameterSpec& parameter);
+std::string content_hash_text(const quant::ContentHash& hash);
+
+/// What meta.json's "sha256" is taken of: its other keys, and the text of config.json.
+std::string checkpoint_meta_sha256(const OrderedJson& meta, std::string_view config_json);
+
+constexpr int kCheckpointFormatVersion = 2;
 
 /// A finished training checkpoint, mapped: any rows of any parameter, however many ranks wrote it.
 /// Immutable after construction; any thread may read.
@@ -46,8 +55,9 @@ class CheckpointReader {
   const OrderedJson& config() const { return config_; }
   const std::vector<SafetensorsFile>& files() const { return files_; }
 
-  /// Rows of a parameter's "master", "m" or "v" in float32. Throws Error naming the file and tensor
-  /// that is missing, misshapen or leaves rows out.
+  /// Rows of a parameter's "master", "m" or "v" in float32, from slices whose hashes are checked.
+  /// Throws Error naming the file and tensor that is missing, misshapen, damaged or leaves rows
+  /// out.
   void read_rows(const std::string& kind, int64_t parameter, RowShard rows,
                  std::vector<float>& out) const;
 
@@ -58,6 +68,8 @@ class CheckpointReader {
  private:
   RowShard rows_in_file(const SafetensorsFile& file, const std::string& kind,
                         const ParameterSpec& parameter) const;
+  void check_hash(const SafetensorsFile& file, const std::string& kind,
+                  const ParameterSpec& parameter, int64_t first_row) const;
 
   std::filesystem::path directory_;
   OrderedJson config_;

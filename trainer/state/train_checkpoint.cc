@@ -8,6 +8,7 @@
 #include "core/base/fail.h"
 #include "core/base/file.h"
 #include "core/base/json.h"
+#include "core/base/log.h"
 #include "core/base/sha256.h"
 #include "core/checkpoint/safetensors.h"
 #include "core/checkpoint/weights_digest.h"
@@ -23,7 +24,8 @@ const std::vector<Array<float>>& arrays_of(const OptimizerState& state, std::str
   return kind == "master" ? state.master : kind == "m" ? state.m : state.v;
 }
 
-void write_rank_file(const fs::path& path, const ShardLayout& layout, const OptimizerState& state) {
+void write_rank_file(const fs::path& path, const ShardLayout& layout, const OptimizerState& state,
+                     const kernels::WeightKernels& kernels) {
   std::vector<TensorInfo> infos;
   std::map<std::string, std::string> metadata;
   for (const char* kind : kKinds) {
@@ -33,6 +35,10 @@ void write_rank_file(const fs::path& path, const ShardLayout& layout, const Opti
       infos.push_back(
           {fmt::format("{}/{}", kind, whole.name()), DType::kF32, {shard.rows(), whole.cols}});
       metadata["first_row/" + whole.name()] = std::to_string(shard.begin);
+      const Array<float>& array = arrays_of(state, kind)[static_cast<size_t>(p)];
+      metadata[checkpoint_hash_key(kind, whole)] = content_hash_text(kernels.hash_words(
+          reinterpret_cast<const uint32_t*>(array.data()), static_cast<int64_t>(array.size()),
+          static_cast<uint64_t>(shard.begin * whole.cols)));
     }
   }
   SafetensorsWriter writer(path, infos, metadata);
@@ -62,7 +68,8 @@ std::string checkpoint_name(int64_t step) { return fmt::format("step-{:06}", ste
 
 void save_train_checkpoint(const fs::path& directory, const ShardLayout& layout,
                            const OptimizerState& state, const TrainProgress& progress,
-                           const std::string& model_config_json, ProcessGroup& group) {
+                           const std::string& model_config_json, ProcessGroup& group,
+                           const kernels::WeightKernels& kernels) {
   const fs::path partial = directory.string() + ".partial";
   std::exception_ptr problem;
   const auto attempt = [&](auto&& body) {
@@ -93,17 +100,19 @@ void save_train_checkpoint(const fs::path& directory, const ShardLayout& layout,
   });
   finish_phase("start");
   attempt([&] {
-    write_rank_file(partial / checkpoint_rank_file(group.rank(), group.world()), layout, state);
+    write_rank_file(partial / checkpoint_rank_file(group.rank(), group.world()), layout, state,
+                    kernels);
   });
   finish_phase("write");
   attempt([&] {
     if (group.rank() != 0) return;
     write_file_atomically(partial / "config.json", model_config_json);
-    const OrderedJson meta = {{"format_version", kCheckpointFormatVersion},
-                              {"step", progress.step},
-                              {"weight_version", progress.weight_version},
-                              {"updates", progress.updates},
-                              {"world", group.world()}};
+    OrderedJson meta = {{"format_version", kCheckpointFormatVersion},
+                        {"step", progress.step},
+                        {"weight_version", progress.weight_version},
+                        {"updates", progress.updates},
+                        {"world", group.world()}};
+    meta["sha256"] = checkpoint_meta_sha256(meta, model_config_json);
     write_file_atomically(partial / "meta.json", meta.dump(2) + "\n");
     fs::remove_all(directory);
     publish_directory(partial, directory);
@@ -142,7 +151,11 @@ std::vector<CheckpointEntry> list_checkpoints(const fs::path& root) {
   for (const auto& entry : fs::directory_iterator(root)) {
     const std::string name = entry.path().filename().string();
     if (!name.starts_with("step-") || name.ends_with(".partial")) continue;
-    if (!fs::exists(entry.path() / "meta.json")) continue;
+    if (!fs::exists(entry.path() / "meta.json")) {
+      get_logger("checkpoint")
+          ->warn("'{}' has no meta.json and is passed over: it is damaged", entry.path().string());
+      continue;
+    }
     entries.push_back({std::strtoll(name.c_str() + 5, nullptr, 10), entry.path()});
   }
   std::sort(entries.begin(), entries.end(),

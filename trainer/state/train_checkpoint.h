@@ -7,17 +7,20 @@
 #include <vector>
 
 #include "core/comm/process_group.h"
+#include "core/kernels/weight_kernels.h"
 #include "trainer/state/checkpoint_reader.h"
 #include "trainer/state/optimizer_state.h"
 
 namespace nibble {
 
 /// Writes `directory` (e.g. checkpoints/step-000010): one safetensors file of float32 master, m and
-/// v rows per rank, config.json of the model with its quantization_config, and meta.json last. The
-/// directory appears under its name only when complete. Collective; every rank calls it.
+/// v rows per rank with their content hashes, config.json of the model with its
+/// quantization_config, and meta.json last. The directory appears under its name only when
+/// complete. Collective; every rank calls it. `kernels` are those of the state's device.
 void save_train_checkpoint(const std::filesystem::path& directory, const ShardLayout& layout,
                            const OptimizerState& state, const TrainProgress& progress,
-                           const std::string& model_config_json, ProcessGroup& group);
+                           const std::string& model_config_json, ProcessGroup& group,
+                           const kernels::WeightKernels& kernels);
 
 /// Reads this rank's rows from a checkpoint that any number of ranks wrote. Throws Error naming the
 /// file or tensor that is missing or does not fit the model.
