@@ -21,6 +21,8 @@ namespace {
   // torch's OpenMP threads spin for milliseconds by default, which steals cores from the processes
   // whose turn it is; a few microseconds bridge the gaps inside a pass.
   ::setenv("GOMP_SPINCOUNT", "20000", 0);
+  // A peer that dies is reported by the supervisor, in one sentence; torch's stores also warn.
+  ::setenv("TORCH_CPP_LOG_LEVEL", "ERROR", 0);
   std::vector<char*> arguments;
   for (const std::string& argument : command) {
     arguments.push_back(const_cast<char*>(argument.c_str()));

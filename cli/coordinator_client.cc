@@ -38,10 +38,18 @@ Assignment CoordinatorClient::join(int service_port, int rendezvous_port) {
   request.set_rendezvous_port(rendezvous_port);
   request.set_pid(::getpid());
   v1::RegisterResponse response;
-  call_rpc("Register", "coordinator " + address_, milliseconds(30'000),
-           [&](grpc::ClientContext& context) {
-             return stub_->stub->Register(&context, request, &response);
-           });
+  try {
+    call_rpc("Register", "coordinator " + address_, milliseconds(30'000),
+             [&](grpc::ClientContext& context) {
+               return stub_->stub->Register(&context, request, &response);
+             });
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kUnavailable) throw;
+    fail(error.code(),
+         "no coordinator answers at {}; start `nibble coordinator JOB.yaml --port PORT` first, or "
+         "correct --join",
+         address_);
+  }
   return {response.worker_id(),
           response.role() == v1::ROLE_TRAINER ? WorkerRole::kTrainer : WorkerRole::kRollout,
           response.index(),

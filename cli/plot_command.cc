@@ -178,6 +178,11 @@ void run_plot(const PlotFlags& flags) {
   if (flags.runs.size() > 1 && flags.output.empty()) {
     fail(ErrorCode::kInvalidArgument, "several runs need --output FILE.png");
   }
+  if (const fs::path parent = flags.output.parent_path();
+      !parent.empty() && !fs::is_directory(parent)) {
+    fail(ErrorCode::kNotFound, "directory '{}' of --output does not exist; create it first",
+         parent.string());
+  }
   std::vector<Run> runs;
   for (size_t i = 0; i < flags.runs.size(); ++i) {
     if (!fs::is_directory(flags.runs[i])) {

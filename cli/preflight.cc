@@ -1,11 +1,17 @@
 #include "cli/preflight.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "core/base/fail.h"
 #include "core/checkpoint/hf_directory.h"
 #include "core/data/prompts.h"
 #include "core/device/cuda_device.h"
+#include "core/models/checkpoint_tensors.h"
 #include "core/models/weights.h"
 #include "core/tokenizer/tokenizer.h"
+#include "rollout/prompt_encoder.h"
+#include "rollout/prompt_length.h"
 
 namespace nibble {
 namespace {
@@ -15,37 +21,51 @@ void check_weights(const std::filesystem::path& path) {
   const HfDirectory directory(path);
   const ParameterTable table =
       model_parameters(parse_model_config(directory.config(), (path / "config.json").string()));
-  const QuantizationPlan plan = checkpoint_plan(directory, table);
-  for (int64_t i = 0; i < table.size(); ++i) {
-    const ParameterSpec& p = table.at(i);
-    if (plan.quantized[static_cast<size_t>(i)]) {
-      const std::string name = p.module + ".weight_packed";
-      (void)directory.tensor(name, directory.tensor(name).dtype,
-                             {p.rows, p.cols * plan.config.bits / 32});
-    } else {
-      const auto shape = p.is_vector() ? std::vector{p.cols} : std::vector{p.rows, p.cols};
-      (void)directory.tensor(p.name(), DType::kBf16, shape);
+  check_checkpoint_tensors(directory, table, checkpoint_plan(directory, table));
+}
+
+// Every prompt fits the engine. A token has at least one byte, so most need no encoding.
+void check_prompts(const RunConfig& config, const PromptEncoder& encoder,
+                   const Tokenizer& tokenizer, const std::filesystem::path& path) {
+  constexpr auto kNoLimit = std::numeric_limits<int64_t>::max();
+  const RolloutConfig& limits = config.rollout;
+  const int64_t kv_slots = limits.kv_tokens > 0 ? limits.kv_tokens : kNoLimit;
+  const int64_t most = std::min(limits.max_positions, kv_slots) - limits.max_new_tokens;
+  for (const PromptRecord& prompt :
+       read_prompts(path, config.data.prompt_key, config.data.label_key)) {
+    const Json& content = prompt.content;
+    if (content.is_string() &&
+        static_cast<int64_t>(content.get_ref<const std::string&>().size()) < most) {
+      continue;
     }
+    check_prompt_length(tokenizer, encoder.encode(content), limits.max_new_tokens, limits,
+                        kv_slots);
+  }
+}
+
+void check_device(const RunConfig& config) {
+  const bool has_gpu = config.cluster.device != DeviceChoice::kCpu && ops::num_cuda_devices() > 0;
+  if (config.cluster.device == DeviceChoice::kCuda && !has_gpu) {
+    fail(ErrorCode::kInvalidArgument,
+         "cluster.device is cuda, but this nibble sees no GPU (`nibble doctor` says why): build "
+         "with `cmake --preset cuda` on a machine with a GPU, or set cluster.device: auto");
+  }
+  if (config.rollout.kv_tokens == 0 && !has_gpu) {
+    fail(ErrorCode::kInvalidArgument,
+         "rollout.kv_tokens: 0 means what GPU memory is left; on a CPU name a number of tokens");
   }
 }
 
 }  // namespace
 
 void check_inputs(const RunConfig& config) {
-  if (config.cluster.device == DeviceChoice::kCuda && ops::num_cuda_devices() == 0) {
-    fail(ErrorCode::kInvalidArgument,
-         "cluster.device is cuda, but this nibble sees no GPU (`nibble doctor` says why): build "
-         "with "
-         "`cmake --preset cuda` on a machine with a GPU, or set cluster.device: auto");
-  }
-  const DataSection& data = config.data;
-  (void)read_prompts(data.train, data.prompt_key, data.label_key);
-  if (!config.eval.data.empty()) {
-    (void)read_prompts(config.eval.data, data.prompt_key, data.label_key);
-  }
+  check_device(config);
   check_weights(config.model.path);
   if (!config.model.reference.empty()) check_weights(config.model.reference);
-  (void)Tokenizer::from_directory(config.model.path);
+  const Tokenizer tokenizer = Tokenizer::from_directory(config.model.path);
+  const PromptEncoder encoder(tokenizer, config.model.path.string());
+  check_prompts(config, encoder, tokenizer, config.data.train);
+  if (!config.eval.data.empty()) check_prompts(config, encoder, tokenizer, config.eval.data);
 }
 
 }  // namespace nibble

@@ -42,6 +42,11 @@ class LineTokenizer {
       refuse_other_keys(line, {"ids"}, where);
       const auto ids = parse_token_ids(line["ids"], std::numeric_limits<int32_t>::max(),
                                        fmt::format("{}: ids", where));
+      for (size_t i = 0; i < ids.size(); ++i) {
+        if (!tokenizer_.id_to_token_bytes(ids[i]).empty()) continue;
+        fail(ErrorCode::kInvalidArgument, "{}: ids[{}] = {} is no token of this tokenizer", where,
+             i, ids[i]);
+      }
       return {{"text", tokenizer_.decode(ids, {flags_.skip_special})}};
     }
     if (line.contains("messages")) {

@@ -55,16 +55,23 @@ fs::path choose_checkpoint(const RunConfig& config, bool resume) {
          config.run.directory.string());
   }
   if (!resume || found.empty()) return {};
+  try {
+    (void)CheckpointReader(found.back().path);
+  } catch (const Error& error) {
+    fail(error.code(), "{}; remove '{}' to go on from the checkpoint before it", error.what(),
+         found.back().path.string());
+  }
   return found.back().path;
 }
 
 void print_summary(const RunConfig& config, const RunSummary& summary) {
-  const auto eval_text = [](const std::optional<double>& value) {
-    return value ? fmt::format("{:.3f}", *value) : std::string("-");
-  };
-  fmt::print("{} steps in {}; held-out reward {} -> {}\n", summary.steps,
-             config.run.directory.string(), eval_text(summary.first_eval),
-             eval_text(summary.last_eval));
+  std::string reward;  // a resumed run may have had its first evaluation before
+  if (summary.first_eval) reward = fmt::format("; held-out reward {:.3f}", *summary.first_eval);
+  if (summary.last_eval) {
+    reward += fmt::format("{} {:.3f}", summary.first_eval ? " ->" : "; held-out reward",
+                          *summary.last_eval);
+  }
+  fmt::print("{} steps in {}{}\n", summary.steps, config.run.directory.string(), reward);
 }
 
 // The workers' processes; none if a cluster starts them.
@@ -106,8 +113,6 @@ RunSummary run_loop(const RunConfig& config, Membership& membership, const fs::p
 void run_train(const TrainFlags& flags, bool spawn_workers) {
   const RunConfig config = load_run_config(flags.config, flags.overrides, read_env());
   check_inputs(config);
-  const RunDirectoryLock lock(config.run.directory);
-  const fs::path checkpoint = choose_checkpoint(config, flags.resume);
   Membership membership(static_cast<int>(config.cluster.trainers),
                         static_cast<int>(config.cluster.rollout_workers),
                         std::chrono::milliseconds(config.cluster.lease_ms));
@@ -117,6 +122,8 @@ void run_train(const TrainFlags& flags, bool spawn_workers) {
   options.port = flags.port;
   const std::array<grpc::Service*, 1> services = {&service.service()};
   RpcServer server(options, services);
+  const RunDirectoryLock lock(config.run.directory);
+  const fs::path checkpoint = choose_checkpoint(config, flags.resume);
   write_file_atomically(config.run.directory / "config.yaml", effective_yaml(config));
   get_logger("run")->info("coordinator address={} trainers={} rollout_workers={} resume={}",
                           server.address(), config.cluster.trainers, config.cluster.rollout_workers,

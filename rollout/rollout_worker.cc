@@ -7,6 +7,7 @@
 #include "core/device/cuda_device.h"
 #include "core/ops/torch_parallel.h"
 #include "rollout/engine_cuda/cuda_step_runner.h"
+#include "rollout/prompt_length.h"
 #include "rollout/text_stop.h"
 
 namespace nibble {
@@ -121,18 +122,6 @@ double RolloutWorker::set_weights(std::shared_ptr<const ResidentWeights> weights
   return clock.elapsed_ms();
 }
 
-void RolloutWorker::check_length(const std::vector<int32_t>& prompt, int64_t new_tokens) const {
-  const int64_t most = std::min(options_.rollout.max_positions, engine_->config().kv_slots);
-  const auto length = static_cast<int64_t>(prompt.size());
-  if (new_tokens - 1 <= most - length) return;
-  fail(
-      ErrorCode::kInvalidArgument,
-      "the prompt that begins '{}' has {} tokens; with rollout.max_new_tokens = {} it does not fit "
-      "rollout.max_positions = {} and rollout.kv_tokens = {}: shorten it or raise these",
-      capped(tokenizer_.decode(std::span(prompt).first(std::min<size_t>(prompt.size(), 12)))),
-      length, new_tokens, options_.rollout.max_positions, options_.rollout.kv_tokens);
-}
-
 std::vector<Completion> RolloutWorker::run_engine(const RolloutJob& job, Running& running,
                                                   Deadline deadline) {
   std::vector<GenerateRequest> requests;
@@ -188,7 +177,8 @@ RolloutOutcome RolloutWorker::generate(const RolloutJob& job, Deadline deadline)
   Running running;
   for (const RolloutPrompt& prompt : job.prompts) {
     running.prompts.push_back(encoder_.encode(prompt.content));
-    check_length(running.prompts.back(), job.max_new_tokens);
+    check_prompt_length(tokenizer_, running.prompts.back(), job.max_new_tokens, options_.rollout,
+                        engine_->config().kv_slots);
     outcome.prefill_tokens += static_cast<int64_t>(running.prompts.back().size());
   }
   running.completions = run_engine(job, running, deadline);

@@ -88,7 +88,6 @@ class RolloutWorker {
 
  private:
   struct Running;
-  void check_length(const std::vector<int32_t>& prompt, int64_t new_tokens) const;
   std::vector<Completion> run_engine(const RolloutJob& job, Running& running, Deadline deadline);
   void score(const RolloutJob& job, Running& running, RolloutOutcome& outcome);
   void keep(const RolloutJob& job, Running& running, RolloutOutcome& outcome);

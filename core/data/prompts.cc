@@ -38,7 +38,12 @@ std::vector<PromptRecord> read_prompts(const std::filesystem::path& path,
                                        const std::string& prompt_key,
                                        const std::string& label_key) {
   std::ifstream in(path);
-  if (!in) fail(ErrorCode::kNotFound, "cannot open data file '{}'", path.string());
+  if (!in || std::filesystem::is_directory(path)) {
+    fail(ErrorCode::kNotFound,
+         "cannot open data file '{}' (data.train or eval.data; a path is taken from the directory "
+         "where the command runs)",
+         path.string());
+  }
   std::vector<PromptRecord> prompts;
   std::string line;
   for (int64_t number = 1; std::getline(in, line); ++number) {

@@ -5,6 +5,11 @@
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+#include <netdb.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
 
 #include "core/base/fail.h"
 #include "core/rpc/grpc_log.h"
@@ -23,6 +28,29 @@ bool is_loopback(const std::string& host) {
 std::string join_address(const std::string& host, int port) {
   const bool needs_brackets = host.find(':') != std::string::npos && host[0] != '[';
   return needs_brackets ? fmt::format("[{}]:{}", host, port) : fmt::format("{}:{}", host, port);
+}
+
+// gRPC does not say why; the system does.
+std::string why_not_listen(std::string host, int port) {
+  if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+  addrinfo hints{};
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE;
+  addrinfo* found = nullptr;
+  if (const int error = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
+      error != 0) {
+    return fmt::format("{}; give an address of this machine", ::gai_strerror(error));
+  }
+  const int fd = ::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int on = 1;
+  ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+  const bool is_bound = ::bind(fd, found->ai_addr, found->ai_addrlen) == 0;
+  const int error = errno;
+  ::close(fd);
+  ::freeaddrinfo(found);
+  if (is_bound) return "the certificates do not match";
+  if (error == EADDRINUSE) return "the port is in use; choose another, or 0 for any free one";
+  return fmt::format("{}; choose another address or port", std::strerror(error));
 }
 
 void check(const RpcServerOptions& options) {
@@ -75,10 +103,8 @@ RpcServer::RpcServer(const RpcServerOptions& options, std::span<grpc::Service* c
   for (grpc::Service* service : services) builder.RegisterService(service);
   server_ = builder.BuildAndStart();
   if (server_ == nullptr || port_ == 0) {
-    fail(ErrorCode::kResourceExhausted,
-         "cannot listen on {}: the port is in use, the address is not of this machine, or the "
-         "certificates do not match; choose another, or 0 for any free port",
-         wanted);
+    fail(ErrorCode::kResourceExhausted, "cannot listen on {}: {}", wanted,
+         why_not_listen(options.host, options.port));
   }
   address_ = join_address(options.host, port_);
 }

@@ -78,8 +78,21 @@ class BadInput(CliTestCase):
         def add(tensors):
             tensors["model.layers.0.extra.weight"] = ("BF16", [1], b"\0\0")
         model = self.change_tensors(add)
-        self.refuse("export", "--input-dir", model, "--output-dir", self.folder / "out",
-                    says=["model.layers.0.extra.weight"])
+        for command in (["export", "--input-dir", model, "--output-dir", self.folder / "out"],
+                        ["inspect", model], ["logprobs", "--model", model],
+                        ["generate", "--model", model]):
+            self.refuse(*command, says=["model.layers.0.extra.weight", "config.json"])
+
+    def test_a_config_of_another_model_is_refused(self):
+        for changes, named in (({"num_hidden_layers": 1}, "model.layers.1."),
+                               ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
+                                "_norm.weight")):
+            with self.subTest(changes):
+                model = self.change_config(**changes)
+                for command in ("logprobs", "generate"):
+                    self.refuse(command, "--model", model, says=[named, "config.json"])
+                self.refuse_convert(model, says=[named])
+                shutil.rmtree(model)
 
     def test_unknown_architecture_and_fields(self):
         self.refuse_convert(self.change_config(model_type="mamba", architectures=["Mamba"]),
@@ -128,7 +141,9 @@ class BadInput(CliTestCase):
         tensors[name] = (dtype, shape, data[:at] + b"\xc0\x7f" + data[at + 2:])
         write_safetensors(path, tensors)
         for flags in ([], ["--grid", "sym7p5"], ["--quant-type", "W8A16"]):
-            self.refuse_convert(model, *flags, says=[name, "row 3", "group 2"])
+            self.refuse_convert(model, *flags, says=[name, "row 3", "column 70", "NaN"])
+        for command in ("logprobs", "generate"):
+            self.refuse(command, "--model", model, says=[name, "row 3", "column 70", "NaN"])
 
     def test_bad_lines_are_named_and_leave_no_output(self):
         cases = [('{"input_ids": [1, 2]}\n{"input_ids": [1,\n', ["line 2"]),
@@ -159,6 +174,20 @@ class BadInput(CliTestCase):
         for text, says in cases:
             with self.subTest(text):
                 self.refuse("tokenize", "--model", MODEL, stdin=text, says=says)
+
+    def test_paths_of_the_wrong_kind_say_what_to_do(self):
+        self.refuse("inspect", MODEL / "config.json", says=["is a file", "directory"])
+        self.refuse("plot", self.folder, "--output", self.folder / "none" / "a.png",
+                    says=["none", "create it first"])
+        self.refuse("logprobs", "--model", MODEL, "--fake-quant", 32, "--targets", "experts",
+                    says=["--targets linear"])
+        self.refuse("worker", "--join", "127.0.0.1:9", says=["127.0.0.1:9", "nibble coordinator"],
+                    code=1)
+        checkpoint = self.folder / "step-000001"
+        checkpoint.mkdir()
+        for name in ("config.json", "meta.json"):
+            (checkpoint / name).write_text("{}")
+        self.refuse("logprobs", "--model", checkpoint, says=["nibble export", "step-000001"])
 
     def test_logprobs_options(self):
         for flags in (["--path", "both"], ["--dtype", "float16"], ["--numerics", "quick"],

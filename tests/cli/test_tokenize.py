@@ -53,6 +53,10 @@ class Tokenize(CliTestCase):
         self.assertEqual(self.answers(self.qwen, lines, "--decode"),
                          [{"text": case["text"]} for case in cases])
 
+    def test_an_id_that_is_no_token_is_named(self):
+        self.refuse("tokenize", "--model", self.qwen, "--decode",
+                    stdin='{"ids": [0, 1, 99999999]}\n', says=["ids[2] = 99999999", "line 1"])
+
     def test_special_adds_what_the_post_processor_adds(self):
         model = TOKENIZERS / "llama3_style"
         cases = read_jsonl(model / "encode.jsonl")

@@ -23,8 +23,7 @@ class BadInput(JobTest):
         result = self.run_nibble("train", config, *settings(run__directory=directory), *arguments,
                                  environment=environment)
         self.expect_refusal(result, code, *parts)
-        left = sorted(path.name for path in directory.rglob("*")) if directory.exists() else []
-        self.assertEqual([name for name in left if name != ".lock"], [], "half-written")
+        self.assertFalse(directory.exists(), "half-written")
 
     def write(self, name, text):
         path = self.folder / name
@@ -62,6 +61,8 @@ class BadInput(JobTest):
         for key in ("max_positions", "kv_tokens"):
             self.refused(f"rollout.{key}", "max_new_tokens",
                          arguments=settings(**{f"rollout__{key}": 4}))
+        self.refused("rollout.kv_tokens: 0", arguments=settings(rollout__kv_tokens=0,
+                                                                 cluster__device="cpu"))
         self.refused("threads_per_worker", arguments=settings(cluster__threads_per_worker=100000))
 
     def test_a_value_of_the_wrong_type(self):
@@ -159,9 +160,9 @@ class BadInput(JobTest):
 
     def test_a_prompt_that_cannot_fit_is_quoted(self):
         long = self.write("long.jsonl", json.dumps({"prompt": "value 7" * 200, "label": "1"}))
-        result = self.run_nibble("train", TINY_DENSE, *settings(
-            run__directory=self.folder / "run", data__train=long))
-        self.expect_refusal(result, 2, "'value 7value", "rollout.max_positions = 64")
+        for key in ("data__train", "eval__data"):
+            self.refused("'value 7value", "rollout.max_positions = 64",
+                         arguments=settings(**{key: long}))
 
     # The machine.
 
@@ -179,12 +180,27 @@ class BadInput(JobTest):
         directory = self.folder / "run"
         self.train(directory, *settings(run__steps=2))
         rows = read_metrics(directory)
-        weights = directory / "checkpoints/step-000002/rank-001-of-002.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-1000])
-        result = self.run_nibble("train", TINY_DENSE, "--resume",
-                                 *settings(run__directory=directory, run__steps=4))
-        self.expect_refusal(result, 2, weights)
-        self.assertEqual(read_metrics(directory), rows)
+        checkpoint = directory / "checkpoints/step-000002"
+
+        def refused_with(name, change, *parts):
+            path = checkpoint / name
+            good = path.read_bytes()
+            path.write_bytes(change(good))
+            result = self.run_nibble("train", TINY_DENSE, "--resume",
+                                     *settings(run__directory=directory, run__steps=4))
+            self.expect_refusal(result, 2, name, *parts)
+            self.assertEqual(read_metrics(directory), rows)
+            path.write_bytes(good)
+
+        weights = "rank-001-of-002.safetensors"
+        refused_with(weights, lambda data: data[:-1000], f"remove '{checkpoint}'")
+        refused_with(weights, lambda data: data[:-7] + bytes([data[-7] ^ 1]) + data[-6:],
+                     "hash differs", "tensor 'v/")
+        refused_with("meta.json", lambda data: data[:20], f"remove '{checkpoint}'")
+        refused_with("meta.json", lambda data: data.replace(b'"updates": ', b'"updates": 1'),
+                     "damaged")
+        refused_with("config.json", lambda data: data.replace(b'"rope_theta": ', b'"rope_theta": 2'),
+                     "damaged")
 
 
 class Mounts(JobTest):
