@@ -1,8 +1,10 @@
 #include "cli/preflight.h"
 
+#include "cli/job_kind.h"
 #include "core/base/fail.h"
 #include "core/checkpoint/hf_directory.h"
 #include "core/data/prompts.h"
+#include "core/data/text_records.h"
 #include "core/device/cuda_device.h"
 #include "core/models/weights.h"
 #include "core/tokenizer/tokenizer.h"
@@ -29,6 +31,15 @@ void check_weights(const std::filesystem::path& path) {
   }
 }
 
+// Every id that a text may become has an embedding: a random model's sizes are somebody's choice.
+void check_vocabulary(const Tokenizer& tokenizer, const std::filesystem::path& path) {
+  const std::string what = (path / "config.json").string();
+  const ModelConfig model = parse_model_config(read_hf_config(path), what);
+  if (tokenizer.vocab_size() <= model.vocab) return;
+  fail(ErrorCode::kInvalidArgument, "{}: vocab_size = {}, but the tokenizer beside it has {} ids",
+       what, model.vocab, tokenizer.vocab_size());
+}
+
 }  // namespace
 
 void check_inputs(const RunConfig& config) {
@@ -38,14 +49,18 @@ void check_inputs(const RunConfig& config) {
          "with "
          "`cmake --preset cuda` on a machine with a GPU, or set cluster.device: auto");
   }
-  const DataSection& data = config.data;
-  (void)read_prompts(data.train, data.prompt_key, data.label_key);
-  if (!config.eval.data.empty()) {
-    (void)read_prompts(config.eval.data, data.prompt_key, data.label_key);
+  for (const auto& file : {config.data.train, config.eval.data}) {
+    if (file.empty()) continue;
+    if (is_supervised(config)) {
+      (void)read_text_records(file, config.data.keys);
+    } else {
+      (void)read_prompts(file, config.data.keys.prompt, config.data.label_key);
+    }
   }
-  check_weights(config.model.path);
+  if (config.model.init == ModelInit::kPretrained) check_weights(config.model.path);
   if (!config.model.reference.empty()) check_weights(config.model.reference);
-  (void)Tokenizer::from_directory(config.model.path);
+  const Tokenizer tokenizer = Tokenizer::from_directory(config.model.path);
+  if (is_supervised(config)) check_vocabulary(tokenizer, config.model.path);
 }
 
 }  // namespace nibble

@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "cli/command.h"
+#include "cli/job_kind.h"
 #include "cli/job_watch.h"
 #include "cli/preflight.h"
 #include "cli/run_config.h"
@@ -62,8 +63,8 @@ void print_summary(const RunConfig& config, const RunSummary& summary) {
   const auto eval_text = [](const std::optional<double>& value) {
     return value ? fmt::format("{:.3f}", *value) : std::string("-");
   };
-  fmt::print("{} steps in {}; held-out reward {} -> {}\n", summary.steps,
-             config.run.directory.string(), eval_text(summary.first_eval),
+  fmt::print("{} steps in {}; held-out {} {} -> {}\n", summary.steps, config.run.directory.string(),
+             is_supervised(config) ? "loss" : "reward", eval_text(summary.first_eval),
              eval_text(summary.last_eval));
 }
 
@@ -96,6 +97,11 @@ std::unique_ptr<JobWatch> start_workers(const RunConfig& config, Membership& mem
 RunSummary run_loop(const RunConfig& config, Membership& membership, const fs::path& checkpoint,
                     JobWatch& workers) {
   try {
+    if (is_supervised(config)) {
+      SupervisedLoop loop(coordinator_config(config), supervised_plan(config), membership,
+                          checkpoint);
+      return loop.run(g_interrupt);
+    }
     RunLoop loop(coordinator_config(config), sampling_plan(config), membership, checkpoint);
     return loop.run(g_interrupt);
   } catch (const Error& error) {

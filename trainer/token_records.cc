@@ -28,15 +28,15 @@ class RecordEncoder {
   std::vector<TokenRecord> encode_file(const std::filesystem::path& file) const {
     std::vector<TextRecord> texts = read_text_records(file, source_.keys);
     std::vector<TokenRecord> records(texts.size());
-    ops::torch_parallel().run(
-        static_cast<int64_t>(texts.size()), 64, [&](int64_t begin, int64_t end) {
-          for (int64_t i = begin; i < end; ++i) {
-            TextRecord& text = texts[static_cast<size_t>(i)];
-            records[static_cast<size_t>(i)] = encode(text);
-            text.prompt = Json();
-            text.text = std::string();
-          }
-        });
+    ops::torch_parallel().run(static_cast<int64_t>(texts.size()), 64,
+                              [&](int64_t begin, int64_t end) {
+                                for (int64_t i = begin; i < end; ++i) {
+                                  TextRecord& text = texts[static_cast<size_t>(i)];
+                                  records[static_cast<size_t>(i)] = encode(text);
+                                  text.prompt = Json();
+                                  text.text = std::string();
+                                }
+                              });
     // Checked in order, so that the first one at fault is named whatever the threads did.
     for (size_t i = 0; i < records.size(); ++i) {
       check(records[i], fmt::format("{}:{}", file.string(), texts[i].line));
@@ -107,6 +107,18 @@ TokenRecords load_token_records(const RecordSource& source) {
   TokenRecords records{encoder.encode_file(source.train), {}};
   if (!source.eval.empty()) records.eval = encoder.encode_file(source.eval);
   return records;
+}
+
+std::vector<const TokenRecord*> share_records(std::span<const TokenRecord* const> batch, int rank,
+                                              int world) {
+  std::vector<int64_t> tokens;
+  for (const TokenRecord* record : batch) tokens.push_back(record->computed_tokens());
+  const std::vector<std::vector<int64_t>> parts = balance_groups(tokens, world);
+  std::vector<const TokenRecord*> share;
+  for (const int64_t i : parts[static_cast<size_t>(rank)]) {
+    share.push_back(batch[static_cast<size_t>(i)]);
+  }
+  return share;
 }
 
 std::vector<MicroBatch> make_record_batches(std::span<const TokenRecord* const> records,

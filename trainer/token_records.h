@@ -42,6 +42,11 @@ struct TokenRecords {
 /// what read_text_records and Tokenizer throw.
 TokenRecords load_token_records(const RecordSource& source);
 
+/// One rank's part of a batch, balanced by computed tokens (balance_groups), in the batch's order.
+/// The parts of all ranks together are the batch.
+std::vector<const TokenRecord*> share_records(std::span<const TokenRecord* const> batch, int rank,
+                                              int world);
+
 /// Cuts records, in order, into micro-batches of at most `max_tokens` computed tokens, without
 /// padding; a larger record gets one to itself. Advantages and rollout log-probabilities stay
 /// empty.

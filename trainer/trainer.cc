@@ -90,9 +90,9 @@ void Trainer::load_masters() {
         Array<float>(std::span<const float>(rows), backend_.kind());
   };
   if (config_.init == ModelInit::kRandom) {
-    const RandomInit init{config_.init_seed,
-                          initializer_range(read_hf_config(config_.model),
-                                            (config_.model / "config.json").string())};
+    const RandomInit init{
+        config_.init_seed,
+        initializer_range(read_hf_config(config_.model), (config_.model / "config.json").string())};
     std::vector<float> rows;
     for (int64_t p = 0; p < spec_.table.size(); ++p) {
       rows.resize(static_cast<size_t>(train_layout_.shard_elements(p)));

@@ -24,8 +24,8 @@ struct TextRecord {
 };
 
 /// Reads JSON lines of records, each {prompt, response} or {text}; other fields are not looked at.
-/// Throws Error naming file and line for a record that is neither or both, for an empty or misshapen
-/// field, and what for_each_json_record throws.
+/// Throws Error naming file and line for a record that is neither or both, for an empty or
+/// misshapen field, and what for_each_json_record throws.
 std::vector<TextRecord> read_text_records(const std::filesystem::path& path,
                                           const RecordKeys& keys);
 

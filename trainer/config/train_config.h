@@ -111,7 +111,8 @@ void visit_fields(Visitor& v, AlgorithmConfig& c) {
   v.field("clip_low", c.loss.clip_low, "", "ratio is clipped below 1 - clip_low", Range{0, 1});
   v.field("clip_high", c.loss.clip_high, "", "ratio is clipped above 1 + clip_high", AtLeast{0});
   v.field("dual_clip", c.loss.dual_clip, "", "c > 1: the loss is at most -c A for A < 0; 0 = off");
-  v.field("aggregation", c.loss.aggregation, "", "how token losses become one number (sft: token-mean)");
+  v.field("aggregation", c.loss.aggregation, "",
+          "how token losses become one number (sft: token-mean)");
   v.field("sum_norm", c.loss.sum_norm, "tokens", "divisor of seq-mean-token-sum-norm", Above{0});
   v.field("correction", c.loss.correction, "", "weight for the gap between trainer and rollout");
   v.field("correction_low", c.loss.correction_low, "", "its lower bound", AtLeast{0});

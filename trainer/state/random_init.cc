@@ -39,7 +39,8 @@ double initializer_range(const Json& config, const std::string& what) {
 void draw_rows(const ParameterSpec& spec, int64_t parameter, RowShard rows, const RandomInit& init,
                const kernels::Parallel& parallel, std::span<float> out) {
   NIBBLE_CHECK(static_cast<int64_t>(out.size()) == rows.rows() * spec.cols,
-               "{}: {} elements for {} rows of {}", spec.name(), out.size(), rows.rows(), spec.cols);
+               "{}: {} elements for {} rows of {}", spec.name(), out.size(), rows.rows(),
+               spec.cols);
   if (spec.is_vector()) {
     std::fill(out.begin(), out.end(), 1.0f);
     return;
