@@ -137,10 +137,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tokenizer", type=pathlib.Path, metavar="DIR",
                         help="directory whose tokenizer is copied; without it: bytes")
     for name, size, text in (
-            ("hidden", 256, ""), ("layers", 4, ""), ("heads", 4, ""), ("kv-heads", 2, ""),
-            ("head-dim", 64, ""), ("intermediate", 768, "of a dense MLP"),
+            ("hidden", 128, ""), ("layers", 4, ""), ("heads", 4, ""), ("kv-heads", 2, ""),
+            ("head-dim", 32, ""), ("intermediate", 384, "of a dense MLP"),
             ("max-positions", 1024, ""), ("experts", 8, "of a layer (qwen3_moe)"),
-            ("experts-per-token", 2, "(qwen3_moe)"), ("expert-intermediate", 256, "(qwen3_moe)")):
+            ("experts-per-token", 2, "(qwen3_moe)"), ("expert-intermediate", 128, "(qwen3_moe)")):
         parser.add_argument(f"--{name}", type=int, default=size, help=f"{text} (%(default)s)")
     parser.add_argument("--initializer-range", type=float, default=0.02,
                         help="standard deviation of the weights that training starts from")

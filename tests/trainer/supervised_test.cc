@@ -50,6 +50,7 @@ std::vector<TokenRecord> oracle_records(const std::string& name) {
 
 std::vector<const TokenRecord*> pointers(const std::vector<TokenRecord>& records) {
   std::vector<const TokenRecord*> all;
+  all.reserve(records.size());
   for (const TokenRecord& record : records) all.push_back(&record);
   return all;
 }

@@ -102,6 +102,7 @@ TEST_F(LoadTokenRecords, ATokenizerWithoutEndTokenIsRefusedForResponsesOnly) {
 
 std::vector<TokenRecord> records_of(const std::vector<int>& response_tokens) {
   std::vector<TokenRecord> records;
+  records.reserve(response_tokens.size());
   for (const int count : response_tokens) {
     records.push_back({{1, 2}, std::vector<int32_t>(static_cast<size_t>(count), 3)});
   }
@@ -110,6 +111,7 @@ std::vector<TokenRecord> records_of(const std::vector<int>& response_tokens) {
 
 std::vector<const TokenRecord*> pointers(const std::vector<TokenRecord>& records) {
   std::vector<const TokenRecord*> all;
+  all.reserve(records.size());
   for (const TokenRecord& record : records) all.push_back(&record);
   return all;
 }
