@@ -31,9 +31,13 @@ struct Run {
   MetricTable table;
 };
 
+enum class RunKind { kRollout, kSupervised };
+
 /// One of the charts of a run and the columns of metrics.jsonl it shows; in an overlay of several
-/// runs the first of them that a run has.
+/// runs the first of them that a run has. Charts belong to a kind of run, because the `loss` of a
+/// policy and that of given tokens have nothing in common but the name.
 struct Topic {
+  RunKind kind;
   const char* file;
   const char* title;
   const char* y_label;
@@ -42,9 +46,12 @@ struct Topic {
 
 const std::vector<Topic>& topics() {
   static const std::vector<Topic> all = {
-      {"reward.png", "Reward", "reward", {"eval_reward_mean", "reward_mean"}},
-      {"kl.png", "KL to the BF16 reference", "nats per token", {"kl_reference"}},
-      {"gap.png",
+      {RunKind::kSupervised, "loss.png", "Loss", "nats per token", {"eval_loss", "loss"}},
+      {RunKind::kSupervised, "grad_norm.png", "Gradient norm", "before clipping", {"grad_norm"}},
+      {RunKind::kRollout, "reward.png", "Reward", "reward", {"eval_reward_mean", "reward_mean"}},
+      {RunKind::kRollout, "kl.png", "KL to the BF16 reference", "nats per token", {"kl_reference"}},
+      {RunKind::kRollout,
+       "gap.png",
        "Gap between trainer and rollout",
        "|log p difference|",
        {"logprob_abs_diff_mean", "logprob_abs_diff_max"}}};
@@ -57,6 +64,14 @@ const std::vector<std::string>& phases() {
       "generate_ms",  "reward_ms", "reference_ms", "forward_backward_ms",
       "optimizer_ms", "pack_ms",   "sync_ms"};
   return all;
+}
+
+// Nothing is rewarded in a supervised run, and its loss is there from the first row on.
+RunKind kind_of(const Run& run) {
+  const auto& columns = run.table.columns;
+  const bool rewarded = columns.contains("reward_mean") || columns.contains("eval_reward_mean");
+  const bool has_loss = columns.contains("loss") || columns.contains("eval_loss");
+  return has_loss && !rewarded ? RunKind::kSupervised : RunKind::kRollout;
 }
 
 // The finite points of a column: evaluations exist for some steps only.
@@ -99,6 +114,7 @@ Chart phase_chart(const Run& run) {
 Chart overlay_chart(const std::vector<Run>& runs, const Topic& topic) {
   Chart chart{topic.title, "step", topic.y_label, Chart::Kind::kLines, {}};
   for (const Run& run : runs) {
+    if (kind_of(run) != topic.kind) continue;
     const auto found =
         std::find_if(topic.columns.begin(), topic.columns.end(),
                      [&](const std::string& name) { return run.table.columns.contains(name); });
@@ -132,12 +148,15 @@ void plot_one(const Run& run, const fs::path& directory, const fs::path& summary
     charts.push_back(std::move(chart));
     fmt::print("{}\n", (directory / file).string());
   };
-  for (const Topic& topic : topics()) add(topic_chart(run, topic), topic.file);
+  for (const Topic& topic : topics()) {
+    if (topic.kind == kind_of(run)) add(topic_chart(run, topic), topic.file);
+  }
   add(phase_chart(run), "phases.png");
   if (charts.empty()) {
-    fail(ErrorCode::kInvalidArgument,
-         "the rows of '{}' have none of the columns of a run (reward_mean, kl_reference, ...)",
-         run.label);
+    fail(
+        ErrorCode::kInvalidArgument,
+        "the rows of '{}' have none of the columns of a run (reward_mean, kl_reference, loss, ...)",
+        run.label);
   }
   if (!left_out.empty()) {
     get_logger("plot")->warn("no metrics for {}", fmt::join(left_out, ", "));
@@ -155,7 +174,7 @@ void plot_overlay(const std::vector<Run>& runs, const fs::path& output) {
                charts.end());
   if (charts.empty()) {
     fail(ErrorCode::kInvalidArgument,
-         "none of the runs has the columns of a run (reward_mean, kl_reference, ...)");
+         "none of the runs has the columns of a run (reward_mean, kl_reference, loss, ...)");
   }
   write_charts_png(output, charts);
   fmt::print("{}\n", output.string());
@@ -212,7 +231,9 @@ void add_plot_command(CLI::App& app, CommandContext& context) {
   command->add_option("--labels", flags->labels, "names of the runs, e.g. bf16,int4")
       ->delimiter(',');
   command->footer(
-      "One run: writes plots/reward.png, kl.png, gap.png, phases.png and summary.png into it.\n"
+      "One run: writes plots/reward.png, kl.png, gap.png, phases.png and summary.png into it;\n"
+      "of a supervised run (algorithm.loss: sft) loss.png and grad_norm.png instead of the first "
+      "three.\n"
       "Example:\n  nibble plot runs/bf16 runs/int4 --labels bf16,int4 --output compare.png");
   command->callback([flags, &context] { context.run = [flags] { run_plot(*flags); }; });
 }

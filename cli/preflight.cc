@@ -9,9 +9,10 @@
 #include "core/device/cuda_device.h"
 #include "core/models/checkpoint_tensors.h"
 #include "core/models/weights.h"
+#include "core/tokenizer/prompt_encoder.h"
 #include "core/tokenizer/tokenizer.h"
-#include "rollout/prompt_encoder.h"
 #include "rollout/prompt_length.h"
+#include "trainer/token_records.h"
 
 namespace nibble {
 namespace {
@@ -32,7 +33,7 @@ void check_prompts(const RunConfig& config, const PromptEncoder& encoder,
   const int64_t kv_slots = limits.kv_tokens > 0 ? limits.kv_tokens : kNoLimit;
   const int64_t most = std::min(limits.max_positions, kv_slots) - limits.max_new_tokens;
   for (const PromptRecord& prompt :
-       read_prompts(path, config.data.prompt_key, config.data.label_key)) {
+       read_prompts(path, config.data.keys.prompt, config.data.label_key)) {
     const Json& content = prompt.content;
     if (content.is_string() &&
         static_cast<int64_t>(content.get_ref<const std::string&>().size()) < most) {
@@ -56,13 +57,27 @@ void check_device(const RunConfig& config) {
   }
 }
 
+// Every id that a text may become has an embedding: a random model's sizes are somebody's choice.
+void check_vocabulary(const Tokenizer& tokenizer, const std::filesystem::path& path) {
+  const std::string what = (path / "config.json").string();
+  const ModelConfig model = parse_model_config(read_hf_config(path), what);
+  if (tokenizer.vocab_size() <= model.vocab) return;
+  fail(ErrorCode::kInvalidArgument, "{}: vocab_size = {}, but the tokenizer beside it has {} ids",
+       what, model.vocab, tokenizer.vocab_size());
+}
+
 }  // namespace
 
 void check_inputs(const RunConfig& config) {
   check_device(config);
-  check_weights(config.model.path);
+  if (config.model.init == ModelInit::kPretrained) check_weights(config.model.path);
   if (!config.model.reference.empty()) check_weights(config.model.reference);
   const Tokenizer tokenizer = Tokenizer::from_directory(config.model.path);
+  if (const auto records = record_source(config)) {
+    check_vocabulary(tokenizer, config.model.path);
+    (void)load_token_records(*records);
+    return;
+  }
   const PromptEncoder encoder(tokenizer, config.model.path.string());
   check_prompts(config, encoder, tokenizer, config.data.train);
   if (!config.eval.data.empty()) check_prompts(config, encoder, tokenizer, config.eval.data);

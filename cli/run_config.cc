@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "cli/job_kind.h"
 #include "core/base/fail.h"
 #include "core/checkpoint/hf_directory.h"
 #include "core/models/weights.h"
@@ -43,6 +44,7 @@ void check_sizes(const RunConfig& c, const ConfigSource& source) {
          "cluster.threads_per_worker is {} ({}); it must be at most {}",
          c.cluster.threads_per_worker, source.where("cluster.threads_per_worker"), kMaxThreads);
   }
+  if (is_supervised(c)) return;
   // A prompt has at least one token; the last new one is never put into the cache.
   const auto want = [&](const char* key, int64_t value) {
     if (value == 0 || value >= c.rollout.max_new_tokens) return;
@@ -84,15 +86,21 @@ std::filesystem::path quantization_source(const RunConfig& c) {
   return c.model.int4.empty() ? c.model.path : c.model.int4;
 }
 
-ParameterTable parameters_of(const HfDirectory& directory) {
+// config.json of a model that the job names. Weights must be beside it, unless it starts at random.
+Json model_json(const RunConfig& c, const std::filesystem::path& directory) {
+  const bool weightless = c.model.init == ModelInit::kRandom && directory == c.model.path;
+  return weightless ? read_hf_config(directory) : HfDirectory(directory).config();
+}
+
+ParameterTable parameters_of(const RunConfig& c, const std::filesystem::path& directory) {
   return model_parameters(
-      parse_model_config(directory.config(), (directory.path() / "config.json").string()));
+      parse_model_config(model_json(c, directory), (directory / "config.json").string()));
 }
 
 // A plan made for one model's parameters means nothing for another's.
-void check_same_model(const ParameterTable& table, const HfDirectory& directory,
-                      const std::filesystem::path& other) {
-  const ParameterTable theirs = parameters_of(HfDirectory(other));
+void check_same_model(const RunConfig& c, const ParameterTable& table,
+                      const std::filesystem::path& directory, const std::filesystem::path& other) {
+  const ParameterTable theirs = parameters_of(c, other);
   for (int64_t i = 0; i < std::max(table.size(), theirs.size()); ++i) {
     const bool both = i < table.size() && i < theirs.size();
     if (both && table.at(i).module == theirs.at(i).module &&
@@ -102,8 +110,7 @@ void check_same_model(const ParameterTable& table, const HfDirectory& directory,
     fail(ErrorCode::kInvalidArgument,
          "'{}' and '{}' are different models: they differ from parameter '{}' on; model.path, "
          "model.int4 and model.reference must be of one model",
-         directory.path().string(), other.string(),
-         (i < table.size() ? table : theirs).at(i).name());
+         directory.string(), other.string(), (i < table.size() ? table : theirs).at(i).name());
   }
 }
 
@@ -115,7 +122,8 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
   RunConfig& config = loaded.config;
   if (env.fake_qat_flag) config.qat.enabled = *env.fake_qat_flag;
   if (env.fake_qat_group) config.qat.group_size = *env.fake_qat_group;
-  check_batch(config, loaded.source);
+  settle_job_kind(config, loaded.source);
+  if (!is_supervised(config)) check_batch(config, loaded.source);
   check_sizes(config, loaded.source);
   check_paths(config, loaded.source);
   check_reward(config, loaded.source);
@@ -137,19 +145,21 @@ RunConfig parse_effective_yaml(const std::string& yaml) {
 }
 
 JobPlans job_plans(const RunConfig& config) {
-  const HfDirectory directory(quantization_source(config));
-  const ParameterTable table = parameters_of(directory);
+  const std::filesystem::path directory = quantization_source(config);
+  const ParameterTable table = parameters_of(config, directory);
   for (const auto& other : {config.model.path, config.model.reference}) {
-    if (!other.empty() && other != directory.path()) check_same_model(table, directory, other);
+    if (!other.empty() && other != directory) check_same_model(config, table, directory, other);
   }
-  QuantizationPlan int4 = checkpoint_plan(directory, table);
+  QuantizationPlan int4 =
+      checkpoint_plan(model_json(config, directory), (directory / "config.json").string(), table);
   if (config.qat.group_size && *config.qat.group_size != int4.config.group_size && int4.any()) {
     QuantizationConfig changed = int4.config;
     changed.group_size = *config.qat.group_size;
     int4 = plan_from_config(table, changed);
   }
   const QuantizationPlan plain = plan_bf16(table);
-  const bool serve_int4 = config.qat.enabled || config.rollout.quantize;
+  // A supervised job serves nobody: its checkpoint holds what it trained.
+  const bool serve_int4 = config.qat.enabled || (config.rollout.quantize && !is_supervised(config));
   return {config.qat.enabled ? int4 : plain, serve_int4 ? int4 : plain};
 }
 
@@ -167,14 +177,27 @@ SamplingPlan sampling_plan(const RunConfig& c) {
           std::chrono::milliseconds(c.rollout.timeout_ms)};
 }
 
+SupervisedPlan supervised_plan(const RunConfig& c) {
+  return {c.optimizer.global_batch, std::chrono::milliseconds(c.rollout.timeout_ms)};
+}
+
+std::optional<RecordSource> record_source(const RunConfig& c) {
+  if (!is_supervised(c)) return std::nullopt;
+  return RecordSource{c.data.train, c.eval.data, c.data.keys, c.model.path,
+                      c.rollout.max_positions};
+}
+
 TrainerConfig trainer_config(const RunConfig& c) {
   TrainerConfig config;
   JobPlans plans = job_plans(c);
   config.model = c.model.path;
+  config.init = c.model.init;
+  config.init_seed = static_cast<uint64_t>(c.run.seed);
   config.reference = c.model.reference.empty() ? c.model.path : c.model.reference;
   config.train_plan = std::move(plans.train);
   config.serve_plan = std::move(plans.serve);
   config.algorithm = c.algorithm;
+  if (is_supervised(c)) config.algorithm.reference = ReferenceMode::kNever;
   config.optimizer = c.optimizer;
   config.temperature = c.rollout.temperature;
   config.max_tokens_per_device = c.parallel.max_tokens_per_device;

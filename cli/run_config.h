@@ -2,11 +2,13 @@
 
 #include <chrono>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "coordinator/run_config.h"
 #include "coordinator/run_loop.h"
+#include "coordinator/supervised_loop.h"
 #include "core/base/env.h"
 #include "core/config/config.h"
 #include "core/spec/quantization.h"
@@ -41,14 +43,14 @@ void visit_fields(Visitor& v, RunConfig& c) {
   v.section("cluster", c.cluster, "processes");
   v.section("model", c.model, "where weights come from");
   v.section("qat", c.qat, "fake quantization in the trainer");
-  v.section("data", c.data, "prompts");
+  v.section("data", c.data, "what is trained on");
   v.section("rollout", c.rollout, "what is sampled, and the engine's sizes");
   v.section("reward", c.reward, "how responses are scored");
   v.section("algorithm", c.algorithm, "advantages, policy loss, KL");
   v.section("optimizer", c.optimizer, "AdamW");
   v.section("parallel", c.parallel, "how trainers share the work");
   v.section("weight_sync", c.weight_sync, "publication of weights");
-  v.section("eval", c.eval, "held-out prompts");
+  v.section("eval", c.eval, "held-out data");
   v.section("checkpoint", c.checkpoint, "what is kept to resume from");
   v.section("logging", c.logging, "logs and texts");
 }
@@ -73,7 +75,10 @@ JobPlans job_plans(const RunConfig& config);
 
 CoordinatorConfig coordinator_config(const RunConfig& config);
 SamplingPlan sampling_plan(const RunConfig& config);
+SupervisedPlan supervised_plan(const RunConfig& config);
 TrainerConfig trainer_config(const RunConfig& config);
+/// Of a supervised job (algorithm.loss: sft); empty for any other.
+std::optional<RecordSource> record_source(const RunConfig& config);
 
 /// Threads of one worker: all cores for the roles that take turns, split among workers of a role.
 int worker_threads(const RunConfig& config, WorkerRole role);

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "core/tokenizer/prompt_encoder.h"
 #include "core/tokenizer/tokenizer.h"
-#include "rollout/prompt_encoder.h"
 
 namespace nibble {
 

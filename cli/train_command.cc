@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "cli/command.h"
+#include "cli/job_kind.h"
 #include "cli/job_watch.h"
 #include "cli/preflight.h"
 #include "cli/run_config.h"
@@ -65,13 +66,14 @@ fs::path choose_checkpoint(const RunConfig& config, bool resume) {
 }
 
 void print_summary(const RunConfig& config, const RunSummary& summary) {
-  std::string reward;  // a resumed run may have had its first evaluation before
-  if (summary.first_eval) reward = fmt::format("; held-out reward {:.3f}", *summary.first_eval);
+  const char* what = is_supervised(config) ? "loss" : "reward";
+  std::string eval;  // a resumed run may have had its first evaluation before
+  if (summary.first_eval) eval = fmt::format("; held-out {} {:.3f}", what, *summary.first_eval);
   if (summary.last_eval) {
-    reward += fmt::format("{} {:.3f}", summary.first_eval ? " ->" : "; held-out reward",
-                          *summary.last_eval);
+    eval += summary.first_eval ? std::string(" ->") : fmt::format("; held-out {}", what);
+    eval += fmt::format(" {:.3f}", *summary.last_eval);
   }
-  fmt::print("{} steps in {}{}\n", summary.steps, config.run.directory.string(), reward);
+  fmt::print("{} steps in {}{}\n", summary.steps, config.run.directory.string(), eval);
 }
 
 // The workers' processes; none if a cluster starts them.
@@ -103,6 +105,11 @@ std::unique_ptr<JobWatch> start_workers(const RunConfig& config, Membership& mem
 RunSummary run_loop(const RunConfig& config, Membership& membership, const fs::path& checkpoint,
                     JobWatch& workers) {
   try {
+    if (is_supervised(config)) {
+      SupervisedLoop loop(coordinator_config(config), supervised_plan(config), membership,
+                          checkpoint);
+      return loop.run(g_interrupt);
+    }
     RunLoop loop(coordinator_config(config), sampling_plan(config), membership, checkpoint);
     return loop.run(g_interrupt);
   } catch (const Error& error) {

@@ -35,6 +35,7 @@ class Role {
       options.rank = assignment.index;
       options.world = static_cast<int>(config.cluster.trainers);
       options.trainer = trainer_config(config);
+      options.records = record_source(config);
       options.gpu = gpu;
       options.gpu_wire = wire;
       trainer_ = std::make_unique<TrainerService>(std::move(options));

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/config/fields.h"
+#include "core/data/text_records.h"
 #include "core/ops/numerics.h"
 
 namespace nibble {
@@ -55,7 +56,8 @@ void visit_fields(Visitor& v, ClusterSection& c) {
   v.field("device", c.device, "",
           "what workers compute on; auto: a GPU where a worker's machine has one");
   v.field("trainers", c.trainers, "processes", "trainer ranks", Range{1, 1024});
-  v.field("rollout_workers", c.rollout_workers, "processes", "rollout engines", Range{1, 1024});
+  v.field("rollout_workers", c.rollout_workers, "processes", "rollout engines; sft: 0",
+          Range{0, 1024});
   v.field("threads_per_worker", c.threads_per_worker, "threads",
           "0: all cores a role may use while the other waits", AtLeast{0});
   v.field("start_timeout_ms", c.start_timeout_ms, "ms", "until all workers have joined and loaded",
@@ -67,15 +69,17 @@ void visit_fields(Visitor& v, ClusterSection& c) {
 /// Key `data`.
 struct DataSection {
   std::filesystem::path train;
-  std::string prompt_key = "prompt";
   std::string label_key = "label";
+  RecordKeys keys;
   bool shuffle = true;
 };
 template <typename Visitor>
 void visit_fields(Visitor& v, DataSection& c) {
-  v.field("train", c.train, "", "JSON lines of prompts and labels");
-  v.field("prompt_key", c.prompt_key, "", "a string, or a list of chat messages");
+  v.field("train", c.train, "", "JSON lines of prompts and labels; sft: of responses or texts");
+  v.field("prompt_key", c.keys.prompt, "", "a string, or a list of chat messages");
   v.field("label_key", c.label_key, "", "what the reward compares with");
+  v.field("response_key", c.keys.response, "", "sft: what follows the prompt and is learned");
+  v.field("text_key", c.keys.text, "", "sft: a whole text, in a record without prompt");
   v.field("shuffle", c.shuffle, "", "by run.seed, anew each epoch");
 }
 

@@ -5,6 +5,7 @@
 #include <functional>
 #include <mutex>
 
+#include "coordinator/run_files.h"
 #include "core/base/clock.h"
 #include "core/base/fail.h"
 #include "core/base/log.h"
@@ -15,12 +16,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-int64_t unix_ms() {
-  return std::chrono::duration_cast<milliseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
-
 std::vector<PromptTask> tasks_of(const std::vector<PromptRecord>& prompts,
                                  const std::vector<std::pair<uint64_t, int64_t>>& picks) {
   std::vector<PromptTask> tasks;
@@ -29,23 +24,6 @@ std::vector<PromptTask> tasks_of(const std::vector<PromptRecord>& prompts,
     tasks.push_back({id, prompt.content.dump(), prompt.label.dump()});
   }
   return tasks;
-}
-
-std::filesystem::path prepared(const std::filesystem::path& directory) {
-  std::error_code error;
-  std::filesystem::create_directories(directory / "checkpoints", error);
-  std::filesystem::create_directories(directory / "plots", error);
-  if (error) {
-    fail(ErrorCode::kInvalidArgument, "cannot create run directory '{}': {}", directory.string(),
-         error.message());
-  }
-  return directory;
-}
-
-std::string duration_text(double ms) {
-  const auto seconds = static_cast<int64_t>(ms / 1000.0);
-  return seconds >= 3600 ? fmt::format("{}h{:02}m", seconds / 3600, seconds / 60 % 60)
-                         : fmt::format("{}m{:02}s", seconds / 60, seconds % 60);
 }
 
 }  // namespace
@@ -77,13 +55,13 @@ RunLoop::RunLoop(CoordinatorConfig config, SamplingPlan sampling, Membership& me
       membership_(membership),
       resume_from_(std::move(checkpoint)),
       train_prompts_(
-          read_prompts(config_.data.train, config_.data.prompt_key, config_.data.label_key)),
+          read_prompts(config_.data.train, config_.data.keys.prompt, config_.data.label_key)),
       stream_(static_cast<int64_t>(train_prompts_.size()), static_cast<uint64_t>(config_.run.seed),
               config_.data.shuffle),
-      store_(prepared(config_.run.directory) / "run.db") {
+      store_(prepare_run_directory(config_.run.directory) / "run.db") {
   if (!config_.eval.data.empty()) {
     eval_prompts_ =
-        read_prompts(config_.eval.data, config_.data.prompt_key, config_.data.label_key);
+        read_prompts(config_.eval.data, config_.data.keys.prompt, config_.data.label_key);
   }
 }
 
@@ -91,9 +69,7 @@ RunLoop::~RunLoop() = default;
 
 void RunLoop::connect() {
   membership_.wait_complete(Deadline::after(milliseconds(config_.cluster.start_timeout_ms)));
-  for (const Member& member : membership_.trainers()) {
-    trainers_.push_back(std::make_unique<TrainerClient>(member));
-  }
+  trainers_.emplace(membership_.trainers(), milliseconds(config_.cluster.start_timeout_ms));
   for (const Member& member : membership_.engines()) {
     engines_.push_back(std::make_unique<RolloutClient>(member));
   }
@@ -102,29 +78,22 @@ void RunLoop::connect() {
 void RunLoop::start_workers() {
   connect();
   const milliseconds timeout(config_.cluster.start_timeout_ms);
-  const Member& host = trainers_[0]->member();
-  const MeetingPoint at{host.host, host.rendezvous_port, "trainers", timeout};
-  std::vector<int64_t> steps(trainers_.size());
+  TrainerStart start;
   std::vector<std::function<void()>> calls;
-  for (size_t t = 0; t < trainers_.size(); ++t) {
-    calls.emplace_back(
-        [&, t] { steps[t] = trainers_[t]->start(at, resume_from_.string(), timeout); });
-  }
+  calls.emplace_back([&] { start = trainers_->start(resume_from_.string()); });
   for (auto& engine : engines_) {
     calls.emplace_back([&] { engine->start(timeout); });
   }
   run_parallel(calls);
-  summary_.steps = steps[0];
+  summary_.steps = start.step;
   store_.rewind_to(summary_.steps);
   metrics_ = std::make_unique<MetricsLog>(config_.run.directory / "metrics.jsonl", store_,
                                           resume_from_.empty() ? -1 : summary_.steps);
-  std::vector<TrainerClient*> trainers;
   std::vector<RolloutClient*> engines;
-  for (auto& trainer : trainers_) trainers.push_back(trainer.get());
   for (auto& engine : engines_) engines.push_back(engine.get());
-  publisher_ = std::make_unique<WeightPublisher>(config_.run.directory.filename().string(),
-                                                 membership_.epoch(), trainers, engines, store_,
-                                                 milliseconds(config_.weight_sync.timeout_ms));
+  publisher_ = std::make_unique<WeightPublisher>(
+      config_.run.directory.filename().string(), membership_.epoch(), trainers_->clients(), engines,
+      store_, milliseconds(config_.weight_sync.timeout_ms));
 }
 
 RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
@@ -140,7 +109,10 @@ RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
     const bool last = step == config_.run.steps;
     if (step % config_.eval.every == 0 || last) evaluate(step);
     summary_.interrupted = interrupt && !last;
-    if (step % config_.checkpoint.every == 0 || last || summary_.interrupted) checkpoint(step);
+    if (step % config_.checkpoint.every == 0 || last || summary_.interrupted) {
+      write_checkpoint(config_.run.directory, config_.checkpoint, *trainers_, step,
+                       published_.version);
+    }
   }
   membership_.stop();
   return summary_;
@@ -206,16 +178,12 @@ void RunLoop::run_step(int64_t step) {
   }
   MetricsRow row(step);
   add_rollout_figures(rollout, row);
-  std::vector<std::map<std::string, double>> figures(trainers_.size());
-  std::vector<std::function<void()>> calls;
   const Stopwatch train_clock;
-  for (size_t t = 0; t < trainers_.size(); ++t) {
-    calls.emplace_back(
-        [&, t] { figures[t] = trainers_[t]->train(step, rollout.groups, sampling_.timeout); });
-  }
-  run_parallel(calls);
+  const auto figures = trainers_->figures([&](TrainerClient& trainer) {
+    return trainer.train(step, rollout.groups, sampling_.timeout);
+  });
   row.set("train_ms", train_clock.elapsed_ms());
-  for (const auto& [name, value] : figures[0]) row.set(name, value);
+  for (const auto& [name, value] : figures) row.set(name, value);
   const int64_t sampled_with = published_.version;
   published_ = publisher_->publish(step, config_.weight_sync.retries);
   row.set("weight_version", static_cast<double>(sampled_with));
@@ -305,31 +273,6 @@ void RunLoop::evaluate(int64_t step) {
                           rollout.samples.size(), published_.version);
 }
 
-void RunLoop::checkpoint(int64_t step) {
-  const Stopwatch clock;
-  const auto path = config_.run.directory / "checkpoints" / fmt::format("step-{:06}", step);
-  std::vector<std::function<void()>> calls;
-  for (auto& trainer : trainers_) {
-    calls.emplace_back([&] {
-      trainer->save(path.string(), step, published_.version,
-                    milliseconds(config_.cluster.start_timeout_ms));
-    });
-  }
-  run_parallel(calls);
-  get_logger("run")->info("checkpoint step={} path={} ms={:.0f}", step, path.string(),
-                          clock.elapsed_ms());
-  // Older ones go only now that this one is durable.
-  std::vector<std::filesystem::path> finished;
-  for (const auto& entry :
-       std::filesystem::directory_iterator(config_.run.directory / "checkpoints")) {
-    if (std::filesystem::exists(entry.path() / "meta.json")) finished.push_back(entry.path());
-  }
-  std::sort(finished.begin(), finished.end());
-  for (size_t i = 0; i + static_cast<size_t>(config_.checkpoint.keep) < finished.size(); ++i) {
-    std::filesystem::remove_all(finished[i]);
-  }
-}
-
 void RunLoop::record_samples(int64_t step, const Rollout& rollout, int64_t version) {
   std::vector<SampleRecord> records;
   for (const SampleResult& sample : rollout.samples) {
@@ -343,14 +286,13 @@ void RunLoop::record_samples(int64_t step, const Rollout& rollout, int64_t versi
 }
 
 void RunLoop::report(const MetricsRow& row, double step_ms) {
-  mean_step_ms_ = mean_step_ms_ == 0.0 ? step_ms : 0.8 * mean_step_ms_ + 0.2 * step_ms;
-  const auto left = static_cast<double>(config_.run.steps - row.step());
+  pace_.add(step_ms);
   get_logger("run")->info(
       "step={}/{} reward={:.3f} kl={:.5f} gap_max={:.2e} grad={:.3f} tokens_per_s={:.0f} "
       "s={:.1f} eta={}",
       row.step(), config_.run.steps, row.get("reward_mean"), row.get("kl_reference"),
       row.get("logprob_abs_diff_max"), row.get("grad_norm"), row.get("tokens_per_s"),
-      step_ms / 1000.0, duration_text(left * mean_step_ms_));
+      step_ms / 1000.0, pace_.time_left(config_.run.steps - row.step()));
 }
 
 }  // namespace nibble

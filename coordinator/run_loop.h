@@ -11,6 +11,9 @@
 #include "coordinator/membership.h"
 #include "coordinator/metrics_log.h"
 #include "coordinator/run_config.h"
+#include "coordinator/run_summary.h"
+#include "coordinator/step_pace.h"
+#include "coordinator/trainer_ranks.h"
 #include "coordinator/weight_publisher.h"
 #include "coordinator/worker_client.h"
 #include "core/data/prompts.h"
@@ -27,14 +30,6 @@ struct SamplingPlan {
   double top_p = 1.0;
   int64_t top_k = 0;
   std::chrono::milliseconds timeout{600'000};
-};
-
-/// How a run ended.
-struct RunSummary {
-  int64_t steps = 0;
-  bool interrupted = false;
-  std::optional<double> first_eval;  ///< reward before training
-  std::optional<double> last_eval;
 };
 
 /// The loop of a job: publish, generate, score, train, publish; evaluate and checkpoint every so
@@ -56,7 +51,6 @@ class RunLoop {
   void start_workers();
   void run_step(int64_t step);
   void evaluate(int64_t step);
-  void checkpoint(int64_t step);
   Rollout generate(int64_t step);
   Rollout generate_on_all(const GenerateTask& base, const std::vector<PromptTask>& prompts);
   void record_samples(int64_t step, const Rollout& rollout, int64_t version);
@@ -71,13 +65,13 @@ class RunLoop {
   std::vector<PromptRecord> eval_prompts_;
   PromptStream stream_;
   RunStore store_;
-  std::vector<std::unique_ptr<TrainerClient>> trainers_;
+  std::optional<TrainerRanks> trainers_;  // from connect() on
   std::vector<std::unique_ptr<RolloutClient>> engines_;
   std::unique_ptr<WeightPublisher> publisher_;
   std::unique_ptr<MetricsLog> metrics_;
   PublishStats published_;
   RunSummary summary_;
-  double mean_step_ms_ = 0.0;
+  StepPace pace_;
 };
 
 }  // namespace nibble

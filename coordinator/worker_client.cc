@@ -82,14 +82,14 @@ TrainerClient::TrainerClient(const Member& member)
       stub_(std::make_unique<Stub>(Stub{v1::Trainer::NewStub(make_channel(member.address))})) {}
 TrainerClient::~TrainerClient() = default;
 
-int64_t TrainerClient::start(const MeetingPoint& at, const std::string& checkpoint,
-                             milliseconds timeout) {
+TrainerStart TrainerClient::start(const MeetingPoint& at, const std::string& checkpoint,
+                                  milliseconds timeout) {
   v1::StartTrainerRequest request;
   encode(at, *request.mutable_rendezvous());
   request.set_checkpoint(checkpoint);
   v1::StartTrainerResponse response;
   retry_connecting([&] { NIBBLE_CALL(Start, timeout, request, response); });
-  return response.step();
+  return {response.step(), response.train_records()};
 }
 
 std::map<std::string, double> TrainerClient::train(int64_t step,
@@ -106,6 +106,25 @@ std::map<std::string, double> TrainerClient::train(int64_t step,
   v1::TrainResponse response;
   NIBBLE_CALL(Train, timeout, request, response);
   return {response.metrics().begin(), response.metrics().end()};
+}
+
+std::map<std::string, double> TrainerClient::train_records(int64_t step,
+                                                           const std::vector<int64_t>& records,
+                                                           milliseconds timeout) {
+  v1::TrainRecordsRequest request;
+  request.set_step(step);
+  request.mutable_records()->Add(records.begin(), records.end());
+  v1::TrainResponse response;
+  NIBBLE_CALL(TrainRecords, timeout, request, response);
+  return {response.metrics().begin(), response.metrics().end()};
+}
+
+RecordsLoss TrainerClient::evaluate_records(int64_t step, milliseconds timeout) {
+  v1::EvaluateRecordsRequest request;
+  request.set_step(step);
+  v1::EvaluateRecordsResponse response;
+  NIBBLE_CALL(EvaluateRecords, timeout, request, response);
+  return {response.loss(), response.tokens(), response.records()};
 }
 
 void TrainerClient::save(const std::string& directory, int64_t step, int64_t version,

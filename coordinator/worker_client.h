@@ -49,17 +49,34 @@ struct SendAnswer {
   double wire_ms = 0.0;
 };
 
+/// Where a trainer rank begins.
+struct TrainerStart {
+  int64_t step = 0;           ///< finished steps of the checkpoint; 0: a fresh start
+  int64_t train_records = 0;  ///< of a supervised job
+};
+
+/// Loss over held-out records, nats per token.
+struct RecordsLoss {
+  double loss = 0.0;
+  int64_t tokens = 0;
+  int64_t records = 0;
+};
+
 /// Calls to one trainer rank. Every call throws what the rank threw, Error{kDeadlineExceeded} after
 /// its timeout, Error{kUnavailable} if the rank is gone; messages name call and worker.
 class TrainerClient {
  public:
   explicit TrainerClient(const Member& member);
   ~TrainerClient();
-  /// Returns the finished steps of the checkpoint (empty path: a fresh start, 0).
-  int64_t start(const MeetingPoint& at, const std::string& checkpoint,
-                std::chrono::milliseconds timeout);
+  /// `checkpoint`: where to resume; empty: a fresh start.
+  TrainerStart start(const MeetingPoint& at, const std::string& checkpoint,
+                     std::chrono::milliseconds timeout);
   std::map<std::string, double> train(int64_t step, const std::vector<GroupSource>& groups,
                                       std::chrono::milliseconds timeout);
+  /// One supervised step on records of data.train, by their places: the whole global batch.
+  std::map<std::string, double> train_records(int64_t step, const std::vector<int64_t>& records,
+                                              std::chrono::milliseconds timeout);
+  RecordsLoss evaluate_records(int64_t step, std::chrono::milliseconds timeout);
   void save(const std::string& directory, int64_t step, int64_t version,
             std::chrono::milliseconds timeout);
   void join_engine(int engine, const MeetingPoint& at);

@@ -16,9 +16,9 @@
 #include "core/models/weights.h"
 #include "core/ops/backend.h"
 #include "core/ops/numerics.h"
+#include "core/tokenizer/prompt_encoder.h"
 #include "core/tokenizer/tokenizer.h"
 #include "rollout/engine/engine.h"
-#include "rollout/prompt_encoder.h"
 #include "rollout/reward/reward_process.h"
 #include "rollout/rollout_config.h"
 

@@ -2,7 +2,6 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/from_blob.h>
 
 #include <algorithm>
 #include <bit>
@@ -14,22 +13,18 @@
 #include "core/models/rope_table.h"
 #include "core/models/tape_executor.h"
 #include "core/ops/cpu_backend.h"
+#include "core/ops/torch_parallel.h"
 #include "core/quant/bf16.h"
 #include "trainer/batching.h"
+#include "trainer/state/random_init.h"
+#include "trainer/tape_values.h"
 
 namespace nibble {
 namespace {
 
 ModelSpec load_spec(const std::filesystem::path& directory) {
-  const HfDirectory model(directory);
-  return make_model_spec(parse_model_config(model.config(), (directory / "config.json").string()));
-}
-
-// A float32 tensor's values on the host.
-std::vector<float> host_values(const at::Tensor& tensor) {
-  const at::Tensor on_host = tensor.detach().cpu();
-  const float* values = on_host.const_data_ptr<float>();
-  return {values, values + on_host.numel()};
+  return make_model_spec(
+      parse_model_config(read_hf_config(directory), (directory / "config.json").string()));
 }
 
 std::vector<float> widen_rows(const std::vector<uint16_t>& bf16, const RowShard& shard,
@@ -39,13 +34,6 @@ std::vector<float> widen_rows(const std::vector<uint16_t>& bf16, const RowShard&
     rows[i] = quant::bf16_to_float(bf16[static_cast<size_t>(shard.begin * cols) + i]);
   }
   return rows;
-}
-
-int64_t max_over_ranks(ProcessGroup& group, int64_t mine) {
-  std::vector<int64_t> all(static_cast<size_t>(group.world()));
-  group.all_gather(std::as_bytes(std::span(&mine, 1)), std::as_writable_bytes(std::span(all)))
-      ->wait();
-  return *std::max_element(all.begin(), all.end());
 }
 
 std::vector<ScoredGroup> score_groups(const std::vector<SampleGroup>& groups,
@@ -98,14 +86,27 @@ Trainer::Trainer(TrainerConfig config, ProcessGroup& group, ProcessGroup& device
 Trainer::~Trainer() = default;
 
 void Trainer::load_masters() {
+  const auto set = [&](int64_t p, const std::vector<float>& rows) {
+    state_.master[static_cast<size_t>(p)] =
+        Array<float>(std::span<const float>(rows), backend_.kind());
+  };
+  if (config_.init == ModelInit::kRandom) {
+    const RandomInit init{
+        config_.init_seed,
+        initializer_range(read_hf_config(config_.model), (config_.model / "config.json").string())};
+    std::vector<float> rows;
+    for (int64_t p = 0; p < spec_.table.size(); ++p) {
+      rows.resize(static_cast<size_t>(train_layout_.shard_elements(p)));
+      draw_rows(spec_.table.at(p), p, train_layout_.shard(p), init, ops::torch_parallel(), rows);
+      set(p, rows);
+    }
+    return;
+  }
   const HfDirectory model(config_.model);
   check_checkpoint_tensors(model, spec_.table, checkpoint_plan(model, spec_.table));
   for (int64_t p = 0; p < spec_.table.size(); ++p) {
     const ParameterSpec& parameter = spec_.table.at(p);
-    const auto rows =
-        widen_rows(load_bf16(model, parameter), train_layout_.shard(p), parameter.cols);
-    state_.master[static_cast<size_t>(p)] =
-        Array<float>(std::span<const float>(rows), backend_.kind());
+    set(p, widen_rows(load_bf16(model, parameter), train_layout_.shard(p), parameter.cols));
   }
 }
 
@@ -135,15 +136,15 @@ bool Trainer::needs_reference(int64_t step) const {
   return algorithm.kl_metric_every > 0 && step % algorithm.kl_metric_every == 0;
 }
 
-void Trainer::repack(TrainMetrics* metrics) {
+void Trainer::repack(PackChanges* changes) {
   const auto& kernels = backend_.weight_kernels();
   const auto previous = serving_;
   training_ = pack_shards(train_layout_, state_.master, kernels);
   weights_.set_shards(training_);
   const bool same_plan = config_.train_plan.quantized == config_.serve_plan.quantized;
   serving_ = same_plan ? training_ : pack_shards(serve_layout_, state_.master, kernels);
-  if (metrics != nullptr && previous) {
-    metrics->changes = count_changes(serve_layout_, *previous, *serving_, kernels);
+  if (changes != nullptr && previous) {
+    *changes = count_changes(serve_layout_, *previous, *serving_, kernels);
   }
 }
 
@@ -171,7 +172,7 @@ TrainMetrics Trainer::train(std::span<const std::vector<SampleGroup>> updates, i
     metrics.update = state_.update(train_layout_, config_.optimizer, weights_.gradients(), group_,
                                    backend_.weight_kernels());
     metrics.optimizer_ms += clock.restart_ms();
-    repack(&metrics);
+    repack(&metrics.changes);
     metrics.pack_ms += clock.elapsed_ms();
   }
   metrics.gathered = weights_.take_bytes();
@@ -188,7 +189,7 @@ void Trainer::run_update(const std::vector<SampleGroup>& groups, bool with_refer
                                 static_cast<double>(totals.num_tokens)};
   all_reduce_sum(group_, counts);
   totals = {static_cast<int64_t>(counts[0]), static_cast<int64_t>(counts[1])};
-  const int64_t rounds = max_over_ranks(group_, static_cast<int64_t>(batches.size()));
+  const int64_t rounds = all_reduce_max(group_, static_cast<int64_t>(batches.size()));
   while (static_cast<int64_t>(batches.size()) < rounds) batches.push_back(idle_micro_batch());
 
   weights_.zero_gradients();
@@ -229,7 +230,7 @@ void Trainer::run_update(const std::vector<SampleGroup>& groups, bool with_refer
   metrics.log_prob_diff_mean = all[9] / tokens;
   // A maximum of non-negative floats orders like its bits.
   metrics.log_prob_diff_max =
-      std::bit_cast<double>(max_over_ranks(group_, std::bit_cast<int64_t>(local_max)));
+      std::bit_cast<double>(all_reduce_max(group_, std::bit_cast<int64_t>(local_max)));
 }
 
 void Trainer::run_micro_batch(const MicroBatch& batch, const LossTotals& totals,
@@ -262,16 +263,12 @@ void Trainer::run_micro_batch(const MicroBatch& batch, const LossTotals& totals,
     sums.tokens += 1.0;
   }
   sums.computed += static_cast<double>(batch.packed.tokens.size());
-  result.log_prob.backward(at::from_blob(grad.data(), {static_cast<int64_t>(count)},
-                                         at::TensorOptions().dtype(at::kFloat))
-                               .to(result.log_prob.device()));
-  weights_.finish_backward();
+  run_backward(result.log_prob, grad, weights_);
   metrics.forward_backward_ms += clock.elapsed_ms();
 }
 
 void Trainer::save(const std::filesystem::path& directory, const TrainProgress& progress) {
-  const HfDirectory model(config_.model);
-  OrderedJson config = OrderedJson::parse(model.config().dump());
+  OrderedJson config = OrderedJson::parse(read_hf_config(config_.model).dump());
   config.erase("quantization_config");
   if (config_.serve_plan.any()) {
     config["quantization_config"] = quantization_config_json(config_.serve_plan.config);

@@ -24,9 +24,12 @@
 namespace nibble {
 
 struct TapeResult;
+struct TokenRecord;
 
 struct TrainerConfig {
-  std::filesystem::path model;      ///< Hugging Face directory the masters start from
+  std::filesystem::path model;  ///< Hugging Face directory the masters start from
+  ModelInit init = ModelInit::kPretrained;
+  uint64_t init_seed = 1;           ///< of a random start
   std::filesystem::path reference;  ///< BF16 directory of the reference
   QuantizationPlan train_plan;      ///< what the forward pass multiplies with
   QuantizationPlan serve_plan;      ///< what is published; the same under QAT
@@ -53,6 +56,23 @@ struct TrainMetrics {
   double reference_ms = 0.0, forward_backward_ms = 0.0, optimizer_ms = 0.0, pack_ms = 0.0;
 };
 
+/// Cross-entropy of given tokens. Sums run over all ranks, so every rank returns the same.
+struct TokenLoss {
+  double loss = 0.0;     ///< mean over target tokens of -log p, nats
+  double entropy = 0.0;  ///< mean over target tokens, nats
+  int64_t target_tokens = 0;
+  int64_t computed_tokens = 0;
+};
+
+/// What one supervised step did.
+struct SupervisedMetrics {
+  TokenLoss tokens;  ///< under the weights before the update
+  UpdateStats update;
+  PackChanges changes;
+  GatherBytes gathered;
+  double forward_backward_ms = 0.0, optimizer_ms = 0.0, pack_ms = 0.0;
+};
+
 /// One trainer rank: float32 masters of its rows, the model's forward and backward passes over
 /// gathered packed weights, AdamW. All ranks call the same methods in the same order. One thread.
 class Trainer {
@@ -69,6 +89,13 @@ class Trainer {
   /// that step's global batch. Collective. `step` decides whether the KL is measured.
   TrainMetrics train(std::span<const std::vector<SampleGroup>> updates, int64_t step);
 
+  /// One supervised optimizer step (algorithm.loss: sft) on this rank's share of the global batch;
+  /// the share may be empty, the batch not. The loss is the mean over all ranks' target tokens.
+  /// Collective.
+  SupervisedMetrics train_records(std::span<const TokenRecord* const> records);
+  /// The same loss without a step. Collective.
+  TokenLoss evaluate_records(std::span<const TokenRecord* const> records);
+
   /// Log-probabilities of one sequence's tokens 1..n-1 under the training weights. Collective.
   std::vector<float> log_probs(std::span<const int32_t> ids);
 
@@ -83,14 +110,18 @@ class Trainer {
 
  private:
   struct Sums;
+  struct RecordPass;
   bool needs_reference(int64_t step) const;
-  void repack(TrainMetrics* metrics);
+  void repack(PackChanges* changes);
   void load_masters();
   void load_reference();
   void run_update(const std::vector<SampleGroup>& groups, bool with_reference, bool first,
                   TrainMetrics& metrics);
   void run_micro_batch(const MicroBatch& batch, const LossTotals& totals, bool with_reference,
                        Sums& sums, TrainMetrics& metrics);
+  RecordPass plan_pass(std::span<const TokenRecord* const> records);
+  void run_records(RecordPass& pass, bool trains);
+  TokenLoss finish_pass(const RecordPass& pass);
   std::vector<float> forward_log_probs(GatheredWeights& weights, const PackedBatch& batch);
   TapeResult run_tape(GatheredWeights& weights, const PackedBatch& batch);
 

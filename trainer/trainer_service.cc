@@ -41,6 +41,37 @@ struct Source {
   int64_t tokens;
 };
 
+double share(int64_t part, int64_t whole) {
+  return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0.0;
+}
+
+void encode_changes(const PackChanges& changes, v1::TrainResponse& response) {
+  auto& out = *response.mutable_metrics();
+  out["codes_changed_share"] = share(changes.changed_codes, changes.codes);
+  out["scales_changed_share"] = share(changes.changed_scales, changes.scales);
+}
+
+void encode_gathered(const GatherBytes& gathered, v1::TrainResponse& response) {
+  auto& out = *response.mutable_metrics();
+  out["gathered_quantized_bytes"] = static_cast<double>(gathered.quantized);
+  out["gathered_plain_bytes"] = static_cast<double>(gathered.plain);
+}
+
+void encode_metrics(const SupervisedMetrics& m, v1::TrainResponse& response) {
+  auto& out = *response.mutable_metrics();
+  out["loss"] = m.tokens.loss;
+  out["entropy"] = m.tokens.entropy;
+  out["tokens"] = static_cast<double>(m.tokens.target_tokens);
+  out["computed_tokens"] = static_cast<double>(m.tokens.computed_tokens);
+  out["grad_norm"] = m.update.grad_norm;
+  out["lr"] = m.update.lr;
+  encode_gathered(m.gathered, response);
+  if (m.changes.codes > 0) encode_changes(m.changes, response);
+  out["forward_backward_ms"] = m.forward_backward_ms;
+  out["optimizer_ms"] = m.optimizer_ms;
+  out["pack_ms"] = m.pack_ms;
+}
+
 void encode_metrics(const TrainMetrics& m, v1::TrainResponse& response) {
   auto& out = *response.mutable_metrics();
   out["loss"] = m.loss.loss;
@@ -59,13 +90,8 @@ void encode_metrics(const TrainMetrics& m, v1::TrainResponse& response) {
   out["logprob_abs_diff_max"] = m.log_prob_diff_max;
   out["train_response_tokens"] = static_cast<double>(m.response_tokens);
   out["train_computed_tokens"] = static_cast<double>(m.computed_tokens);
-  out["gathered_quantized_bytes"] = static_cast<double>(m.gathered.quantized);
-  out["gathered_plain_bytes"] = static_cast<double>(m.gathered.plain);
-  const auto share = [](int64_t part, int64_t whole) {
-    return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0.0;
-  };
-  out["codes_changed_share"] = share(m.changes.changed_codes, m.changes.codes);
-  out["scales_changed_share"] = share(m.changes.changed_scales, m.changes.scales);
+  encode_gathered(m.gathered, response);
+  encode_changes(m.changes, response);
   out["reference_ms"] = m.reference_ms;
   out["forward_backward_ms"] = m.forward_backward_ms;
   out["optimizer_ms"] = m.optimizer_ms;
@@ -97,6 +123,31 @@ class TrainerService::Impl final : public v1::Trainer::Service {
       const TrainMetrics metrics =
           thread_.run([&] { return trainer().train(updates, request->step()); });
       encode_metrics(metrics, *response);
+    });
+  }
+
+  grpc::Status TrainRecords(grpc::ServerContext*, const v1::TrainRecordsRequest* request,
+                            v1::TrainResponse* response) override {
+    return run_rpc([&] {
+      std::vector<const TokenRecord*> batch;
+      for (const int64_t index : request->records()) {
+        batch.push_back(&train_record(index));
+      }
+      const auto share = share_records(batch, options_.rank, options_.world);
+      encode_metrics(thread_.run([&] { return trainer().train_records(share); }), *response);
+    });
+  }
+
+  grpc::Status EvaluateRecords(grpc::ServerContext*, const v1::EvaluateRecordsRequest*,
+                               v1::EvaluateRecordsResponse* response) override {
+    return run_rpc([&] {
+      std::vector<const TokenRecord*> all;
+      for (const TokenRecord& record : records().eval) all.push_back(&record);
+      const auto share = share_records(all, options_.rank, options_.world);
+      const TokenLoss loss = thread_.run([&] { return trainer().evaluate_records(share); });
+      response->set_loss(loss.loss);
+      response->set_tokens(loss.target_tokens);
+      response->set_records(std::ssize(records().eval));
     });
   }
 
@@ -151,6 +202,11 @@ class TrainerService::Impl final : public v1::Trainer::Service {
 
  private:
   void start(const v1::StartTrainerRequest& request, v1::StartTrainerResponse& response) {
+    // First, because a bad record must not leave the other ranks waiting in the rendezvous.
+    if (options_.records) {
+      records_ = load_token_records(*options_.records);
+      response.set_train_records(std::ssize(records_->train));
+    }
     group_ = options_.world == 1 ? solo_group("trainers")
                                  : join_gloo_group(decode_rendezvous(request.rendezvous()),
                                                    options_.rank, options_.world);
@@ -232,6 +288,21 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     published_ = version;
   }
 
+  const TokenRecords& records() const {
+    if (!records_) {
+      fail(ErrorCode::kFailedPrecondition, "trainer {} has no records: algorithm.loss is not sft",
+           options_.rank);
+    }
+    return *records_;
+  }
+  const TokenRecord& train_record(int64_t index) const {
+    const auto& train = records().train;
+    if (index < 0 || index >= std::ssize(train)) {
+      fail(ErrorCode::kInvalidArgument, "trainer {} has {} records; number {} was asked for",
+           options_.rank, train.size(), index);
+    }
+    return train[static_cast<size_t>(index)];
+  }
   nibble::Trainer& trainer() {
     if (!trainer_)
       fail(ErrorCode::kFailedPrecondition, "trainer {} has not started", options_.rank);
@@ -257,7 +328,8 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   const TrainerServiceOptions options_;
   const Logger log_;
   const kernels::Serial serial_;
-  std::unique_ptr<const kernels::WeightKernels> kernels_;  // set by Start, like the next four
+  std::optional<TokenRecords> records_;  // set by Start, like the next five
+  std::unique_ptr<const kernels::WeightKernels> kernels_;
   std::unique_ptr<ProcessGroup> group_;
   std::unique_ptr<ProcessGroup> device_group_;  // moves bytes of the GPU
   std::unique_ptr<nibble::Trainer> trainer_;    // lives on thread_

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "core/comm_cuda/gpu_group.h"
+#include "trainer/token_records.h"
 #include "trainer/trainer.h"
 
 namespace grpc {
@@ -17,6 +19,7 @@ struct TrainerServiceOptions {
   int rank = 0;
   int world = 1;
   TrainerConfig trainer;
+  std::optional<RecordSource> records;              ///< of supervised training; empty: rollouts
   const ops::Backend* gpu = nullptr;                ///< a CUDA backend, borrowed; null: the CPU
   GpuWire gpu_wire = GpuWire::kNccl;                ///< what carries GPU memory
   std::chrono::milliseconds fetch_timeout{60'000};  ///< for samples from one engine

@@ -1,10 +1,18 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 
 namespace nibble {
 
 using SteadyClock = std::chrono::steady_clock;
+
+/// Wall-clock time, for records that people read; never for deadlines.
+inline int64_t unix_ms() {
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
 
 /// A point in monotonic time by which an operation must end. Pass one deadline through a whole
 /// operation, so that nested waits cannot add up.

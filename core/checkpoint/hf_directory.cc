@@ -17,22 +17,27 @@ std::string shape_text(std::span<const int64_t> shape) {
 
 }  // namespace
 
-HfDirectory::HfDirectory(const fs::path& directory) : path_(directory) {
-  if (!fs::is_directory(path_)) {
+Json read_hf_config(const fs::path& directory) {
+  if (!fs::is_directory(directory)) {
     fail(ErrorCode::kNotFound,
          "model directory '{}' {}; give the directory of a Hugging Face "
          "checkpoint",
-         path_.string(), fs::exists(path_) ? "is a file" : "does not exist");
+         directory.string(), fs::exists(directory) ? "is a file" : "does not exist");
   }
-  if (!fs::exists(path_ / "config.json")) {
+  if (!fs::exists(directory / "config.json")) {
     fail(ErrorCode::kNotFound,
          "'{}' has no config.json; give the directory of a Hugging Face checkpoint",
-         path_.string());
+         directory.string());
   }
-  config_ = read_json_file(path_ / "config.json", 16 << 20);
-  if (!config_.is_object()) {
-    fail(ErrorCode::kInvalidArgument, "'{}/config.json' is not a JSON object", path_.string());
+  Json config = read_json_file(directory / "config.json", 16 << 20);
+  if (!config.is_object()) {
+    fail(ErrorCode::kInvalidArgument, "'{}/config.json' is not a JSON object", directory.string());
   }
+  return config;
+}
+
+HfDirectory::HfDirectory(const fs::path& directory)
+    : path_(directory), config_(read_hf_config(directory)) {
   if (fs::exists(path_ / "model.safetensors.index.json")) {
     open_indexed();
   } else if (fs::exists(path_ / "model.safetensors")) {

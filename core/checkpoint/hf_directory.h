@@ -11,6 +11,10 @@
 
 namespace nibble {
 
+/// config.json of a Hugging Face model directory, which may be without weights. Throws
+/// Error{kNotFound} or Error{kInvalidArgument} naming the file and what to do.
+Json read_hf_config(const std::filesystem::path& directory);
+
 /// A Hugging Face model directory: config.json and one or many safetensors files, mapped and
 /// checked. Nothing in it is ever executed; pickled weights are refused.
 class HfDirectory {

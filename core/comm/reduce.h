@@ -21,5 +21,7 @@ inline RowShard row_shard(int64_t rows, int rank, int world) {
 /// Element-wise sum over ranks of small arrays, in rank order on every rank, so that all ranks hold
 /// the same bits. Collective.
 void all_reduce_sum(ProcessGroup& group, std::span<double> values);
+/// The largest of the ranks' numbers. Collective.
+int64_t all_reduce_max(ProcessGroup& group, int64_t mine);
 
 }  // namespace nibble

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "core/config/fields.h"
 
@@ -36,6 +37,7 @@ ConfigSource read_fields(const Fields& fields, std::string_view text, std::strin
                          std::span<const std::string> overrides);
 std::string read_config_text(const std::filesystem::path& file);
 std::string dump_fields(const Fields& fields, const Fields& defaults);
+std::vector<std::string> changed_fields(const Fields& fields, const Fields& defaults);
 std::string fields_reference(const Fields& defaults);
 std::string fields_json_schema(const Fields& defaults, std::string_view title);
 }  // namespace detail
@@ -65,6 +67,14 @@ template <typename Config>
 std::string dump_config(Config config) {
   Config defaults{};
   return detail::dump_fields(fields_of(config), fields_of(defaults));
+}
+
+/// Dotted paths of all keys whose values are not the defaults, in the order of the dump. A list of
+/// sections counts as changed where it is not empty.
+template <typename Config>
+std::vector<std::string> changed_keys(Config config) {
+  Config defaults{};
+  return detail::changed_fields(fields_of(config), fields_of(defaults));
 }
 
 /// A Markdown page with one table per section.

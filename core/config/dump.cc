@@ -53,9 +53,29 @@ void write_section(const Fields& fields, const Fields* defaults, std::string lea
   }
 }
 
+void add_changed(const Fields& fields, const Fields& defaults, const std::string& prefix,
+                 std::vector<std::string>& keys) {
+  for (size_t i = 0; i < fields.size(); ++i) {
+    const std::string key = prefix + fields[i].key;
+    if (fields[i].kind == Field::Kind::kSection) {
+      add_changed(fields[i].section, defaults[i].section, key + ".", keys);
+    } else if (fields[i].kind == Field::Kind::kSectionList) {
+      if (fields[i].section_elements.size() > 0) keys.push_back(key);
+    } else if (value_of(fields[i]) != value_of(defaults[i])) {
+      keys.push_back(key);
+    }
+  }
+}
+
 }  // namespace
 
 namespace detail {
+
+std::vector<std::string> changed_fields(const Fields& fields, const Fields& defaults) {
+  std::vector<std::string> keys;
+  add_changed(fields, defaults, "", keys);
+  return keys;
+}
 
 std::string dump_fields(const Fields& fields, const Fields& defaults) {
   std::string out;

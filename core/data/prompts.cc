@@ -1,29 +1,12 @@
 #include "core/data/prompts.h"
 
-#include <fstream>
 #include <numeric>
 
 #include "core/base/fail.h"
+#include "core/data/json_records.h"
 
 namespace nibble {
 namespace {
-
-constexpr size_t kMaxLineBytes = 16 << 20;
-constexpr size_t kMaxPrompts = 10'000'000;
-
-void check_content(const Json& content, const std::string& where) {
-  if (content.is_string() && !content.get_ref<const std::string&>().empty()) return;
-  if (content.is_array() && !content.empty()) {
-    for (const Json& message : content) {
-      if (!message.is_object() || !message.contains("role") || !message.contains("content")) {
-        fail(ErrorCode::kInvalidArgument, "{}: a chat message needs role and content", where);
-      }
-    }
-    return;
-  }
-  fail(ErrorCode::kInvalidArgument,
-       "{}: the prompt must be a non-empty string or a list of chat messages", where);
-}
 
 uint64_t splitmix64(uint64_t& state) {
   uint64_t x = (state += 0x9e3779b97f4a7c15ull);
@@ -37,34 +20,13 @@ uint64_t splitmix64(uint64_t& state) {
 std::vector<PromptRecord> read_prompts(const std::filesystem::path& path,
                                        const std::string& prompt_key,
                                        const std::string& label_key) {
-  std::ifstream in(path);
-  if (!in || std::filesystem::is_directory(path)) {
-    fail(ErrorCode::kNotFound,
-         "cannot open data file '{}' (data.train or eval.data; a path is taken from the directory "
-         "where the command runs)",
-         path.string());
-  }
   std::vector<PromptRecord> prompts;
-  std::string line;
-  for (int64_t number = 1; std::getline(in, line); ++number) {
-    if (line.empty()) continue;
-    const std::string where = fmt::format("{}:{}", path.string(), number);
-    if (line.size() > kMaxLineBytes || prompts.size() == kMaxPrompts) {
-      fail(ErrorCode::kInvalidArgument, "{}: more than {} bytes in a line or {} lines", where,
-           kMaxLineBytes, kMaxPrompts);
-    }
-    Json record = parse_json(line, where);
-    for (const std::string& key : {prompt_key, label_key}) {
-      if (!record.is_object() || !record.contains(key)) {
-        fail(ErrorCode::kInvalidArgument, "{}: no field '{}'", where, key);
-      }
-    }
-    check_content(record[prompt_key], where);
-    prompts.push_back({std::move(record[prompt_key]), std::move(record[label_key])});
-  }
-  if (prompts.empty()) {
-    fail(ErrorCode::kInvalidArgument, "data file '{}' has no prompts", path.string());
-  }
+  for_each_json_record(path, [&](JsonRecord& record) {
+    Json& prompt = required_field(record, prompt_key);
+    Json& label = required_field(record, label_key);
+    check_prompt(prompt, record.where);
+    prompts.push_back({std::move(prompt), std::move(label)});
+  });
   return prompts;
 }
 

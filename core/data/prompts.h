@@ -16,8 +16,8 @@ struct PromptRecord {
 };
 
 /// Reads JSON lines. Every line is an object with `prompt_key` (a string or a list of messages with
-/// role and content) and `label_key`. Throws Error naming file and line for anything else; at most
-/// 4 GiB and 10 million lines.
+/// role and content) and `label_key`. Throws Error naming file and line for anything else, and what
+/// for_each_json_record throws.
 std::vector<PromptRecord> read_prompts(const std::filesystem::path& path,
                                        const std::string& prompt_key, const std::string& label_key);
 

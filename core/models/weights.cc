@@ -159,10 +159,14 @@ std::unique_ptr<ResidentWeights> ResidentWeights::to(DeviceKind device) const {
   return copy;
 }
 
+QuantizationPlan checkpoint_plan(const Json& config, const std::string& what,
+                                 const ParameterTable& table) {
+  const auto quantization = parse_quantization_config(config, what);
+  return quantization ? plan_from_config(table, *quantization) : plan_bf16(table);
+}
+
 QuantizationPlan checkpoint_plan(const HfDirectory& directory, const ParameterTable& table) {
-  const auto config =
-      parse_quantization_config(directory.config(), (directory.path() / "config.json").string());
-  return config ? plan_from_config(table, *config) : plan_bf16(table);
+  return checkpoint_plan(directory.config(), (directory.path() / "config.json").string(), table);
 }
 
 std::unique_ptr<ResidentWeights> load_weights(const HfDirectory& directory,

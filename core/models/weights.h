@@ -80,7 +80,10 @@ void quantize_parameter(const ParameterSpec& parameter, const float* master,
                         const QuantizationPlan& plan, const kernels::Parallel& parallel,
                         StoredParameter& out);
 
-/// The plan a directory's quantization_config states; nothing quantized if it has none.
+/// The plan that the quantization_config of a config.json states; nothing quantized if it has none.
+/// `what` names it in messages.
+QuantizationPlan checkpoint_plan(const Json& config, const std::string& what,
+                                 const ParameterTable& table);
 QuantizationPlan checkpoint_plan(const HfDirectory& directory, const ParameterTable& table);
 
 }  // namespace nibble

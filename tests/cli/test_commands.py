@@ -105,6 +105,18 @@ class Plot(CliTestCase):
                 self.assertEqual(sizes, {"reward.png": chart, "kl.png": chart, "gap.png": chart,
                                          "phases.png": chart, "summary.png": (1600, 960)})
 
+    def test_a_supervised_run_gets_charts_of_its_own(self):
+        rows = [{"step": 0, "eval_loss": 6.0}]
+        rows += [{"step": s, "loss": 6 / s, "grad_norm": 1.0, "forward_backward_ms": 9}
+                 for s in range(1, 9)]
+        run = self.make_run("sft", rows)
+        self.succeed("plot", run)
+        self.assertEqual({path.name for path in (run / "plots").iterdir()},
+                         {"loss.png", "grad_norm.png", "phases.png", "summary.png"})
+        target = self.folder / "both.png"
+        self.succeed("plot", run, self.make_run("other", rows[:5]), "--output", target)
+        self.assertTrue(target.exists())
+
     def test_a_row_still_being_written_is_left_out(self):
         run = self.make_run("live", self.rows(3))
         with (run / "metrics.jsonl").open("a") as file:

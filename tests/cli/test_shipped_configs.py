@@ -26,8 +26,15 @@ class ShippedConfigs(CliTestCase):
             (self.folder / path).symlink_to(stand_in)
         for name in ("configs", "tests"):
             (self.folder / name).symlink_to(ROOT / name)
-        subprocess.run([sys.executable, "-B", ROOT / "tools/make_addition_data.py", "--output",
-                        self.folder / "data/addition"], check=True, stdout=subprocess.DEVNULL)
+        for tool, *arguments in (
+                ("make_addition_data", "--output", "data/addition"),
+                ("make_arithmetic_data", "--output", "data/arithmetic", "--count", 10,
+                 "--held-out", 10),
+                ("make_random_model", "--output", "models/tiny-qwen3"),
+                ("make_random_model", "--architecture", "qwen3_moe", "--output",
+                 "models/tiny-qwen3-moe")):
+            subprocess.run([sys.executable, "-B", ROOT / f"tools/{tool}.py", *map(str, arguments)],
+                           cwd=self.folder, check=True, stdout=subprocess.DEVNULL)
         self.addCleanup(os.chdir, os.getcwd())
         os.chdir(self.folder)
 
@@ -44,7 +51,7 @@ class ShippedConfigs(CliTestCase):
         return values
 
     def test_each_loads_and_names_its_own_run_directory(self):
-        self.assertGreaterEqual(len(shipped()), 5)
+        self.assertGreaterEqual(len(shipped()), 7)
         for path in shipped():
             with self.subTest(path.name):
                 self.assertEqual(self.effective(path)["run.directory"], f"runs/{path.stem}")

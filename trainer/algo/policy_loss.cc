@@ -45,7 +45,9 @@ void check_batch(const PolicyBatch<Real>& batch, const PolicyLossConfig& config,
   };
   check_size(batch.logp.size(), "logp");
   check_size(batch.old_logp.size(), "old_logp");
-  check_size(batch.advantage.size(), "advantage");
+  if (!batch.advantage.empty() || config.objective != PolicyObjective::kSft) {
+    check_size(batch.advantage.size(), "advantage");
+  }
   check_size(grad_size, "grad_logp");
   if (!batch.rollout_logp.empty() || config.correction != OffPolicyCorrection::kNone) {
     check_size(batch.rollout_logp.size(), "rollout_logp");
@@ -160,6 +162,8 @@ struct SampleLoss {
         return clipped_objective(config, mean_log_ratio, token.advantage);
       case PolicyObjective::kCispo:
         return cispo_objective(config, token);
+      case PolicyObjective::kSft:
+        return {-token.logp, 0, -1, false};
     }
     fail(ErrorCode::kInternal, "no policy objective has the number {}",
          static_cast<int>(config.objective));

@@ -12,6 +12,7 @@ enum class PolicyObjective {
   kPpoClip,  ///< max(-r A, -clip(r, 1 - clip_low, 1 + clip_high) A) per token
   kGspo,     ///< the same with one r per sample: exp of the mean log ratio of its tokens
   kCispo,    ///< -stop_gradient(clip(r)) A logp
+  kSft,      ///< -logp: cross-entropy of given tokens; neither r nor A is read
 };
 
 /// Weight on the token loss for the gap between trainer and rollout; w = exp(old - rollout).
@@ -47,7 +48,7 @@ struct PolicyBatch {
   std::span<const Real> old_logp;      ///< [tokens] under the weights that sampled, by the trainer
   std::span<const Real> rollout_logp;  ///< [tokens] as the rollout engine saw it; may be empty
   std::span<const Real> ref_logp;      ///< [tokens] under the reference; may be empty
-  std::span<const Real> advantage;     ///< [tokens]
+  std::span<const Real> advantage;     ///< [tokens]; sft: may be empty
   std::span<const uint8_t> mask;       ///< [tokens] non-zero = counts
   std::span<const int64_t> sample_begin;  ///< [samples + 1] from 0 to the number of tokens
 };

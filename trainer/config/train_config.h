@@ -23,10 +23,11 @@ constexpr std::array<EnumName<ReferenceMode>, 3> enum_names(ReferenceMode) {
 constexpr std::array<EnumName<AdvantageType>, 2> enum_names(AdvantageType) {
   return {{{AdvantageType::kGrpo, "grpo"}, {AdvantageType::kRloo, "rloo"}}};
 }
-constexpr std::array<EnumName<PolicyObjective>, 3> enum_names(PolicyObjective) {
+constexpr std::array<EnumName<PolicyObjective>, 4> enum_names(PolicyObjective) {
   return {{{PolicyObjective::kPpoClip, "ppo_clip"},
            {PolicyObjective::kGspo, "gspo"},
-           {PolicyObjective::kCispo, "cispo"}}};
+           {PolicyObjective::kCispo, "cispo"},
+           {PolicyObjective::kSft, "sft"}}};
 }
 constexpr std::array<EnumName<Aggregation>, 3> enum_names(Aggregation) {
   return {{{Aggregation::kSeqMeanTokenMean, "seq-mean-token-mean"},
@@ -50,9 +51,19 @@ constexpr std::array<EnumName<LrStyle>, 3> enum_names(LrStyle) {
            {LrStyle::kCosine, "cosine"}}};
 }
 
+/// What the masters start from.
+enum class ModelInit {
+  kPretrained,  ///< the weights in `model.path`
+  kRandom,      ///< normal(0, initializer_range of its config.json), norms 1
+};
+constexpr std::array<EnumName<ModelInit>, 2> enum_names(ModelInit) {
+  return {{{ModelInit::kPretrained, "pretrained"}, {ModelInit::kRandom, "random"}}};
+}
+
 /// Key `model`: where weights come from.
 struct ModelSection {
   std::filesystem::path path;
+  ModelInit init = ModelInit::kPretrained;
   std::filesystem::path int4;
   std::filesystem::path reference;
 };
@@ -60,6 +71,8 @@ struct ModelSection {
 template <typename Visitor>
 void visit_fields(Visitor& v, ModelSection& c) {
   v.field("path", c.path, "", "Hugging Face directory the masters start from (BF16, or INT4)");
+  v.field("init", c.init, "",
+          "random: weights drawn by run.seed; `path` needs config.json and tokenizer only (sft)");
   v.field(
       "int4", c.int4, "",
       "INT4 checkpoint whose quantization_config says what is quantized; empty: `path` says it");
@@ -93,11 +106,13 @@ template <typename Visitor>
 void visit_fields(Visitor& v, AlgorithmConfig& c) {
   v.field("advantage", c.advantage.type, "", "how rewards of a group become advantages");
   v.field("normalize_std", c.advantage.normalize_std, "", "false: Dr.GRPO");
-  v.field("loss", c.loss.objective, "", "policy objective");
+  v.field("loss", c.loss.objective, "",
+          "policy objective; sft: cross-entropy of given responses or texts, nothing is sampled");
   v.field("clip_low", c.loss.clip_low, "", "ratio is clipped below 1 - clip_low", Range{0, 1});
   v.field("clip_high", c.loss.clip_high, "", "ratio is clipped above 1 + clip_high", AtLeast{0});
   v.field("dual_clip", c.loss.dual_clip, "", "c > 1: the loss is at most -c A for A < 0; 0 = off");
-  v.field("aggregation", c.loss.aggregation, "", "how token losses become one number");
+  v.field("aggregation", c.loss.aggregation, "",
+          "how token losses become one number (sft: token-mean)");
   v.field("sum_norm", c.loss.sum_norm, "tokens", "divisor of seq-mean-token-sum-norm", Above{0});
   v.field("correction", c.loss.correction, "", "weight for the gap between trainer and rollout");
   v.field("correction_low", c.loss.correction_low, "", "its lower bound", AtLeast{0});

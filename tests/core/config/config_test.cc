@@ -287,5 +287,14 @@ TEST(FieldCollector, AKeyDeclaredTwiceIsOurBug) {
   }
 }
 
+TEST(ChangedKeys, AreThoseWhoseValuesAreNotTheDefaults) {
+  EXPECT_TRUE(changed_keys(Train{}).empty());
+  EXPECT_TRUE(changed_keys(parse("group: 32\nsampling: {top_p: 1.0}\n")).empty())
+      << "a default that is written out changes nothing";
+  EXPECT_THAT(changed_keys(parse("seed: 3\nbetas: [0.9]\nsampling: {top_p: 0.5}\n"
+                                 "sources: [{path: a}]\n")),
+              ::testing::ElementsAre("seed", "betas", "sampling.top_p", "sources"));
+}
+
 }  // namespace
 }  // namespace nibble

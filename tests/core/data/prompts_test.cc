@@ -47,7 +47,7 @@ TEST(ReadPrompts, NamesFileAndLineOfWhatIsWrong) {
   refused("{\"prompt\":7,\"label\":1}", "prompt");
   refused("{\"prompt\":\"\",\"label\":1}", "non-empty");
   refused("{\"prompt\":[{\"role\":\"user\"}],\"label\":1}", "content");
-  refused("[1]", "prompt");
+  refused("[1]", "object");
   write_file_atomically(
       file, "{\"prompt\":[{\"role\":\"user\",\"content\":\"x\"}],\"label\":{\"a\":1}}\n\n");
   EXPECT_EQ(read_prompts(file, "prompt", "label").size(), 1u);

@@ -32,8 +32,8 @@ PolicyCase<double> random_case(uint32_t seed) {
 
 std::vector<PolicyLossConfig> all_configs() {
   std::vector<PolicyLossConfig> configs;
-  for (const auto objective :
-       {PolicyObjective::kPpoClip, PolicyObjective::kGspo, PolicyObjective::kCispo}) {
+  for (const auto objective : {PolicyObjective::kPpoClip, PolicyObjective::kGspo,
+                               PolicyObjective::kCispo, PolicyObjective::kSft}) {
     for (const auto aggregation : {Aggregation::kSeqMeanTokenMean, Aggregation::kTokenMean,
                                    Aggregation::kSeqMeanTokenSumNorm}) {
       for (const auto correction :
@@ -107,6 +107,33 @@ TEST(PolicyLossParts, GradientIsTheDerivativeOfTheLoss) {
       point.logp[i] = at;
       EXPECT_NEAR(grad[i], (above - below) / (2 * kStep), 1e-7) << "token " << i;
     }
+  }
+}
+
+TEST(PolicyLossParts, SftIsTheMeanNegativeLogProbWithoutAdvantages) {
+  PolicyCase<double> whole = random_case(11);
+  whole.advantage.clear();
+  PolicyLossConfig config;
+  config.objective = PolicyObjective::kSft;
+  config.aggregation = Aggregation::kTokenMean;
+  const LossTotals totals = count_totals(whole.mask, whole.sample_begin);
+  std::vector<double> grad(whole.logp.size());
+  const PolicyLoss loss = policy_loss<double>({.logp = whole.logp,
+                                               .old_logp = whole.logp,
+                                               .rollout_logp = {},
+                                               .ref_logp = {},
+                                               .advantage = {},
+                                               .mask = whole.mask,
+                                               .sample_begin = whole.sample_begin},
+                                              config, totals, grad);
+  double sum = 0.0, count = 0.0;
+  for (size_t i = 0; i < whole.mask.size(); ++i) {
+    sum -= whole.mask[i] != 0 ? whole.logp[i] : 0.0;
+    count += whole.mask[i] != 0 ? 1.0 : 0.0;
+  }
+  expect_near_double(loss.loss, sum / count, "loss");
+  for (size_t i = 0; i < grad.size(); ++i) {
+    expect_near_double(grad[i], whole.mask[i] != 0 ? -1.0 / count : 0.0, "gradient");
   }
 }
 

@@ -1,4 +1,4 @@
-#include "rollout/prompt_encoder.h"
+#include "core/tokenizer/prompt_encoder.h"
 
 #include "core/base/fail.h"
 

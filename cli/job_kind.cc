@@ -1,0 +1,74 @@
+#include "cli/job_kind.h"
+
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include "core/base/fail.h"
+
+namespace nibble {
+namespace {
+
+// What a supervised job does not look at; a name that ends with a dot is a whole section.
+constexpr std::array<std::string_view, 10> kRolloutOnly = {
+    "rollout.",           "reward.",          "algorithm.",
+    "model.reference",    "data.label_key",   "optimizer.steps_per_rollout",
+    "eval.samples",       "eval.temperature", "logging.sample_text_steps",
+    "weight_sync.retries"};
+constexpr std::array<std::string_view, 4> kRolloutOnlyBut = {
+    "rollout.max_positions", "rollout.timeout_ms", "algorithm.loss", "algorithm.aggregation"};
+constexpr std::array<std::string_view, 3> kSupervisedOnly = {"data.response_key", "data.text_key",
+                                                             "model.init"};
+
+template <size_t N>
+bool names(const std::array<std::string_view, N>& list, std::string_view key) {
+  return std::any_of(list.begin(), list.end(), [&](std::string_view entry) {
+    return entry == key || (entry.ends_with('.') && key.starts_with(entry));
+  });
+}
+
+void settle_supervised(RunConfig& config, const ConfigSource& source) {
+  for (const std::string& key : changed_keys(config)) {
+    if (!names(kRolloutOnly, key) || names(kRolloutOnlyBut, key)) continue;
+    fail(ErrorCode::kInvalidArgument,
+         "{} ({}) means nothing with algorithm.loss: sft, which samples and scores nothing: remove "
+         "it",
+         key, source.where(key));
+  }
+  if (config.cluster.rollout_workers != 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "cluster.rollout_workers is {} ({}); algorithm.loss: sft samples nothing: set it to 0",
+         config.cluster.rollout_workers, source.where("cluster.rollout_workers"));
+  }
+  Aggregation& aggregation = config.algorithm.loss.aggregation;
+  if (!source.is_set("algorithm.aggregation")) aggregation = Aggregation::kTokenMean;
+  if (aggregation != Aggregation::kTokenMean) {
+    fail(ErrorCode::kInvalidArgument,
+         "algorithm.aggregation ({}): algorithm.loss: sft is the mean over tokens; set token-mean "
+         "or remove it",
+         source.where("algorithm.aggregation"));
+  }
+}
+
+}  // namespace
+
+bool is_supervised(const RunConfig& config) {
+  return config.algorithm.loss.objective == PolicyObjective::kSft;
+}
+
+void settle_job_kind(RunConfig& config, const ConfigSource& source) {
+  if (is_supervised(config)) return settle_supervised(config, source);
+  for (const std::string& key : changed_keys(config)) {
+    if (!names(kSupervisedOnly, key)) continue;
+    fail(ErrorCode::kInvalidArgument, "{} ({}) goes with algorithm.loss: sft only", key,
+         source.where(key));
+  }
+  if (config.cluster.rollout_workers == 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "cluster.rollout_workers is 0 ({}); only algorithm.loss: sft needs none: set it to 1 or "
+         "more",
+         source.where("cluster.rollout_workers"));
+  }
+}
+
+}  // namespace nibble

@@ -1,0 +1,41 @@
+#include "coordinator/run_files.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/base/clock.h"
+#include "core/base/fail.h"
+#include "core/base/log.h"
+
+namespace nibble {
+
+std::filesystem::path prepare_run_directory(const std::filesystem::path& directory) {
+  std::error_code error;
+  std::filesystem::create_directories(directory / "checkpoints", error);
+  std::filesystem::create_directories(directory / "plots", error);
+  if (error) {
+    fail(ErrorCode::kInvalidArgument, "cannot create run directory '{}': {}", directory.string(),
+         error.message());
+  }
+  return directory;
+}
+
+void write_checkpoint(const std::filesystem::path& run_directory, const CheckpointSection& section,
+                      TrainerRanks& trainers, int64_t step, int64_t version) {
+  const Stopwatch clock;
+  const auto path = run_directory / "checkpoints" / fmt::format("step-{:06}", step);
+  trainers.save(path.string(), step, version);
+  get_logger("run")->info("checkpoint step={} path={} ms={:.0f}", step, path.string(),
+                          clock.elapsed_ms());
+  // Older ones go only now that this one is durable.
+  std::vector<std::filesystem::path> finished;
+  for (const auto& entry : std::filesystem::directory_iterator(run_directory / "checkpoints")) {
+    if (std::filesystem::exists(entry.path() / "meta.json")) finished.push_back(entry.path());
+  }
+  std::sort(finished.begin(), finished.end());
+  for (size_t i = 0; i + static_cast<size_t>(section.keep) < finished.size(); ++i) {
+    std::filesystem::remove_all(finished[i]);
+  }
+}
+
+}  // namespace nibble

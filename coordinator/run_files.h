@@ -1,0 +1,20 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+
+#include "coordinator/run_config.h"
+#include "coordinator/trainer_ranks.h"
+
+namespace nibble {
+
+/// Makes a run's directory and its folders; returns it. Throws Error{kInvalidArgument} naming it if
+/// it cannot be made.
+std::filesystem::path prepare_run_directory(const std::filesystem::path& directory);
+
+/// Has the ranks write checkpoints/step-NNNNNN, then removes older finished checkpoints but for the
+/// newest `section.keep`.
+void write_checkpoint(const std::filesystem::path& run_directory, const CheckpointSection& section,
+                      TrainerRanks& trainers, int64_t step, int64_t version);
+
+}  // namespace nibble

@@ -1,0 +1,100 @@
+#include "coordinator/supervised_loop.h"
+
+#include "coordinator/run_files.h"
+#include "core/base/clock.h"
+#include "core/base/fail.h"
+#include "core/base/log.h"
+
+namespace nibble {
+
+using std::chrono::milliseconds;
+
+SupervisedLoop::SupervisedLoop(CoordinatorConfig config, SupervisedPlan plan,
+                               Membership& membership, std::filesystem::path checkpoint)
+    : config_(std::move(config)),
+      plan_(plan),
+      membership_(membership),
+      resume_from_(std::move(checkpoint)),
+      store_(prepare_run_directory(config_.run.directory) / "run.db") {}
+
+void SupervisedLoop::start() {
+  const milliseconds timeout(config_.cluster.start_timeout_ms);
+  membership_.wait_complete(Deadline::after(timeout));
+  trainers_.emplace(membership_.trainers(), timeout);
+  const TrainerStart begin = trainers_->start(resume_from_.string());
+  summary_.steps = begin.step;
+  stream_.emplace(begin.train_records, static_cast<uint64_t>(config_.run.seed),
+                  config_.data.shuffle);
+  store_.rewind_to(summary_.steps);
+  metrics_ = std::make_unique<MetricsLog>(config_.run.directory / "metrics.jsonl", store_,
+                                          resume_from_.empty() ? -1 : summary_.steps);
+}
+
+RunSummary SupervisedLoop::run(const std::atomic<bool>& interrupt) {
+  start();
+  summary_.interrupted = interrupt;  // while the job started: nothing to finish, nothing to save
+  if (summary_.steps == 0 && !summary_.interrupted) evaluate(0);
+  while (summary_.steps < config_.run.steps && !summary_.interrupted) {
+    membership_.check_leases();
+    const int64_t step = summary_.steps + 1;
+    run_step(step);
+    summary_.steps = step;
+    const bool last = step == config_.run.steps;
+    if (step % config_.eval.every == 0 || last) evaluate(step);
+    summary_.interrupted = interrupt && !last;
+    if (step % config_.checkpoint.every == 0 || last || summary_.interrupted) {
+      write_checkpoint(config_.run.directory, config_.checkpoint, *trainers_, step, 0);
+    }
+  }
+  membership_.stop();
+  return summary_;
+}
+
+void SupervisedLoop::run_step(int64_t step) {
+  const Stopwatch whole;
+  store_.begin_step(step, unix_ms());
+  std::vector<int64_t> records;
+  for (int64_t i = 0; i < plan_.records_per_step; ++i) {
+    records.push_back(stream_->index_at((step - 1) * plan_.records_per_step + i));
+  }
+  MetricsRow row(step);
+  for (const auto& [name, value] : trainers_->figures([&](TrainerClient& trainer) {
+         return trainer.train_records(step, records, plan_.timeout);
+       })) {
+    row.set(name, value);
+  }
+  const double step_ms = whole.elapsed_ms();
+  row.set("step_ms", step_ms);
+  row.set("tokens_per_s", row.get("tokens") / step_ms * 1000.0);
+  metrics_->write(row);
+  store_.end_step(step, StepStatus::kDone, unix_ms());
+  pace_.add(step_ms);
+  report(row);
+}
+
+void SupervisedLoop::evaluate(int64_t step) {
+  if (config_.eval.data.empty()) return;
+  const Stopwatch clock;
+  const RecordsLoss loss = trainers_->evaluate_records(step, plan_.timeout);
+  MetricsRow row(step);
+  row.set("eval_loss", loss.loss);
+  row.set("eval_tokens", static_cast<double>(loss.tokens));
+  row.set("eval_records", static_cast<double>(loss.records));
+  row.set("eval_ms", clock.elapsed_ms());
+  metrics_->write(row);
+  if (step == 0) summary_.first_eval = loss.loss;
+  summary_.last_eval = loss.loss;
+  get_logger("run")->info("eval step={} loss={:.4f} tokens={} records={}", step, loss.loss,
+                          loss.tokens, loss.records);
+}
+
+void SupervisedLoop::report(const MetricsRow& row) {
+  get_logger("run")->info(
+      "step={}/{} loss={:.4f} grad={:.3f} lr={:.2e} tokens={:.0f} tokens_per_s={:.0f} s={:.2f} "
+      "eta={}",
+      row.step(), config_.run.steps, row.get("loss"), row.get("grad_norm"), row.get("lr"),
+      row.get("tokens"), row.get("tokens_per_s"), row.get("step_ms") / 1000.0,
+      pace_.time_left(config_.run.steps - row.step()));
+}
+
+}  // namespace nibble

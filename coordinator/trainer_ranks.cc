@@ -1,0 +1,74 @@
+#include "coordinator/trainer_ranks.h"
+
+#include "core/base/fail.h"
+#include "core/base/parallel_calls.h"
+
+namespace nibble {
+namespace {
+
+// What `body` returns for every client, called at once.
+template <typename Body>
+auto call_all(const std::vector<std::unique_ptr<TrainerClient>>& clients, const Body& body) {
+  std::vector<decltype(body(*clients[0]))> answers(clients.size());
+  std::vector<std::function<void()>> calls;
+  for (size_t i = 0; i < clients.size(); ++i) {
+    calls.emplace_back([&, i] { answers[i] = body(*clients[i]); });
+  }
+  run_parallel(calls);
+  return answers;
+}
+
+}  // namespace
+
+TrainerRanks::TrainerRanks(const std::vector<Member>& members,
+                           std::chrono::milliseconds start_timeout)
+    : start_timeout_(start_timeout) {
+  NIBBLE_CHECK(!members.empty(), "a job without trainers");
+  for (const Member& member : members) trainers_.push_back(std::make_unique<TrainerClient>(member));
+}
+
+TrainerStart TrainerRanks::start(const std::string& checkpoint) {
+  const Member& host = trainers_[0]->member();
+  const MeetingPoint at{host.host, host.rendezvous_port, "trainers", start_timeout_};
+  const auto starts = call_all(trainers_, [&](TrainerClient& trainer) {
+    return trainer.start(at, checkpoint, start_timeout_);
+  });
+  for (size_t i = 1; i < starts.size(); ++i) {
+    if (starts[i].step == starts[0].step && starts[i].train_records == starts[0].train_records) {
+      continue;
+    }
+    fail(ErrorCode::kFailedPrecondition,
+         "{} begins after step {} with {} records, {} after step {} with {}: checkpoint and "
+         "data.train must be the same files for all",
+         trainers_[0]->member().id, starts[0].step, starts[0].train_records,
+         trainers_[i]->member().id, starts[i].step, starts[i].train_records);
+  }
+  return starts[0];
+}
+
+std::map<std::string, double> TrainerRanks::figures(
+    const std::function<std::map<std::string, double>(TrainerClient&)>& body) {
+  return call_all(trainers_, body)[0];
+}
+
+RecordsLoss TrainerRanks::evaluate_records(int64_t step, std::chrono::milliseconds timeout) {
+  return call_all(trainers_, [&](TrainerClient& trainer) {
+    return trainer.evaluate_records(step, timeout);
+  })[0];
+}
+
+void TrainerRanks::save(const std::string& directory, int64_t step, int64_t version) {
+  std::vector<std::function<void()>> calls;
+  for (auto& trainer : trainers_) {
+    calls.emplace_back([&] { trainer->save(directory, step, version, start_timeout_); });
+  }
+  run_parallel(calls);
+}
+
+std::vector<TrainerClient*> TrainerRanks::clients() const {
+  std::vector<TrainerClient*> clients;
+  for (const auto& trainer : trainers_) clients.push_back(trainer.get());
+  return clients;
+}
+
+}  // namespace nibble

@@ -1,0 +1,95 @@
+// The supervised half of Trainer: records instead of rollouts.
+#include <ATen/core/grad_mode.h>
+
+#include <array>
+
+#include "core/base/clock.h"
+#include "core/models/tape_executor.h"
+#include "trainer/tape_values.h"
+#include "trainer/token_records.h"
+#include "trainer/trainer.h"
+
+namespace nibble {
+
+// The micro-batches of one pass on this rank, as many as on every other, and what all ranks' weigh.
+struct Trainer::RecordPass {
+  std::vector<MicroBatch> batches;
+  LossTotals totals;
+  TokenLoss sums;  // of this rank; the loss is already divided by the totals
+};
+
+Trainer::RecordPass Trainer::plan_pass(std::span<const TokenRecord* const> records) {
+  RecordPass pass;
+  pass.batches = make_record_batches(records, config_.max_tokens_per_device);
+  std::array<double, 2> counts{};
+  for (const MicroBatch& batch : pass.batches) {
+    const LossTotals totals = count_totals(batch.mask, batch.sample_begin);
+    counts[0] += static_cast<double>(totals.num_samples);
+    counts[1] += static_cast<double>(totals.num_tokens);
+  }
+  all_reduce_sum(group_, counts);
+  pass.totals = {static_cast<int64_t>(counts[0]), static_cast<int64_t>(counts[1])};
+  const int64_t rounds = all_reduce_max(group_, static_cast<int64_t>(pass.batches.size()));
+  while (static_cast<int64_t>(pass.batches.size()) < rounds) {
+    pass.batches.push_back(idle_micro_batch());
+  }
+  return pass;
+}
+
+void Trainer::run_records(RecordPass& pass, bool trains) {
+  for (const MicroBatch& batch : pass.batches) {
+    const TapeResult result = run_tape(weights_, batch.packed);
+    const std::vector<float> log_prob = host_values(result.log_prob);
+    const std::vector<float> entropy = host_values(result.entropy);
+    std::vector<float> grad(log_prob.size(), 0.0f);
+    pass.sums.loss += policy_loss<float>({.logp = log_prob,
+                                          .old_logp = log_prob,
+                                          .rollout_logp = {},
+                                          .ref_logp = {},
+                                          .advantage = {},
+                                          .mask = batch.mask,
+                                          .sample_begin = batch.sample_begin},
+                                         config_.algorithm.loss, pass.totals, grad)
+                          .loss;
+    for (size_t i = 0; i < entropy.size(); ++i) {
+      if (batch.mask[i] != 0) pass.sums.entropy += static_cast<double>(entropy[i]);
+    }
+    pass.sums.computed_tokens += static_cast<int64_t>(batch.packed.tokens.size());
+    if (trains) run_backward(result.log_prob, grad, weights_);
+  }
+}
+
+TokenLoss Trainer::finish_pass(const RecordPass& pass) {
+  std::array<double, 3> sums = {pass.sums.loss, pass.sums.entropy,
+                                static_cast<double>(pass.sums.computed_tokens)};
+  all_reduce_sum(group_, sums);
+  return {sums[0], sums[1] / static_cast<double>(std::max<int64_t>(1, pass.totals.num_tokens)),
+          pass.totals.num_tokens, static_cast<int64_t>(sums[2])};
+}
+
+SupervisedMetrics Trainer::train_records(std::span<const TokenRecord* const> records) {
+  SupervisedMetrics metrics;
+  Stopwatch clock;
+  RecordPass pass = plan_pass(records);
+  weights_.zero_gradients();
+  run_records(pass, /*trains=*/true);
+  metrics.tokens = finish_pass(pass);
+  metrics.forward_backward_ms = clock.restart_ms();
+  metrics.update = state_.update(train_layout_, config_.optimizer, weights_.gradients(), group_,
+                                 backend_.weight_kernels());
+  metrics.optimizer_ms = clock.restart_ms();
+  repack(&metrics.changes);
+  metrics.pack_ms = clock.elapsed_ms();
+  metrics.gathered = weights_.take_bytes();
+  return metrics;
+}
+
+TokenLoss Trainer::evaluate_records(std::span<const TokenRecord* const> records) {
+  const at::NoGradGuard no_grad;
+  RecordPass pass = plan_pass(records);
+  run_records(pass, /*trains=*/false);
+  weights_.take_bytes();  // what moved is not the next step's
+  return finish_pass(pass);
+}
+
+}  // namespace nibble
