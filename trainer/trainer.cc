@@ -55,6 +55,7 @@ std::vector<ScoredGroup> score_groups(const std::vector<SampleGroup>& groups,
 struct Trainer::Sums {
   PolicyLoss loss;
   double entropy = 0.0, diff = 0.0, diff_max = 0.0, kl = 0.0, tokens = 0.0, computed = 0.0;
+  PositionGap gap;
 };
 
 Trainer::Trainer(TrainerConfig config, ProcessGroup& group)
@@ -211,6 +212,8 @@ void Trainer::run_update(const std::vector<SampleGroup>& groups, bool with_refer
                              sums.kl,
                              sums.tokens,
                              sums.computed};
+  const size_t num_scalars = all.size();
+  all.insert(all.end(), sums.gap.sums().begin(), sums.gap.sums().end());
   all_reduce_sum(group_, all);
   metrics.loss = sums.loss;
   metrics.loss.loss = all[0];
@@ -228,6 +231,8 @@ void Trainer::run_update(const std::vector<SampleGroup>& groups, bool with_refer
   metrics.computed_tokens += static_cast<int64_t>(all[12]);
   if (!first) return;
   metrics.log_prob_diff_mean = all[9] / tokens;
+  std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(num_scalars),
+              metrics.gap_by_position.size(), metrics.gap_by_position.begin());
   // A maximum of non-negative floats orders like its bits.
   metrics.log_prob_diff_max =
       std::bit_cast<double>(all_reduce_max(group_, std::bit_cast<int64_t>(local_max)));
@@ -252,11 +257,14 @@ void Trainer::run_micro_batch(const MicroBatch& batch, const LossTotals& totals,
   sums.loss += policy_loss<float>({current, old, batch.rollout_log_prob, reference, batch.advantage,
                                    batch.mask, batch.sample_begin},
                                   config_.algorithm.loss, totals, grad);
+  size_t sample = 0;
   for (size_t i = 0; i < count; ++i) {
+    while (static_cast<int64_t>(i) >= batch.sample_begin[sample + 1]) ++sample;
     if (batch.mask[i] == 0) continue;
     const double diff =
         std::fabs(static_cast<double>(current[i]) - static_cast<double>(batch.rollout_log_prob[i]));
     sums.diff += diff;
+    sums.gap.add(static_cast<int64_t>(i) - batch.sample_begin[sample], diff);
     sums.diff_max = std::max(sums.diff_max, diff);
     sums.entropy += static_cast<double>(entropy[i]);
     if (with_reference) sums.kl += kl_term(KlEstimator::kK3, current[i], reference[i]).value;

@@ -15,6 +15,7 @@
 #include "core/models/packing.h"
 #include "core/ops/backend.h"
 #include "trainer/algo/policy_loss.h"
+#include "trainer/algo/position_gap.h"
 #include "trainer/batching.h"
 #include "trainer/config/train_config.h"
 #include "trainer/parallel/gathered_weights.h"
@@ -47,7 +48,8 @@ struct TrainMetrics {
   double entropy = 0.0;             ///< mean over response tokens, nats
   double log_prob_diff_mean = 0.0;  ///< |trainer - rollout| over response tokens, first update
   double log_prob_diff_max = 0.0;
-  double kl_reference = 0.0;  ///< k3 against the reference, mean over response tokens
+  PositionGap::Sums gap_by_position{};  ///< the same, by place in the response
+  double kl_reference = 0.0;            ///< k3 against the reference, mean over response tokens
   bool has_reference = false;
   int64_t response_tokens = 0;
   int64_t computed_tokens = 0;  ///< prompts once per group

@@ -88,6 +88,7 @@ void encode_metrics(const TrainMetrics& m, v1::TrainResponse& response) {
   if (m.has_reference) out["kl_reference"] = m.kl_reference;
   out["logprob_abs_diff_mean"] = m.log_prob_diff_mean;
   out["logprob_abs_diff_max"] = m.log_prob_diff_max;
+  for (const auto& [name, value] : PositionGap::means(m.gap_by_position)) out[name] = value;
   out["train_response_tokens"] = static_cast<double>(m.response_tokens);
   out["train_computed_tokens"] = static_cast<double>(m.computed_tokens);
   encode_gathered(m.gathered, response);

@@ -103,6 +103,11 @@ class TinyJobs(JobTest):
         self.train(directory, *settings(qat__enabled="false", run__steps=2))
         for row in read_metrics(directory)[0]:
             self.assertGreater(row["logprob_abs_diff_max"], 0, row)
+            places = [value for key, value in row.items()
+                      if key.startswith("logprob_abs_diff_to_")]
+            self.assertIn("logprob_abs_diff_to_16", row)
+            self.assertLessEqual(min(places), row["logprob_abs_diff_mean"] * (1 + 1e-12))
+            self.assertGreaterEqual(max(places), row["logprob_abs_diff_mean"] * (1 - 1e-12))
 
 
 if __name__ == "__main__":
