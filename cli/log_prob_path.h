@@ -5,9 +5,9 @@
 #include <span>
 #include <vector>
 
+#include "cli/model_flags.h"
 #include "core/models/activation_type.h"
-#include "core/models/decoder.h"
-#include "core/models/weights.h"
+#include "core/ops/numerics.h"
 
 namespace nibble {
 
@@ -18,7 +18,8 @@ struct ScoredSequence {
 };
 
 struct LogProbOptions {
-  ActivationType activations = ActivationType::kFloat32;
+  ActivationType activations = ActivationType::kFloat32;  ///< on a CPU
+  Numerics numerics = Numerics::kExact;                   ///< on a GPU
   float temperature = 1.0f;
   int64_t chunk_tokens = 256;  ///< rollout path: tokens of one step
   bool wants_routes = false;
@@ -33,12 +34,11 @@ class LogProbPath {
 };
 
 /// The trainer's: one pass over the whole sequence with autograd's operations, gradients off.
-/// `spec` and `weights` outlive the path.
-std::unique_ptr<LogProbPath> make_trainer_path(const ModelSpec& spec, ResidentWeights& weights,
-                                               const LogProbOptions& options);
+/// `model` outlives the path, here and below.
+std::unique_ptr<LogProbPath> make_trainer_path(LoadedModel& model, const LogProbOptions& options);
 
 /// The rollout engine's: chunk after chunk through static buffers and a KV cache.
-std::unique_ptr<LogProbPath> make_rollout_path(const ModelSpec& spec, ResidentWeights& weights,
+std::unique_ptr<LogProbPath> make_rollout_path(const LoadedModel& model,
                                                const LogProbOptions& options);
 
 /// Positions to make room for, so that growing sequences do not remake tables every time: the next

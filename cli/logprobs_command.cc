@@ -8,7 +8,6 @@
 #include "cli/log_prob_path.h"
 #include "cli/model_flags.h"
 #include "core/base/fail.h"
-#include "core/base/log.h"
 
 namespace nibble {
 namespace {
@@ -18,7 +17,6 @@ struct LogprobsFlags {
   std::string path = "trainer";
   std::string input = "-";
   std::string output = "-";
-  std::string numerics = "exact";
   LogProbOptions options;
 };
 
@@ -27,15 +25,9 @@ LogProbOptions checked_options(const LogprobsFlags& flags) {
   if (flags.path != "trainer" && flags.path != "rollout") {
     fail(ErrorCode::kInvalidArgument, "--path '{}' is unknown; use trainer or rollout", flags.path);
   }
-  if (flags.numerics != "exact" && flags.numerics != "fast") {
-    fail(ErrorCode::kInvalidArgument, "--numerics '{}' is unknown; use exact or fast",
-         flags.numerics);
-  }
-  if (flags.numerics == "fast") {
-    get_logger("logprobs")->info("on a CPU, --numerics fast is the same as exact");
-  }
   check_model_flags(flags.model);
   options.activations = activation_type(flags.model);
+  options.numerics = numerics(flags.model);
   if (!(options.temperature > 0.0f) || !std::isfinite(options.temperature)) {
     fail(ErrorCode::kInvalidArgument, "--temperature is {}; it must be > 0", options.temperature);
   }
@@ -99,8 +91,8 @@ void run_logprobs(const LogprobsFlags& flags) {
   TextOutput output(flags.output);
   const auto model = load_model(flags.model);
   const ModelSpec& spec = model->spec;
-  const auto path = flags.path == "trainer" ? make_trainer_path(spec, *model->weights, options)
-                                            : make_rollout_path(spec, *model->weights, options);
+  const auto path = flags.path == "trainer" ? make_trainer_path(*model, options)
+                                            : make_rollout_path(*model, options);
   OrderedJson line;
   while (reader.next(line)) {
     const auto ids = read_ids(line, spec.config, reader.where());
@@ -124,8 +116,6 @@ void add_logprobs_command(CLI::App& app, CommandContext& context) {
       ->capture_default_str();
   command->add_option("--input", flags->input, "JSONL file, - for stdin")->capture_default_str();
   command->add_option("--output", flags->output, "JSONL file, - for stdout")->capture_default_str();
-  command->add_option("--numerics", flags->numerics, "exact or fast; the same on a CPU")
-      ->capture_default_str();
   command->add_option("--temperature", options.temperature, "divides the logits")
       ->capture_default_str();
   command->add_option("--chunk-tokens", options.chunk_tokens, "rollout: tokens of one step")

@@ -8,6 +8,8 @@
 #include "core/models/activation_type.h"
 #include "core/models/decoder.h"
 #include "core/models/weights.h"
+#include "core/ops/backend.h"
+#include "core/ops/numerics.h"
 
 namespace CLI {
 class App;
@@ -18,31 +20,38 @@ namespace nibble {
 /// Flags of the commands that run a model.
 struct ModelFlags {
   std::filesystem::path model;
-  std::string dtype = "float32";
+  std::string device = "auto";
+  std::string dtype;  ///< empty: float32 on a CPU, bfloat16 on a GPU
+  std::string numerics = "exact";
   int64_t fake_quant_group = 0;  ///< 0: as the checkpoint says
   std::string targets;
   int threads = 0;
 };
 
-/// Declares --model, --dtype, --fake-quant, --targets and --threads. `flags` outlives the parse.
+/// Declares --model, --device, --dtype, --numerics, --fake-quant, --targets and --threads. `flags`
+/// outlives the parse.
 void add_model_flags(CLI::App& command, ModelFlags& flags);
 
 /// Throws Error{kInvalidArgument} naming a flag that is out of range.
 void check_model_flags(const ModelFlags& flags);
 
+/// Of a model on the CPU: float32 unless the flags say otherwise.
 ActivationType activation_type(const ModelFlags& flags);
+Numerics numerics(const ModelFlags& flags);
 
 /// A model in memory. Not movable: the weights borrow the specification.
 struct LoadedModel {
   ModelSpec spec;
+  std::unique_ptr<const ops::Backend> gpu;   ///< null: the weights are on the CPU
   std::shared_ptr<ResidentWeights> weights;  // shared: an engine holds on to what it serves
   explicit LoadedModel(ModelSpec model_spec) : spec(std::move(model_spec)) {}
   LoadedModel(const LoadedModel&) = delete;
   LoadedModel& operator=(const LoadedModel&) = delete;
 };
 
-/// Checks the flags, sets the number of threads and loads what they say. Throws Error naming what
-/// is wrong.
+/// Checks the flags, sets the number of threads and loads what they say, onto a GPU if they say so:
+/// --device auto takes one where there is one, unless --dtype float32 asks for a CPU's numerics.
+/// Throws Error naming what is wrong.
 std::unique_ptr<LoadedModel> load_model(const ModelFlags& flags);
 
 }  // namespace nibble

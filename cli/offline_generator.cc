@@ -6,7 +6,9 @@
 #include <utility>
 
 #include "core/base/fail.h"
+#include "core/device/cuda_device.h"
 #include "core/ops/torch_parallel.h"
+#include "rollout/engine_cuda/cuda_step_runner.h"
 #include "rollout/text_stop.h"
 
 namespace nibble {
@@ -16,6 +18,7 @@ constexpr int64_t kMaxSamples = 1 << 16;
 constexpr int64_t kMaxRunning = 4096;
 // Samples in flight for each that runs: what hides the tail of the longest one.
 constexpr int64_t kAhead = 4;
+constexpr int64_t kMaxGraphBatch = 256;
 
 void check_range(const char* flag, int64_t value, int64_t most) {
   if (value >= 1 && value <= most) return;
@@ -33,7 +36,23 @@ EngineConfig engine_config(const LoadedModel& model, const SamplingFlags& flags)
   config.kv_slots = flags.kv_tokens;
   config.max_positions = std::min(model.spec.config.max_position, flags.max_positions);
   config.max_requests = kAhead * flags.max_running + flags.samples;
+  // A CUDA graph covers the head as well.
+  if (model.gpu) config.max_logit_rows = std::max(config.max_logit_rows, flags.max_running);
   return config;
+}
+
+std::unique_ptr<Engine> make_engine(const LoadedModel& model, const SamplingFlags& flags) {
+  const EngineConfig config = engine_config(model, flags);
+  if (!model.gpu) {
+    return std::make_unique<Engine>(model.spec, config, ops::torch_parallel(),
+                                    activation_type(flags.model));
+  }
+  ops::bind_cuda_thread();
+  return std::make_unique<Engine>(
+      model.spec, config,
+      cuda_step_runner(*model.gpu,
+                       {numerics(flags.model),
+                        default_graph_batches(std::min(flags.max_running, kMaxGraphBatch))}));
 }
 
 }  // namespace
@@ -94,10 +113,9 @@ OfflineGenerator::OfflineGenerator(const LoadedModel& model, const TextCodec& co
       max_position_(model.spec.config.max_position),
       limit_(position_limit(model, flags)),
       vocab_(model.spec.config.vocab),
-      engine_(model.spec, engine_config(model, flags), ops::torch_parallel(),
-              activation_type(flags.model)) {
+      engine_(make_engine(model, flags)) {
   if (!flags.stop.empty()) (void)codec.tokenizer();
-  engine_.set_weights(model.weights, 1);
+  engine_->set_weights(model.weights, 1);
 }
 
 bool OfflineGenerator::has_room() const {
@@ -138,14 +156,14 @@ void OfflineGenerator::submit(std::vector<int32_t> prompt, const std::string& wh
     }
     requests.push_back(std::move(request));
   }
-  const SubmitOutcome outcome = engine_.submit(std::move(requests));
+  const SubmitOutcome outcome = engine_->submit(std::move(requests));
   NIBBLE_CHECK(outcome == SubmitOutcome::kAccepted, "the queue is full at prompt {}", number);
   groups_.push_back({flags_.samples, std::vector<Completion>(static_cast<size_t>(flags_.samples))});
 }
 
 void OfflineGenerator::step() {
-  engine_.step();
-  for (Completion& done : engine_.take_finished()) {
+  engine_->step();
+  for (Completion& done : engine_->take_finished()) {
     const auto samples = static_cast<uint64_t>(flags_.samples);
     Group& group = groups_[done.id / samples - first_prompt_];
     --group.missing;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <deque>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -46,7 +47,7 @@ class OfflineGenerator {
   /// Throws Error{kInvalidArgument} with `where` for a prompt that is empty, too long or not of
   /// the vocabulary.
   void submit(std::vector<int32_t> prompt, const std::string& where);
-  bool has_work() const { return engine_.has_work(); }
+  bool has_work() const { return engine_->has_work(); }
   void step();
   /// The samples of the next prompt in order of submission, once all of them are there.
   std::optional<std::vector<Completion>> take_next();
@@ -62,7 +63,7 @@ class OfflineGenerator {
   const int64_t max_position_;  // of the model
   const int64_t limit_;         // positions that one sequence may take
   const int64_t vocab_;
-  Engine engine_;
+  std::unique_ptr<Engine> engine_;
   std::deque<Group> groups_;   // submitted and not taken
   uint64_t first_prompt_ = 0;  // number of groups_.front()
 };

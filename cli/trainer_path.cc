@@ -6,6 +6,7 @@
 #include "cli/log_prob_path.h"
 #include "core/models/rope_table.h"
 #include "core/models/tape_executor.h"
+#include "core/ops/cpu_backend.h"
 
 namespace nibble {
 
@@ -28,44 +29,52 @@ PackedBatch pack_whole(std::span<const int32_t> ids) {
   return batch;
 }
 
+template <typename T>
+std::vector<T> values_of(const at::Tensor& tensor) {
+  const at::Tensor on_host = tensor.cpu();
+  const T* values = on_host.const_data_ptr<T>();
+  return {values, values + on_host.numel()};
+}
+
 class TrainerPath final : public LogProbPath {
  public:
-  TrainerPath(const ModelSpec& spec, ResidentWeights& weights, const LogProbOptions& options)
-      : spec_(spec), weights_(weights), options_(options) {}
+  TrainerPath(LoadedModel& model, const LogProbOptions& options)
+      : model_(model),
+        spec_(model.spec),
+        backend_(model.gpu ? *model.gpu : ops::cpu_backend()),
+        options_(options) {}
 
   ScoredSequence score(std::span<const int32_t> ids) override {
     const at::NoGradGuard no_grad;
     const auto tokens = static_cast<int64_t>(ids.size());
     if (!rope_ || rope_->num_positions < tokens) {
-      rope_ = make_rope_table(spec_.config.rope, spec_.config.head_dim,
-                              padded_positions(spec_.config, tokens));
+      rope_ = backend_.place(make_rope_table(spec_.config.rope, spec_.config.head_dim,
+                                             padded_positions(spec_.config, tokens)));
     }
     const PackedBatch batch = options_.wants_routes ? pack_whole(ids) : pack_sequence(ids);
-    const TapeResult result =
-        run_log_probs(spec_, weights_, rope_, {batch}, options_.temperature, options_.activations);
+    const TapeResult result = run_log_probs(spec_, *model_.weights, rope_, {batch, {}, &backend_},
+                                            options_.temperature, options_.activations);
     ScoredSequence scored;
-    const auto* log_prob = result.log_prob.const_data_ptr<float>();
-    scored.log_prob.assign(log_prob, log_prob + result.log_prob.numel());
+    scored.log_prob = values_of<float>(result.log_prob);
     if (!options_.wants_routes) return scored;
     for (const at::Tensor& route : result.routes) {
-      const auto* expert = route.const_data_ptr<int32_t>();
-      scored.routes.emplace_back(expert, expert + route.numel());
+      scored.routes.push_back(values_of<int32_t>(route));
     }
     return scored;
   }
 
  private:
+  LoadedModel& model_;
   const ModelSpec& spec_;
-  ResidentWeights& weights_;
+  const ops::Backend& backend_;
   const LogProbOptions options_;
   std::shared_ptr<const kernels::RopeTable> rope_;
 };
 
 }  // namespace
 
-std::unique_ptr<LogProbPath> make_trainer_path(const ModelSpec& spec, ResidentWeights& weights,
-                                               const LogProbOptions& options) {
-  return std::make_unique<TrainerPath>(spec, weights, options);
+std::unique_ptr<LogProbPath> make_trainer_path(LoadedModel& model, const LogProbOptions& options) {
+  return std::make_unique<TrainerPath>(model, options);
 }
 
 }  // namespace nibble

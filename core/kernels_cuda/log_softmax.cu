@@ -212,7 +212,9 @@ __global__ void __launch_bounds__(kThreads)
   const float temperature = greedy ? 1.0f : draw.temperature;
   const RowStats stats = row_stats(logits, vocab, temperature, scratch);
   int32_t token;
-  if (greedy) {
+  if (draw.given >= 0) {
+    token = draw.given;
+  } else if (greedy) {
     token = highest(logits, vocab, stats.max, &answer);
   } else {
     const Row row{logits, vocab, temperature, stats.max, sums};

@@ -36,6 +36,7 @@ struct DrawSpec {
   int32_t top_k = 0;         ///< 0: all
   float top_p = 1.0f;        ///< 1: all
   double uniform = 0.0;      ///< in [0, 1)
+  int32_t given = -1;        ///< a token that is given instead of drawn; -1: drawn
 };
 struct DrawResult {
   int32_t token = -1;

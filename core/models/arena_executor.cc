@@ -66,6 +66,7 @@ const float* ArenaExecutor::run(const ArenaStep& step, const ops::WeightSource& 
                  step.slot[i]);
   }
   step_ = &step;
+  num_tokens_ = step.tokens.size();
   weights_ = &weights;
   cache_ = &cache;
   used_ = 0;
@@ -76,7 +77,7 @@ const float* ArenaExecutor::run(const ArenaStep& step, const ops::WeightSource& 
 
 std::span<const int32_t> ArenaExecutor::routes(int64_t moe_layer) const {
   return std::span(routes_[static_cast<size_t>(moe_layer)])
-      .first(step_->tokens.size() * static_cast<size_t>(spec_.config.moe.top_k));
+      .first(num_tokens_ * static_cast<size_t>(spec_.config.moe.top_k));
 }
 
 float* ArenaExecutor::allocate(int64_t width, int64_t tokens) {

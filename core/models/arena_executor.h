@@ -81,6 +81,7 @@ class ArenaExecutor {
   std::vector<Allocation> allocations_;
   std::vector<std::vector<int32_t>> routes_;  // one per MoE layer, [max_tokens * k]
   int64_t next_moe_layer_ = 0;
+  size_t num_tokens_ = 0;                       // of the last run()
   const ArenaStep* step_ = nullptr;             // during run()
   const ops::WeightSource* weights_ = nullptr;  // during run()
   KvCache* cache_ = nullptr;                    // during run()

@@ -54,7 +54,9 @@ void Sampler::draw_from_logits(std::span<Draw> draws) {
           draw.sampling.temperature == 0.0f ? 1.0f : draw.sampling.temperature;
       kernels::RowStats stats;
       kernels::log_softmax_stats(logits, 1, shape_.vocab, temperature, &stats, serial);
-      draw.token = kernels::sample_token(logits, shape_.vocab, draw.sampling, draw.uniform);
+      draw.token = draw.given >= 0
+                       ? draw.given
+                       : kernels::sample_token(logits, shape_.vocab, draw.sampling, draw.uniform);
       draw.log_prob = stats.log_prob(logits[draw.token], temperature);
     }
   });

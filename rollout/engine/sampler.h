@@ -15,6 +15,7 @@ struct Draw {
   int64_t row = 0;  ///< of the hidden states; several draws may share one
   kernels::SamplingParams sampling;
   double uniform = 0.0;   ///< in [0, 1)
+  int32_t given = -1;     ///< not drawn but given: only its log-probability is wanted; -1: drawn
   int32_t token = -1;     ///< result
   float log_prob = 0.0f;  ///< result: over the full vocabulary at the sampling temperature
 };

@@ -189,8 +189,12 @@ class CudaStepRunner final : public StepRunner {
   void stage_draws(const StepPlan& plan, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Draw& draw = plan.draws[static_cast<size_t>(i)];
-      draws_.host()[i] = {static_cast<int32_t>(draw.row), draw.sampling.temperature,
-                          draw.sampling.top_k, draw.sampling.top_p, draw.uniform};
+      draws_.host()[i] = {static_cast<int32_t>(draw.row),
+                          draw.sampling.temperature,
+                          draw.sampling.top_k,
+                          draw.sampling.top_p,
+                          draw.uniform,
+                          draw.given};
     }
   }
 

@@ -192,7 +192,8 @@ class BadInput(CliTestCase):
     def test_logprobs_options(self):
         for flags in (["--path", "both"], ["--dtype", "float16"], ["--numerics", "quick"],
                       ["--fake-quant", "48"], ["--targets", "mlp"], ["--temperature", "0"],
-                      ["--chunk-tokens", "0"]):
+                      ["--chunk-tokens", "0"], ["--device", "gpu"], ["--device", "cuda"],
+                      ["--device", "cuda", "--dtype", "float32"]):
             with self.subTest(flags):
                 self.refuse("logprobs", "--model", MODEL, *flags, says=[flags[0]])
 
