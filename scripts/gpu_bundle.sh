@@ -27,5 +27,5 @@ for library in "$out"/lib/*; do patchelf --set-rpath '$ORIGIN' "$library"; done
 mkdir -p "$out/tests" "$out/scripts"
 cp -r configs tools "$out/"
 cp -r tests/oracles "$out/tests/"
-cp scripts/gpu_report.sh "$out/scripts/"
+cp scripts/gpu_report.sh scripts/summarize_runs.py "$out/scripts/"
 du -sh "$out"

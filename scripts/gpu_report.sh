@@ -2,10 +2,12 @@
 # Reproduces the GPU tables of docs/performance.md, each part in eight minutes or less, from the folder that
 # scripts/gpu_bundle.sh makes, on a machine with a GPU, its driver and python3 with torch 2.11.
 #   scripts/gpu_report.sh PART [OUTPUT FOLDER]
-#   tests    kernels, trainer and engine against the CPU and Transformers, exactness, NCCL failures
-#   nccl     the CI jobs as 2 trainer ranks and 2 rollout workers: over NCCL, over Gloo, on the CPU
-#   shapes   decode, prompts, training pass and packing of Qwen3-0.6B, 4B and a 30B-A3B shape
-#   learn    the main job, three seeds at once, 200 steps: MODE=int4 | bf16 | noqat (needs models/ and data/)
+#   tests     kernels, trainer and engine against the CPU and Transformers, exactness, NCCL failures
+#   nccl      the CI jobs as 2 trainer ranks and 2 rollout workers: over NCCL, over Gloo, on the CPU
+#   shapes    decode, prompts, training pass and packing of Qwen3-0.6B, 4B and a 30B-A3B shape
+#   learn     the main job, 200 steps, every seed of SEEDS at once: MODE=int4 | bf16 | noqat (needs models/ and data/)
+#   long      answers of up to 256 tokens: chain_sum and gsm_symbolic, fast (needs models/ and data/)
+#   pretrain  a dense and a MoE model from random weights, then RL in BF16 and with INT4 QAT, g=32 and 128
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -15,25 +17,29 @@ mkdir -p "$out"
 torch=$(python3 -c 'import os, torch; print(os.path.dirname(torch.__file__))')
 export LD_LIBRARY_PATH=$torch/lib:$(printf '%s:' "$torch"/../nvidia/*/lib)/usr/local/cuda/lib64
 export NCCL_NVLS_ENABLE=0 NIBBLE_TEST_ROOT=$PWD
-seconds_each=${LIMIT:-230}
+seconds_each=${LIMIT:-400}
+read -ra seeds <<<"${SEEDS:-1 2 3}"
+# What most jobs here are run with: one process, both roles, on the GPU.
+gpu=(--set cluster.device=cuda --set cluster.placement=colocated --set cluster.threads_per_worker=1)
 
-report_runs() {  # report_runs RUN...: one JSON line a run
-  python3 - "$@" <<'PYTHON'
-import json, pathlib, statistics, sys
+summarize() { python3 -B scripts/summarize_runs.py "$@"; }
 
-for run in sys.argv[1:]:
-    rows = [json.loads(line) for line in open(pathlib.Path(run) / "metrics.jsonl")]
-    steps = [row for row in rows if "step_ms" in row]
-    line = {"run": run, "steps": len(steps),
-            "eval": [[row["step"], round(row["eval_reward_mean"], 4)] for row in rows if "eval_reward_mean" in row]}
-    for key in ("step_ms", "generate_ms", "reference_ms", "forward_backward_ms", "optimizer_ms", "pack_ms",
-                "sync_wire_ms", "pause_ms"):
-        line["median_" + key] = round(statistics.median(row[key] for row in steps if key in row), 2)
-    line["gap_mean"] = statistics.fmean(row["logprob_abs_diff_mean"] for row in steps)
-    line["gap_max"] = max(row["logprob_abs_diff_max"] for row in steps)
-    line["loss"] = [row["loss"] for row in steps[:6]]
-    print(json.dumps(line))
-PYTHON
+# start RUN CONFIG ARGUMENT...: a job in the background; wait_all ends when all have.
+pids=()
+start() {
+  local run=$1 config=$2
+  rm -rf "$run"
+  timeout "$seconds_each" bin/nibble train "$config" --set "run.directory=$run" "${@:3}" >"$run.log" 2>&1 &
+  pids+=($!)
+}
+wait_all() {
+  local failed=0
+  for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+  pids=()
+  if [ "$failed" != 0 ]; then
+    tail -qn 1 "$out"/*.log
+    exit 1
+  fi
 }
 
 case "$part" in
@@ -43,17 +49,25 @@ case "$part" in
       "bin/${name}_test" --gtest_brief=1 >"$out/$name.log" 2>&1 || failed=1
       tail -n 3 "$out/$name.log"
     done
+    for model in dense_tied/bf16 dense_untied/int4_sym7 llama_smol/int4_sym7 moe_norm/bf16 moe_mixed/int4_sym7; do
+      for path in trainer rollout; do
+        seq 1 40 | paste -sd, | sed 's/.*/{"input_ids": [&]}/' |
+          bin/nibble logprobs --model "tests/oracles/models/$model" --device cuda --path "$path" --chunk-tokens 7 \
+            --routes >"$out/$path.jsonl" 2>>"$out/logprobs.log"
+      done
+      if cmp "$out/trainer.jsonl" "$out/rollout.jsonl"; then echo "$model: trainer and rollout agree to the bit"; else failed=1; fi
+    done
     exit "$failed"
     ;;
   nccl)
     for job in tiny-dense tiny-moe; do
       for way in nccl gloo cpu; do
         run=$out/$job-$way
-        rm -rf "$run"
         device=(--set cluster.device=cuda --set "weight_sync.transport=$way")
         [ "$way" != cpu ] || device=(--set cluster.device=cpu)
-        timeout 100 bin/nibble train "configs/ci/$job.yaml" "${device[@]}" --set "run.directory=$run" >"$run.log" 2>&1
-        report_runs "$run"
+        start "$run" "configs/ci/$job.yaml" "${device[@]}"
+        wait_all
+        summarize "$run"
         bin/nibble inspect "$run/checkpoints/step-000006" --json | grep -o '"[a-z]*_sha256":"[0-9a-f]*"'
       done
     done
@@ -65,22 +79,63 @@ case "$part" in
     bin/gpu_model_bench --model qwen3-4b --weights bf16 2>/dev/null | tee "$out/qwen3-4b-bf16.jsonl"
     ;;
   learn)
-    pids=()
     suffix=$(case "${MODE:-int4}" in int4) ;; bf16) echo -bf16 ;; noqat) echo -int4-noqat ;; esac)
-    for seed in 1 2 3; do
+    runs=()
+    for seed in "${seeds[@]}"; do
       run=$out/learn$suffix-$seed
-      timeout "$seconds_each" bin/nibble train "configs/quickstart/smollm2-addition$suffix.yaml" \
-        --set "run.directory=$run" --set "run.seed=$seed" --set run.steps=200 --set cluster.device=cuda \
-        --set cluster.threads_per_worker=2 --set eval.every=20 --set eval.samples=16 --set checkpoint.every=1000 \
-        --set rollout.max_running=256 --set rollout.kv_tokens=32768 --set rollout.max_step_tokens=2048 \
-        --set weight_sync.transport=gloo >"$run.log" 2>&1 &
-      pids+=($!)
+      start "$run" "configs/quickstart/smollm2-addition$suffix.yaml" "${gpu[@]}" --set "run.seed=$seed" \
+        --set "run.steps=${STEPS:-200}" --set eval.every=20 --set eval.samples=16 --set checkpoint.every=1000 \
+        --set rollout.max_running=256 --set rollout.kv_tokens=32768 --set rollout.max_step_tokens=2048
+      runs+=("$run")
     done
-    for pid in "${pids[@]}"; do wait "$pid"; done
-    report_runs "$out/learn$suffix"-{1,2,3}
+    wait_all
+    summarize "${runs[@]}"
+    ;;
+  long)
+    for task in chain_sum gsm_symbolic; do
+      start "$out/long-$task" configs/gpu/smollm2-reasoning.yaml "${gpu[@]}" --set "run.steps=${STEPS:-80}" \
+        --set "data.train=data/$task/train.jsonl" --set "eval.data=data/$task/heldout.jsonl" \
+        --set "run.numerics=${NUMERICS:-fast}"
+    done
+    wait_all
+    summarize "$out"/long-{chain_sum,gsm_symbolic}
+    ;;
+  pretrain)
+    python3 -B tools/make_arithmetic_data.py --output data/arithmetic
+    for kind in "" -moe; do
+      python3 -B tools/make_random_model.py --architecture "qwen3${kind/-/_}" --output "models/tiny-qwen3$kind"
+      start "$out/sft$kind" "configs/pretrain/tiny-qwen3$kind.yaml" --set cluster.device=cuda \
+        --set "run.steps=${PRETRAIN_STEPS:-1000}"
+    done
+    wait_all
+    summarize "$out"/sft "$out"/sft-moe
+    for kind in "" -moe; do
+      base=models/tiny-qwen3$kind
+      rm -rf "$base"-{bf16,g32,g128}
+      bin/nibble export --to bf16 --input-dir "$out/sft$kind/checkpoints/step-$(printf %06d "${PRETRAIN_STEPS:-1000}")" \
+        --side-files "$base" --output-dir "$base-bf16"
+      for group in 32 128; do
+        bin/nibble convert --method rtn --quant-group-size "$group" --input-dir "$base-bf16" --output-dir "$base-g$group"
+      done
+    done
+    runs=()
+    for kind in "" -moe; do
+      for seed in "${seeds[@]}"; do
+        for mode in bf16 g32 g128; do
+          quantize=(--set "model.int4=models/tiny-qwen3$kind-$mode")
+          [ "$mode" != bf16 ] || quantize=(--set "model.int4=models/tiny-qwen3$kind-g32" --set qat.enabled=false --set rollout.quantize=false)
+          run=$out/rl$kind-$mode-$seed
+          start "$run" configs/pretrain/tiny-qwen3-rl.yaml "${gpu[@]}" --set "model.path=models/tiny-qwen3$kind-bf16" \
+            "${quantize[@]}" --set "run.seed=$seed" --set "run.steps=${STEPS:-200}"
+          runs+=("$run")
+        done
+      done
+      wait_all
+    done
+    summarize "${runs[@]}"
     ;;
   *)
-    sed -n '2,8s/^# \{0,1\}//p' "$0"
+    sed -n '2,10s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac
