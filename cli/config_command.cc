@@ -37,8 +37,8 @@ void add_config_command(CLI::App& app, CommandContext& context) {
       } else if (flags->schema) {
         fmt::print("{}\n", config_json_schema<RunConfig>("Nibble job"));
       } else {
-        fmt::print("{}",
-                   effective_yaml(load_run_config(flags->file, flags->overrides, read_env())));
+        fmt::print("{}", effective_yaml(load_run_config(flags->file, flags->overrides, read_env(),
+                                                        NamedFiles::kMayBeMissing)));
       }
     };
   });

@@ -5,6 +5,7 @@
 #include "cli/command.h"
 #include "cli/json_lines.h"
 #include "cli/offline_generator.h"
+#include "core/base/context.h"
 #include "core/base/fail.h"
 
 namespace nibble {
@@ -30,7 +31,8 @@ std::vector<int32_t> read_prompt(const OrderedJson& line, const TextCodec& codec
     return parse_token_ids(line["input_ids"], vocab, fmt::format("{}: input_ids", where));
   }
   if (line.contains("messages")) {
-    return codec.encoder().encode_chat(ChatLine(line, true, where).request());
+    const ChatLine chat(line, true, where);
+    return with_context(where, [&] { return codec.encoder().encode_chat(chat.request()); });
   }
   refuse_other_keys(line, {"prompt"}, where);
   if (!line["prompt"].is_string()) {

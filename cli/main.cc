@@ -45,6 +45,9 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     return nibble::report("out of memory; use a smaller model, chunk or number of threads", 1);
   } catch (const std::exception& error) {
-    return nibble::report(error.what(), 1);
+    return nibble::report(
+        std::string("internal error: ") + error.what() +
+            "; this is a fault of nibble, please report it with the command and its input",
+        1);
   }
 }

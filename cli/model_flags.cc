@@ -81,15 +81,16 @@ void check_model_flags(const ModelFlags& flags) {
   }
   const int64_t group = flags.fake_quant_group;
   if (group != 0 && group != 32 && group != 64 && group != 128) {
-    fail(ErrorCode::kInvalidArgument, "--fake-quant is {}; it must be 32, 64 or 128", group);
+    fail(ErrorCode::kInvalidArgument, "--fake-quant is {}; it must be 32, 64 or 128 (0: off)",
+         group);
   }
   if (group == 0 && !flags.targets.empty()) {
     fail(ErrorCode::kInvalidArgument, "--targets says what --fake-quant takes; give both");
   }
   constexpr int kMaxThreads = 1024;
   if (flags.threads < 0 || flags.threads > kMaxThreads) {
-    fail(ErrorCode::kInvalidArgument, "--threads is {}; it must be from 1 to {}", flags.threads,
-         kMaxThreads);
+    fail(ErrorCode::kInvalidArgument, "--threads is {}; it must be from 1 to {} (0: all)",
+         flags.threads, kMaxThreads);
   }
 }
 

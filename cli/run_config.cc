@@ -5,6 +5,7 @@
 
 #include "cli/job_kind.h"
 #include "core/base/fail.h"
+#include "core/base/log.h"
 #include "core/checkpoint/hf_directory.h"
 #include "core/models/weights.h"
 #include "rollout/reward/scorer.h"
@@ -74,6 +75,15 @@ void check_paths(const RunConfig& c, const ConfigSource& source) {
   if (!c.eval.data.empty()) want("eval.data", c.eval.data);
 }
 
+// The first file or directory that the job names and that is not there.
+std::optional<std::filesystem::path> missing_file(const RunConfig& c) {
+  for (const auto& path :
+       {c.model.path, c.data.train, c.model.int4, c.model.reference, c.eval.data}) {
+    if (!path.empty() && !std::filesystem::exists(path)) return path;
+  }
+  return std::nullopt;
+}
+
 void check_reward(const RunConfig& c, const ConfigSource& source) {
   try {
     (void)make_scorer(c.reward.type);
@@ -117,7 +127,7 @@ void check_same_model(const RunConfig& c, const ParameterTable& table,
 }  // namespace
 
 RunConfig load_run_config(const std::filesystem::path& file, std::span<const std::string> overrides,
-                          const Env& env) {
+                          const Env& env, NamedFiles files) {
   auto loaded = load_config<RunConfig>(file, overrides);
   RunConfig& config = loaded.config;
   if (env.fake_qat_flag) config.qat.enabled = *env.fake_qat_flag;
@@ -125,9 +135,15 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
   settle_job_kind(config, loaded.source);
   if (!is_supervised(config)) check_batch(config, loaded.source);
   check_sizes(config, loaded.source);
-  check_paths(config, loaded.source);
   check_reward(config, loaded.source);
   validate(config.algorithm.loss);
+  if (files == NamedFiles::kMayBeMissing && missing_file(config)) {
+    get_logger("config")->warn(
+        "'{}' does not exist yet; what depends on models and data was not checked",
+        missing_file(config)->string());
+    return config;
+  }
+  check_paths(config, loaded.source);
   const JobPlans plans = job_plans(config);
   if (config.qat.enabled && !plans.train.any()) {
     fail(ErrorCode::kInvalidArgument,

@@ -55,11 +55,17 @@ void visit_fields(Visitor& v, RunConfig& c) {
   v.section("logging", c.logging, "logs and texts");
 }
 
+/// Whether the models and data that a configuration names must be there.
+enum class NamedFiles {
+  kRequired,
+  kMayBeMissing,  ///< then a warning says that what depends on them was not checked
+};
+
 /// Reads a file with overrides, applies the environment's two QAT variables and checks what no
 /// single key can tell: batch arithmetic, paths, contradictions. Throws Error{kInvalidArgument}
 /// naming file, line and keys.
 RunConfig load_run_config(const std::filesystem::path& file, std::span<const std::string> overrides,
-                          const Env& env);
+                          const Env& env, NamedFiles files = NamedFiles::kRequired);
 
 /// The effective configuration as YAML, as workers get it.
 std::string effective_yaml(const RunConfig& config);

@@ -6,6 +6,7 @@
 #include "cli/chat_line.h"
 #include "cli/command.h"
 #include "cli/json_lines.h"
+#include "core/base/context.h"
 #include "core/base/fail.h"
 #include "core/tokenizer/chat_template.h"
 #include "core/tokenizer/tokenizer.h"
@@ -51,7 +52,8 @@ class LineTokenizer {
     }
     if (line.contains("messages")) {
       if (!chat_) chat_ = ChatTemplate::of(tokenizer_);
-      const std::string text = chat_->render(ChatLine(line, false, where).request());
+      const ChatLine chat(line, false, where);
+      const std::string text = with_context(where, [&] { return chat_->render(chat.request()); });
       // The template has written the special tokens already.
       return flags_.decode ? OrderedJson{{"text", text}}
                            : OrderedJson{{"ids", tokenizer_.encode(text)}};

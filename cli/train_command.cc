@@ -1,4 +1,5 @@
 #include <unistd.h>
+#include <algorithm>
 
 #include <CLI/CLI.hpp>
 #include <array>
@@ -6,6 +7,7 @@
 #include <csignal>
 #include <memory>
 #include <optional>
+#include <thread>
 
 #include "cli/command.h"
 #include "cli/job_kind.h"
@@ -76,6 +78,19 @@ void print_summary(const RunConfig& config, const RunSummary& summary) {
   fmt::print("{} steps in {}{}\n", summary.steps, config.run.directory.string(), eval);
 }
 
+// All workers run here. On a CPU they take turns, on a GPU there is little sense in more than a
+// few.
+void check_process_count(const RunConfig& config) {
+  constexpr int64_t kMostPerCore = 16;
+  const int64_t workers = config.cluster.trainers + config.cluster.rollout_workers;
+  const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
+  if (workers <= kMostPerCore * cores) return;
+  fail(ErrorCode::kInvalidArgument,
+       "cluster.trainers = {} and cluster.rollout_workers = {} are {} processes on a machine of {} "
+       "cores; at most {} a core: lower them, or start workers elsewhere (`nibble coordinator`)",
+       config.cluster.trainers, config.cluster.rollout_workers, workers, cores, kMostPerCore);
+}
+
 // The workers' processes; none if a cluster starts them.
 std::unique_ptr<JobWatch> start_workers(const RunConfig& config, Membership& membership,
                                         const std::string& address, bool spawn) {
@@ -96,7 +111,11 @@ std::unique_ptr<JobWatch> start_workers(const RunConfig& config, Membership& mem
       error.code() == ErrorCode::kUnavailable || error.code() == ErrorCode::kInternal;
   const auto loss = workers.loss(std::chrono::milliseconds(may_be_loss ? 1'000 : 0));
   membership.stop();
-  if (!loss) throw error;
+  if (!loss && error.code() != ErrorCode::kUnavailable) throw error;
+  if (!loss) {
+    fail(error.code(), "{}; the run stopped, `--resume` goes on from its last checkpoint",
+         error.what());
+  }
   get_logger("run")->warn("stopped by: {}", error.what());
   fail(ErrorCode::kUnavailable, "{}; the run stopped, `--resume` goes on from its last checkpoint",
        *loss);
@@ -120,6 +139,7 @@ RunSummary run_loop(const RunConfig& config, Membership& membership, const fs::p
 void run_train(const TrainFlags& flags, bool spawn_workers) {
   const RunConfig config = load_run_config(flags.config, flags.overrides, read_env());
   check_inputs(config);
+  if (spawn_workers) check_process_count(config);
   Membership membership(static_cast<int>(config.cluster.trainers),
                         static_cast<int>(config.cluster.rollout_workers),
                         std::chrono::milliseconds(config.cluster.lease_ms));
@@ -137,6 +157,8 @@ void run_train(const TrainFlags& flags, bool spawn_workers) {
                           checkpoint.empty() ? "no" : checkpoint.filename().string());
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
+  // A closed terminal, unless nohup said that it does not matter.
+  if (std::signal(SIGHUP, SIG_IGN) != SIG_IGN) std::signal(SIGHUP, on_signal);
   const auto workers = start_workers(config, membership, server.address(), spawn_workers);
   const RunSummary summary = run_loop(config, membership, checkpoint, *workers);
   workers->finish(kWorkersEnd);

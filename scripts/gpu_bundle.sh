@@ -24,8 +24,9 @@ for binary in "$out"/bin/*; do
   patchelf --set-rpath '$ORIGIN/../lib' "$binary"
 done
 for library in "$out"/lib/*; do patchelf --set-rpath '$ORIGIN' "$library"; done
-mkdir -p "$out/tests" "$out/scripts"
+mkdir -p "$out/tests" "$out/scripts" "$out/benchmarks"
 cp -r configs tools "$out/"
+cp -r benchmarks/peers "$out/benchmarks/"
 cp -r tests/oracles "$out/tests/"
 cp scripts/gpu_report.sh scripts/summarize_runs.py "$out/scripts/"
 du -sh "$out"

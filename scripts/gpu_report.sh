@@ -7,6 +7,7 @@
 #   shapes    decode, prompts, training pass and packing of Qwen3-0.6B, 4B and a 30B-A3B shape
 #   learn     the main job, 200 steps, every seed of SEEDS at once: MODE=int4 | bf16 | noqat (needs models/ and data/)
 #   long      answers of up to 256 tokens: chain_sum and gsm_symbolic, fast (needs models/ and data/)
+#   noise     the gap in fast against that of two orders of accumulation in PyTorch (needs models/ and data/)
 #   pretrain  a dense and a MoE model from random weights, then RL in BF16 and with INT4 QAT, g=32 and 128
 set -euo pipefail
 
@@ -19,6 +20,7 @@ export LD_LIBRARY_PATH=$torch/lib:$(printf '%s:' "$torch"/../nvidia/*/lib)/usr/l
 export NCCL_NVLS_ENABLE=0 NIBBLE_TEST_ROOT=$PWD
 seconds_each=${LIMIT:-400}
 read -ra seeds <<<"${SEEDS:-1 2 3}"
+read -ra extra <<<"${EXTRA:-}" # more arguments of nibble train, for learn, long and the RL of pretrain
 # What most jobs here are run with: one process, both roles, on the GPU.
 gpu=(--set cluster.device=cuda --set cluster.placement=colocated --set cluster.threads_per_worker=1)
 
@@ -85,7 +87,8 @@ case "$part" in
       run=$out/learn$suffix-$seed
       start "$run" "configs/quickstart/smollm2-addition$suffix.yaml" "${gpu[@]}" --set "run.seed=$seed" \
         --set "run.steps=${STEPS:-200}" --set eval.every=20 --set eval.samples=16 --set checkpoint.every=1000 \
-        --set rollout.max_running=256 --set rollout.kv_tokens=32768 --set rollout.max_step_tokens=2048
+        --set rollout.max_running=256 --set rollout.kv_tokens=32768 --set rollout.max_step_tokens=2048 \
+        "${extra[@]}"
       runs+=("$run")
     done
     wait_all
@@ -95,10 +98,44 @@ case "$part" in
     for task in chain_sum gsm_symbolic; do
       start "$out/long-$task" configs/gpu/smollm2-reasoning.yaml "${gpu[@]}" --set "run.steps=${STEPS:-80}" \
         --set "data.train=data/$task/train.jsonl" --set "eval.data=data/$task/heldout.jsonl" \
-        --set "run.numerics=${NUMERICS:-fast}"
+        --set "run.numerics=${NUMERICS:-fast}" "${extra[@]}"
     done
     wait_all
     summarize "$out"/long-{chain_sum,gsm_symbolic}
+    ;;
+  noise)
+    int4=models/SmolLM2-135M-Instruct-INT4-g32
+    rm -rf "$out/dequantized"
+    bin/nibble export --to bf16 --input-dir "$int4" --output-dir "$out/dequantized"
+    for task in chain_sum gsm_symbolic; do
+      head -n 32 "data/$task/heldout.jsonl" | python3 -c 'import json, sys
+for line in sys.stdin: print(json.dumps({"messages": json.loads(line)["prompt"]}))' >"$out/prompts.jsonl"
+      bin/nibble tokenize --model "$int4" <<<"$(sed 's/}$/, "add_generation_prompt": true}/' "$out/prompts.jsonl")" >"$out/ids.jsonl"
+      bin/nibble generate --model "$int4" --device cuda --numerics fast --max-new-tokens 256 --input "$out/prompts.jsonl" \
+        --output "$out/generated.jsonl"
+      python3 - "$out" <<'PYTHON'
+import json, sys
+out = sys.argv[1]
+with open(out + "/whole.jsonl", "w") as whole:
+    for prompt, answer in zip(open(out + "/ids.jsonl"), open(out + "/generated.jsonl")):
+        ids = json.loads(prompt)["ids"] + json.loads(answer)["output_ids"]
+        whole.write(json.dumps({"input_ids": ids}) + "\n")
+PYTHON
+      bin/nibble logprobs --model "$int4" --device cuda --numerics fast --path trainer --input "$out/whole.jsonl" \
+        --output "$out/trainer.jsonl"
+      python3 - "$out" <<'PYTHON'
+import json, sys
+out = sys.argv[1]
+files = [open(f"{out}/{name}.jsonl") for name in ("whole", "ids", "generated", "trainer")]
+with open(out + "/sequences.jsonl", "w") as sequences:
+    for lines in zip(*files):
+        whole, prompt, answer, trainer = map(json.loads, lines)
+        first = len(prompt["ids"])
+        sequences.write(json.dumps({"input_ids": whole["input_ids"], "prompt": first, "engine": answer["logprobs"],
+                                    "trainer": trainer["logprobs"][first - 1:]}) + "\n")
+PYTHON
+      python3 -B benchmarks/peers/bf16_noise.py --model "$out/dequantized" --sequences "$out/sequences.jsonl"
+    done
     ;;
   pretrain)
     python3 -B tools/make_arithmetic_data.py --output data/arithmetic
@@ -126,7 +163,7 @@ case "$part" in
           [ "$mode" != bf16 ] || quantize=(--set "model.int4=models/tiny-qwen3$kind-g32" --set qat.enabled=false --set rollout.quantize=false)
           run=$out/rl$kind-$mode-$seed
           start "$run" configs/pretrain/tiny-qwen3-rl.yaml "${gpu[@]}" --set "model.path=models/tiny-qwen3$kind-bf16" \
-            "${quantize[@]}" --set "run.seed=$seed" --set "run.steps=${STEPS:-200}"
+            "${quantize[@]}" --set "run.seed=$seed" --set "run.steps=${STEPS:-200}" "${extra[@]}"
           runs+=("$run")
         done
       done
@@ -135,7 +172,7 @@ case "$part" in
     summarize "${runs[@]}"
     ;;
   *)
-    sed -n '2,10s/^# \{0,1\}//p' "$0"
+    sed -n '2,11s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

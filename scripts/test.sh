@@ -52,8 +52,7 @@ phase configure cmake --preset cpu "-DNIBBLE_DEPS_DIR=$deps"
 phase build build cpu
 phase "self-contained headers" build cpu --target check_headers
 phase test ctest --preset cpu -LE integration
-# Jobs of real processes that are killed at random moments: one that fails is shown and run again.
-phase "integration tests" ctest --preset cpu -L integration --repeat until-pass:3
+phase "integration tests" ctest --preset cpu -L integration
 phase clang-tidy scripts/check_tidy.sh
 if [ "$tier" = full ]; then
   for preset in cpu-asan cpu-tsan; do

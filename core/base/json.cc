@@ -20,6 +20,10 @@ std::string reason_of(const std::exception& error) {
 
 template <typename AnyJson>
 AnyJson parse_checked(std::string_view text, std::string_view what) {
+  // The parser takes a NUL for the end of its input.
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {
+    fail(ErrorCode::kInvalidArgument, "{}: not valid JSON: a zero byte at {}", what, nul);
+  }
   std::vector<std::set<std::string>> keys;
   const auto callback = [&](int depth, typename AnyJson::parse_event_t event, AnyJson& value) {
     if (depth > kMaxDepth)

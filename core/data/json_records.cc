@@ -17,8 +17,7 @@ void for_each_json_record(const std::filesystem::path& path,
   std::ifstream in(path);
   if (!in || std::filesystem::is_directory(path)) {
     fail(ErrorCode::kNotFound,
-         "cannot open data file '{}' (data.train or eval.data; a path is taken from the directory "
-         "where the command runs)",
+         "cannot open data file '{}'; a relative path begins where the command runs",
          path.string());
   }
   int64_t count = 0;

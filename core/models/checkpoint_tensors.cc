@@ -46,6 +46,12 @@ void check_checkpoint_tensors(const HfDirectory& directory, const ParameterTable
     const bool is_quantized = plan.quantized[static_cast<size_t>(i)];
     const std::vector<std::string> names = stored_names(p, is_quantized);
     known.insert(names.begin(), names.end());
+    if (!directory.contains(names[0])) {
+      fail(ErrorCode::kNotFound,
+           "checkpoint '{}' has no tensor '{}', which its config.json asks for: a file is missing, "
+           "or config.json is another model's",
+           directory.path().string(), names[0]);
+    }
     const DType dtype = types == StoredTypes::kAny ? directory.tensor(names[0]).dtype
                         : is_quantized             ? DType::kI32
                                                    : DType::kBf16;

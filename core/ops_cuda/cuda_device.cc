@@ -8,14 +8,13 @@
 
 #include <atomic>
 
+#include "core/base/compute_capability.h"
 #include "core/base/device_memory.h"
 #include "core/base/fail.h"
 #include "core/cuda/check.h"
 
 namespace nibble::ops {
 namespace {
-
-constexpr int kOldestMajor = 8;
 
 std::atomic<int> device_index{-1};
 
@@ -73,11 +72,7 @@ CudaDeviceInfo use_cuda_device(int index) {
   NIBBLE_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
   const CudaDeviceInfo info{properties.name, index, properties.major, properties.minor,
                             static_cast<int64_t>(properties.totalGlobalMem)};
-  if (info.major < kOldestMajor) {
-    fail(ErrorCode::kFailedPrecondition,
-         "GPU {} ('{}') has compute capability {}.{}; Nibble needs {}.0 or newer", index, info.name,
-         info.major, info.minor, kOldestMajor);
-  }
+  check_compute_capability(index, info.name, info.major, info.minor);
   // Sums of BF16 products stay in float32 to the end.
   at::globalContext().setAllowBF16ReductionCuBLAS(false);
   at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);

@@ -54,6 +54,14 @@ ErrorCode code_of(const grpc::Status& status) {
   }
 }
 
+// gRPC says it in words only: of 1.51, and of later versions.
+bool is_keepalive_timeout(const grpc::Status& status) {
+  const std::string message = status.error_message();
+  return status.error_code() == grpc::StatusCode::UNAVAILABLE &&
+         (message.find("keepalive watchdog timeout") != std::string::npos ||
+          message.find("ping timeout") != std::string::npos);
+}
+
 }  // namespace
 
 grpc::Status to_status(const Error& error) {
@@ -104,6 +112,10 @@ void call_rpc(std::string_view method, std::string_view peer, std::chrono::milli
   const Error error = from_status(status);
   if (error.code() == ErrorCode::kDeadlineExceeded && status.error_details().empty()) {
     fail(error.code(), "{} on {}: no answer within {} ms", method, peer, timeout.count());
+  }
+  if (is_keepalive_timeout(status)) {
+    fail(error.code(), "{} on {}: it does not answer; the process is stopped, hangs, or is cut off",
+         method, peer);
   }
   fail(error.code(), "{} on {}: {}", method, peer, error.what());
 }

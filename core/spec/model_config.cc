@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <set>
 
 #include "core/base/fail.h"
@@ -10,8 +11,7 @@ namespace nibble {
 namespace {
 
 // Fields that say nothing about the computation.
-constexpr std::array kHarmless = {"architectures",
-                                  "bos_token_id",
+constexpr std::array kHarmless = {"bos_token_id",
                                   "eos_token_id",
                                   "sep_token_id",
                                   "unk_token_id",
@@ -20,7 +20,6 @@ constexpr std::array kHarmless = {"architectures",
                                   "torch_dtype",
                                   "transformers_version",
                                   "use_cache",
-                                  "pretraining_tp",
                                   "router_aux_loss_coef",
                                   "output_router_logits",
                                   "_name_or_path",
@@ -219,6 +218,20 @@ int64_t ModelConfig::num_moe_layers() const {
   return std::count(layer_is_moe.begin(), layer_is_moe.end(), true);
 }
 
+// The class that wrote the weights must be the one that model_type stands for.
+void check_architectures(Fields& fields, const std::string& type) {
+  if (!fields.has("architectures")) return;
+  const std::map<std::string, std::string> classes = {{"llama", "LlamaForCausalLM"},
+                                                      {"qwen3", "Qwen3ForCausalLM"},
+                                                      {"qwen3_moe", "Qwen3MoeForCausalLM"}};
+  const Json& given = fields.raw("architectures");
+  const Json wanted = Json::array({classes.at(type)});
+  if (given == wanted) return;
+  fail(ErrorCode::kInvalidArgument,
+       "{}: architectures is {}, but model_type '{}' is that of {}; correct the one that is wrong",
+       fields.what(), given.dump(), type, wanted.dump());
+}
+
 ModelConfig parse_model_config(const Json& json, const std::string& what) {
   if (!json.is_object()) fail(ErrorCode::kInvalidArgument, "{} is not a JSON object", what);
   Fields fields(json, what);
@@ -237,6 +250,8 @@ ModelConfig parse_model_config(const Json& json, const std::string& what) {
     fail(ErrorCode::kUnimplemented,
          "{}: model_type '{}' is not supported; supported are llama, qwen3, qwen3_moe", what, type);
   }
+  check_architectures(fields, type);
+  fields.want("pretraining_tp", 1);
   if (fields.has("auto_map")) {
     fail(ErrorCode::kInvalidArgument,
          "{}: 'auto_map' asks for code from the checkpoint, which Nibble never runs", what);

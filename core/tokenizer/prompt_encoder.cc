@@ -1,5 +1,6 @@
 #include "core/tokenizer/prompt_encoder.h"
 
+#include "core/base/context.h"
 #include "core/base/fail.h"
 
 namespace nibble {
@@ -7,7 +8,7 @@ namespace nibble {
 PromptEncoder::PromptEncoder(const Tokenizer& tokenizer, std::string source)
     : tokenizer_(tokenizer), source_(std::move(source)) {
   if (tokenizer.chat_templates().contains("default")) {
-    chat_template_.emplace(ChatTemplate::of(tokenizer));
+    with_context(source_, [&] { chat_template_.emplace(ChatTemplate::of(tokenizer)); });
   }
 }
 
@@ -25,7 +26,7 @@ std::vector<int32_t> PromptEncoder::encode_chat(const ChatRequest& request) cons
          "the prompt is a chat, but '{}' has no chat template; give plain strings instead",
          source_);
   }
-  return tokenizer_.encode(chat_template_->render(request));
+  return with_context(source_, [&] { return tokenizer_.encode(chat_template_->render(request)); });
 }
 
 }  // namespace nibble

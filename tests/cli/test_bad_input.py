@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import unittest
 
-from nibble_cli import BINARY, MODELS, CliTestCase, Safetensors, write_safetensors
+from nibble_cli import BINARY, MODELS, ROOT, CliTestCase, Safetensors, write_safetensors
 
 MODEL = MODELS / "dense_tied/bf16"
 
@@ -47,6 +47,7 @@ class BadInput(CliTestCase):
         self.refuse("inspect", self.folder, says=["config.json"])
         self.refuse("tokenize", "--model", self.folder / "none", says=["none"])
         self.refuse("plot", self.folder / "none", says=["none"])
+        self.refuse("plot", self.folder, says=["metrics.jsonl", "run.directory"])
         self.refuse("logprobs", "--model", MODEL, "--input", self.folder / "in.jsonl",
                     says=["in.jsonl"])
         model = self.copy_model()
@@ -99,6 +100,21 @@ class BadInput(CliTestCase):
                             says=["mamba"])
         shutil.rmtree(self.folder / "model")
         self.refuse_convert(self.change_config(attention_softcap=30.0), says=["attention_softcap"])
+
+    def test_a_chat_that_its_template_refuses_is_named(self):
+        model = MODELS / "llama_smol/bf16"
+        self.refuse("generate", "--model", model, stdin='{"messages": []}\n',
+                    says=["stdin line 1", "llama_smol", "chat template"])
+        self.refuse("tokenize", "--model", model, stdin='{"messages": []}\n',
+                    says=["stdin line 1", "chat template"])
+
+    def test_a_config_may_name_what_is_still_to_be_made(self):
+        job = self.folder / "job.yaml"
+        text = (ROOT / "configs/ci/tiny-dense.yaml").read_text()
+        job.write_text(text.replace("tests/oracles/models/dense_untied/bf16", "not/yet"))
+        self.assertIn("path: not/yet", self.succeed("config", job))
+        self.refuse("train", job, "--set", f"run.directory={self.folder / 'run'}",
+                    says=["model.path", "not/yet"])
 
     def test_groups_and_options(self):
         source = MODELS / "llama_smol/bf16"  # 96 inputs

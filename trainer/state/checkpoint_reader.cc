@@ -144,10 +144,11 @@ void CheckpointReader::check_hash(const SafetensorsFile& file, const std::string
           content_hash_text(kernels::hash_words(words, count, first, kernels::Serial()))) {
     return;
   }
-  fail(ErrorCode::kDataLoss,
-       "'{}', tensor '{}/{}': not the bytes that were saved (their hash differs); use an older "
-       "checkpoint",
-       file.path().string(), kind, parameter.name());
+  fail(
+      ErrorCode::kDataLoss,
+      "'{}', tensor '{}/{}': not the bytes that were saved (their hash differs); remove '{}' to go "
+      "on from the checkpoint before it",
+      file.path().string(), kind, parameter.name(), directory_.string());
 }
 
 void CheckpointReader::read_rows(const std::string& kind, int64_t parameter, RowShard rows,

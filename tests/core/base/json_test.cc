@@ -16,6 +16,7 @@ TEST(ParseJson, RefusesDuplicateKeysTrailingTextAndDeepNesting) {
   EXPECT_THROW(parse_json(R"({"a":1,"a":2})", "test"), Error);
   EXPECT_THROW(parse_json("{} x", "test"), Error);
   EXPECT_THROW(parse_json("{", "test"), Error);
+  EXPECT_THROW(parse_json(std::string_view("{}\0 x", 5), "test"), Error);
   EXPECT_THROW(parse_json(std::string(1000, '[') + std::string(1000, ']'), "test"), Error);
   EXPECT_NO_THROW(parse_json(R"([{"a":1},{"a":2}])", "test"));
 }

@@ -52,6 +52,8 @@ TEST(ModelConfig, WhatIsNotImplementedIsRefusedByName) {
   expect_refused(with("model_type", "gemma3"), "gemma3");
   expect_refused(with("attn_logit_softcapping", 30.0), "attn_logit_softcapping");
   expect_refused(with("auto_map", Json::object()), "auto_map");
+  expect_refused(with("pretraining_tp", 2), "pretraining_tp");
+  expect_refused(with("architectures", {"LlamaForCausalLM"}), "architectures");
   expect_refused(with("hidden_size", 0), "hidden_size");
   expect_refused(with("hidden_size", "big"), "hidden_size");
   expect_refused(with("num_key_value_heads", 3), "key-value heads");
