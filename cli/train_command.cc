@@ -85,7 +85,7 @@ std::unique_ptr<JobWatch> start_workers(const RunConfig& config, Membership& mem
   }
   const std::vector<std::string> command = {own_binary(), "--log-level", level,
                                             "worker",     "--join",      address};
-  const int64_t count = spawn ? config.cluster.trainers + config.cluster.rollout_workers : 0;
+  const int64_t count = spawn ? config.cluster.num_workers() : 0;
   return std::make_unique<JobWatch>(membership, command, static_cast<int>(count));
 }
 
@@ -120,9 +120,9 @@ RunSummary run_loop(const RunConfig& config, Membership& membership, const fs::p
 void run_train(const TrainFlags& flags, bool spawn_workers) {
   const RunConfig config = load_run_config(flags.config, flags.overrides, read_env());
   check_inputs(config);
-  Membership membership(static_cast<int>(config.cluster.trainers),
-                        static_cast<int>(config.cluster.rollout_workers),
-                        std::chrono::milliseconds(config.cluster.lease_ms));
+  Membership membership(
+      static_cast<int>(config.cluster.trainers), static_cast<int>(config.cluster.rollout_workers),
+      std::chrono::milliseconds(config.cluster.lease_ms), config.cluster.placement);
   CoordinatorService service(membership, effective_yaml(config));
   RpcServerOptions options;
   options.host = config.cluster.host;
