@@ -22,6 +22,26 @@ namespace nibble {
 
 using std::chrono::milliseconds;
 
+namespace {
+
+WorkerRole decode_role(v1::Role role) {
+  switch (role) {
+    case v1::ROLE_TRAINER:
+      return WorkerRole::kTrainer;
+    case v1::ROLE_ROLLOUT:
+      return WorkerRole::kRollout;
+    case v1::ROLE_BOTH:
+      return WorkerRole::kBoth;
+    default:
+      fail(ErrorCode::kUnimplemented,
+           "the coordinator gives role {}, which this nibble does not know: run the same version "
+           "everywhere",
+           static_cast<int>(role));
+  }
+}
+
+}  // namespace
+
 struct CoordinatorClient::Stub {
   std::unique_ptr<v1::Coordinator::Stub> stub;
 };
@@ -50,12 +70,8 @@ Assignment CoordinatorClient::join(int service_port, int rendezvous_port) {
          "correct --join",
          address_);
   }
-  return {response.worker_id(),
-          response.role() == v1::ROLE_TRAINER ? WorkerRole::kTrainer : WorkerRole::kRollout,
-          response.index(),
-          response.epoch(),
-          response.config_yaml(),
-          milliseconds(response.lease_ms())};
+  return {response.worker_id(), decode_role(response.role()), response.index(),
+          response.epoch(),     response.config_yaml(),       milliseconds(response.lease_ms())};
 }
 
 void CoordinatorClient::keep_alive_until_stop(const Assignment& assignment) {

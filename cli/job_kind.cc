@@ -27,6 +27,25 @@ bool names(const std::array<std::string_view, N>& list, std::string_view key) {
   });
 }
 
+// Colocated workers are trainer and engine, so there are as many of the ones as of the others.
+void settle_placement(RunConfig& config, const ConfigSource& source) {
+  ClusterSection& cluster = config.cluster;
+  if (cluster.placement == Placement::kSeparate) return;
+  if (is_supervised(config)) {
+    fail(ErrorCode::kInvalidArgument,
+         "cluster.placement is colocated ({}); algorithm.loss: sft has no rollout engine to place: "
+         "remove it",
+         source.where("cluster.placement"));
+  }
+  if (!source.is_set("cluster.rollout_workers")) cluster.rollout_workers = cluster.trainers;
+  if (cluster.rollout_workers == cluster.trainers) return;
+  fail(ErrorCode::kInvalidArgument,
+       "cluster.rollout_workers is {} ({}) and cluster.trainers {} ({}); with cluster.placement: "
+       "colocated every worker is both: make them equal, or leave rollout_workers out",
+       cluster.rollout_workers, source.where("cluster.rollout_workers"), cluster.trainers,
+       source.where("cluster.trainers"));
+}
+
 void settle_supervised(RunConfig& config, const ConfigSource& source) {
   for (const std::string& key : changed_keys(config)) {
     if (!names(kRolloutOnly, key) || names(kRolloutOnlyBut, key)) continue;
@@ -57,6 +76,7 @@ bool is_supervised(const RunConfig& config) {
 }
 
 void settle_job_kind(RunConfig& config, const ConfigSource& source) {
+  settle_placement(config, source);
   if (is_supervised(config)) return settle_supervised(config, source);
   for (const std::string& key : changed_keys(config)) {
     if (!names(kSupervisedOnly, key)) continue;

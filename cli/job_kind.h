@@ -8,9 +8,11 @@ namespace nibble {
 bool is_supervised(const RunConfig& config);
 
 /// Refuses what does not go with the kind of job: values that a supervised job would not look at,
-/// and what only a supervised one has in any other. Compares with the defaults, so that an
-/// effective configuration is accepted again. Then sets algorithm.aggregation of a supervised job
-/// to its only value, token-mean, where the file says nothing. Throws Error{kInvalidArgument}
+/// what only a supervised one has in any other, and counts of workers that contradict
+/// cluster.placement. Compares with the defaults, so that an
+/// effective configuration is accepted again. Where the file says nothing it sets what has one
+/// value only: algorithm.aggregation of a supervised job to token-mean, cluster.rollout_workers of
+/// a colocated one to cluster.trainers. Throws Error{kInvalidArgument}
 /// naming key and line.
 void settle_job_kind(RunConfig& config, const ConfigSource& source);
 

@@ -226,7 +226,7 @@ int worker_threads(const RunConfig& config, WorkerRole role) {
     return static_cast<int>(config.cluster.threads_per_worker);
   }
   const int64_t sharing =
-      role == WorkerRole::kTrainer ? config.cluster.trainers : config.cluster.rollout_workers;
+      role == WorkerRole::kRollout ? config.cluster.rollout_workers : config.cluster.trainers;
   const auto cores = static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency()));
   return static_cast<int>(std::max<int64_t>(1, cores / sharing));
 }

@@ -82,7 +82,7 @@ void print_summary(const RunConfig& config, const RunSummary& summary) {
 // few.
 void check_process_count(const RunConfig& config) {
   constexpr int64_t kMostPerCore = 16;
-  const int64_t workers = config.cluster.trainers + config.cluster.rollout_workers;
+  const int64_t workers = config.cluster.num_workers();
   const int64_t cores = std::max(1u, std::thread::hardware_concurrency());
   if (workers <= kMostPerCore * cores) return;
   fail(ErrorCode::kInvalidArgument,
@@ -100,7 +100,7 @@ std::unique_ptr<JobWatch> start_workers(const RunConfig& config, Membership& mem
   }
   const std::vector<std::string> command = {own_binary(), "--log-level", level,
                                             "worker",     "--join",      address};
-  const int64_t count = spawn ? config.cluster.trainers + config.cluster.rollout_workers : 0;
+  const int64_t count = spawn ? config.cluster.num_workers() : 0;
   return std::make_unique<JobWatch>(membership, command, static_cast<int>(count));
 }
 
@@ -140,9 +140,9 @@ void run_train(const TrainFlags& flags, bool spawn_workers) {
   const RunConfig config = load_run_config(flags.config, flags.overrides, read_env());
   check_inputs(config);
   if (spawn_workers) check_process_count(config);
-  Membership membership(static_cast<int>(config.cluster.trainers),
-                        static_cast<int>(config.cluster.rollout_workers),
-                        std::chrono::milliseconds(config.cluster.lease_ms));
+  Membership membership(
+      static_cast<int>(config.cluster.trainers), static_cast<int>(config.cluster.rollout_workers),
+      std::chrono::milliseconds(config.cluster.lease_ms), config.cluster.placement);
   CoordinatorService service(membership, effective_yaml(config));
   RpcServerOptions options;
   options.host = config.cluster.host;

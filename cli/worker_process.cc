@@ -5,6 +5,7 @@
 
 #include <array>
 #include <filesystem>
+#include <vector>
 
 #include "cli/coordinator_client.h"
 #include "cli/run_config.h"
@@ -18,60 +19,97 @@
 #include "core/rpc/channel.h"
 #include "core/rpc/server.h"
 #include "core/rpc/status.h"
+#include "trainer/memory_plan.h"
 
 namespace nibble {
 namespace {
 
-// Forwards to the role's service, which is only known after the server's port is.
-class Role {
+GpuWire gpu_wire(const RunConfig& config) {
+  return config.weight_sync.transport == TransportChoice::kGloo ? GpuWire::kGloo : GpuWire::kNccl;
+}
+
+// The services of a worker's roles; in a colocated worker both, which meet in the store.
+class Roles {
  public:
-  Role(const Assignment& assignment, const RunConfig& config, const ops::Backend* gpu) {
-    const GpuWire wire =
-        config.weight_sync.transport == TransportChoice::kGloo ? GpuWire::kGloo : GpuWire::kNccl;
-    const std::string job = config.run.directory.filename().string();
-    if (assignment.role == WorkerRole::kTrainer) {
-      TrainerServiceOptions options;
-      options.job = job;
-      options.rank = assignment.index;
-      options.world = static_cast<int>(config.cluster.trainers);
-      options.trainer = trainer_config(config);
-      options.records = record_source(config);
-      options.gpu = gpu;
-      options.gpu_wire = wire;
-      trainer_ = std::make_unique<TrainerService>(std::move(options));
-    } else {
-      RolloutServiceOptions options;
-      options.job = job;
-      options.engine = assignment.index;
-      options.worker.plan = job_plans(config).serve;
-      options.worker.gpu = gpu;
-      options.gpu_wire = wire;
-      options.worker.numerics = config.run.numerics;
-      options.worker.model = config.model.path;
-      options.worker.rollout = config.rollout;
-      options.worker.reward = config.reward;
-      options.worker.reward_command = {reward_binary(), config.reward.type};
-      rollout_ = std::make_unique<RolloutService>(std::move(options));
+  Roles(const Assignment& assignment, const RunConfig& config, bool on_gpu) {
+    if (assignment.role == WorkerRole::kBoth) {
+      store_.emplace(assignment.index, static_cast<int>(config.cluster.trainers));
+      if (on_gpu) shared_gpu_ = plan_shared_gpu(config);
     }
+    if (assignment.role != WorkerRole::kRollout) add_trainer(assignment, config, on_gpu);
+    if (assignment.role != WorkerRole::kTrainer) add_rollout(assignment, config, on_gpu);
   }
-  grpc::Service& service() { return trainer_ ? trainer_->service() : rollout_->service(); }
+  std::vector<grpc::Service*> services() {
+    std::vector<grpc::Service*> services;
+    if (trainer_) services.push_back(&trainer_->service());
+    if (rollout_) services.push_back(&rollout_->service());
+    return services;
+  }
 
  private:
+  void add_trainer(const Assignment& assignment, const RunConfig& config, bool on_gpu) {
+    TrainerServiceOptions options;
+    options.job = config.run.directory.filename().string();
+    options.rank = assignment.index;
+    options.world = static_cast<int>(config.cluster.trainers);
+    options.trainer = trainer_config(config);
+    options.records = record_source(config);
+    options.gpu = on_gpu ? make_backend(config) : nullptr;
+    options.gpu_wire = gpu_wire(config);
+    options.store = store_ ? &*store_ : nullptr;
+    trainer_ = std::make_unique<TrainerService>(std::move(options));
+  }
+  void add_rollout(const Assignment& assignment, const RunConfig& config, bool on_gpu) {
+    RolloutServiceOptions options;
+    options.job = config.run.directory.filename().string();
+    options.engine = assignment.index;
+    options.worker.plan = job_plans(config).serve;
+    options.worker.gpu = on_gpu ? make_backend(config) : nullptr;
+    options.gpu_wire = gpu_wire(config);
+    options.store = store_ ? &*store_ : nullptr;
+    options.worker.shared_gpu = shared_gpu_;
+    options.worker.numerics = config.run.numerics;
+    options.worker.model = config.model.path;
+    options.worker.rollout = config.rollout;
+    options.worker.reward = config.reward;
+    options.worker.reward_command = {reward_binary(), config.reward.type};
+    rollout_ = std::make_unique<RolloutService>(std::move(options));
+  }
+  SharedGpu plan_shared_gpu(const RunConfig& config) const {
+    const TrainerMemory trainer =
+        plan_trainer_memory(trainer_config(config), store_->rank(), store_->world());
+    constexpr int64_t kMib = 1 << 20;
+    get_logger("worker")->info(
+        "trainer memory plan: state_mib={} packed_mib={} reference_mib={} ring_mib={} "
+        "activations_mib={}",
+        trainer.state_bytes / kMib, trainer.packed_bytes / kMib, trainer.reference_bytes / kMib,
+        trainer.ring_bytes / kMib, trainer.activation_bytes / kMib);
+    return {ops::free_cuda_bytes(), trainer.total(), store_->world() == 1 ? 0 : 2};
+  }
+  // One for each role: a role's work goes in the order of its own thread.
+  const ops::Backend* make_backend(const RunConfig& config) {
+    return backends_.emplace_back(ops::make_cuda_backend(config.run.numerics)).get();
+  }
+
+  std::vector<std::unique_ptr<ops::Backend>> backends_;
+  std::optional<PackedStore> store_;
+  std::optional<SharedGpu> shared_gpu_;  // before anything is allocated
   std::unique_ptr<TrainerService> trainer_;
   std::unique_ptr<RolloutService> rollout_;
 };
 
-// The GPU of a worker, or null for the CPU: the workers of a job go round the machine's GPUs.
-std::unique_ptr<ops::Backend> gpu_of(const Assignment& assignment, const RunConfig& config) {
+// Whether a worker computes on a GPU, which becomes the process's: the workers of a job go round
+// the machine's GPUs.
+bool take_gpu(const Assignment& assignment, const RunConfig& config) {
   const DeviceChoice choice = config.cluster.device;
   const int num_gpus = choice == DeviceChoice::kCpu ? 0 : ops::num_cuda_devices();
   if (choice == DeviceChoice::kCpu || (choice == DeviceChoice::kAuto && num_gpus == 0)) {
-    return nullptr;
+    return false;
   }
-  const int64_t place = assignment.role == WorkerRole::kTrainer
-                            ? assignment.index
-                            : config.cluster.trainers + assignment.index;
-  const int64_t workers = config.cluster.trainers + config.cluster.rollout_workers;
+  const int64_t place = assignment.role == WorkerRole::kRollout
+                            ? config.cluster.trainers + assignment.index
+                            : assignment.index;
+  const int64_t workers = config.cluster.num_workers();
   if (num_gpus > 0 && workers > num_gpus &&
       config.weight_sync.transport != TransportChoice::kGloo) {
     share_gpu_between_nccl_ranks(static_cast<int>(place));
@@ -84,7 +122,7 @@ std::unique_ptr<ops::Backend> gpu_of(const Assignment& assignment, const RunConf
   const auto info = ops::use_cuda_device(num_gpus == 0 ? 0 : static_cast<int>(place % num_gpus));
   get_logger("worker")->info("gpu={} name='{}' memory_mib={}", info.index, info.name,
                              info.total_bytes >> 20);
-  return ops::make_cuda_backend(config.run.numerics);
+  return true;
 }
 
 }  // namespace
@@ -108,12 +146,11 @@ void run_worker(const std::string& coordinator) {
   const Assignment assignment = client.join(port.port(), rendezvous.port());
   const RunConfig config = parse_effective_yaml(assignment.config_yaml);
   ops::set_num_threads(worker_threads(config, assignment.role));
-  const std::unique_ptr<ops::Backend> gpu = gpu_of(assignment, config);
-  Role role(assignment, config, gpu.get());
+  const bool on_gpu = take_gpu(assignment, config);
+  Roles roles(assignment, config, on_gpu);
   RpcServerOptions options;
   options.port = port.release();
-  const std::array<grpc::Service*, 1> services = {&role.service()};
-  RpcServer server(options, services);
+  RpcServer server(options, roles.services());
   client.keep_alive_until_stop(assignment);
   server.shutdown(std::chrono::milliseconds(5'000));
 }

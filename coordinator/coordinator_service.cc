@@ -7,6 +7,21 @@
 #include "proto/nibble.grpc.pb.h"
 
 namespace nibble {
+namespace {
+
+v1::Role encode_role(WorkerRole role) {
+  switch (role) {
+    case WorkerRole::kTrainer:
+      return v1::ROLE_TRAINER;
+    case WorkerRole::kRollout:
+      return v1::ROLE_ROLLOUT;
+    case WorkerRole::kBoth:
+      return v1::ROLE_BOTH;
+  }
+  return v1::ROLE_UNSPECIFIED;
+}
+
+}  // namespace
 
 class CoordinatorService::Impl final : public v1::Coordinator::Service {
  public:
@@ -23,7 +38,7 @@ class CoordinatorService::Impl final : public v1::Coordinator::Service {
       candidate.pid = request->pid();
       const Member member = membership_.join(std::move(candidate));
       response->set_worker_id(member.id);
-      response->set_role(member.role == WorkerRole::kTrainer ? v1::ROLE_TRAINER : v1::ROLE_ROLLOUT);
+      response->set_role(encode_role(member.role));
       response->set_index(member.index);
       response->set_epoch(membership_.epoch());
       response->set_config_yaml(config_yaml_);

@@ -5,21 +5,43 @@
 #include "core/base/fail.h"
 
 namespace nibble {
+namespace {
 
-Membership::Membership(int num_trainers, int num_engines, std::chrono::milliseconds lease)
-    : num_trainers_(num_trainers), num_engines_(num_engines), lease_(lease) {}
+const char* role_name(WorkerRole role) {
+  switch (role) {
+    case WorkerRole::kTrainer:
+      return "trainer";
+    case WorkerRole::kRollout:
+      return "rollout";
+    case WorkerRole::kBoth:
+      return "worker";
+  }
+  return "";
+}
+
+}  // namespace
+
+Membership::Membership(int num_trainers, int num_engines, std::chrono::milliseconds lease,
+                       Placement placement)
+    : num_trainers_(num_trainers),
+      placement_(placement),
+      num_workers_(placement == Placement::kColocated ? num_trainers : num_trainers + num_engines),
+      lease_(lease) {
+  NIBBLE_CHECK(placement == Placement::kSeparate || num_trainers == num_engines,
+               "{} trainer ranks and {} engines in the same processes", num_trainers, num_engines);
+}
 
 Member Membership::join(Member candidate) {
   const std::lock_guard lock(mutex_);
   const auto count = static_cast<int>(entries_.size());
-  if (count == num_trainers_ + num_engines_) {
+  if (count == num_workers_) {
     fail(ErrorCode::kFailedPrecondition, "the job has all its {} workers; {} is not needed", count,
          candidate.address);
   }
   candidate.role = count < num_trainers_ ? WorkerRole::kTrainer : WorkerRole::kRollout;
+  if (placement_ == Placement::kColocated) candidate.role = WorkerRole::kBoth;
   candidate.index = count < num_trainers_ ? count : count - num_trainers_;
-  candidate.id = fmt::format(
-      "{}/{}", candidate.role == WorkerRole::kTrainer ? "trainer" : "rollout", candidate.index);
+  candidate.id = fmt::format("{}/{}", role_name(candidate.role), candidate.index);
   entries_.push_back({candidate, SteadyClock::now(), false});
   changed_.notify_all();
   return candidate;
@@ -42,7 +64,7 @@ void Membership::renew(const std::string& id) {
 
 void Membership::wait_complete(Deadline deadline) {
   std::unique_lock lock(mutex_);
-  const auto wanted = static_cast<size_t>(num_trainers_ + num_engines_);
+  const auto wanted = static_cast<size_t>(num_workers_);
   const auto serving = [&] {
     return static_cast<size_t>(std::count_if(entries_.begin(), entries_.end(),
                                              [](const Entry& entry) { return entry.serving; }));
@@ -72,23 +94,17 @@ std::string Membership::describe_process(int64_t pid) const {
   return fmt::format("a worker that had not joined yet (pid {})", pid);
 }
 
-std::vector<Member> Membership::trainers() const {
+std::vector<Member> Membership::members_but(WorkerRole other) const {
   const std::lock_guard lock(mutex_);
   std::vector<Member> members;
   for (const Entry& entry : entries_) {
-    if (entry.member.role == WorkerRole::kTrainer) members.push_back(entry.member);
+    if (entry.member.role != other) members.push_back(entry.member);
   }
   return members;
 }
 
-std::vector<Member> Membership::engines() const {
-  const std::lock_guard lock(mutex_);
-  std::vector<Member> members;
-  for (const Entry& entry : entries_) {
-    if (entry.member.role == WorkerRole::kRollout) members.push_back(entry.member);
-  }
-  return members;
-}
+std::vector<Member> Membership::trainers() const { return members_but(WorkerRole::kRollout); }
+std::vector<Member> Membership::engines() const { return members_but(WorkerRole::kTrainer); }
 
 void Membership::stop() {
   const std::lock_guard lock(mutex_);

@@ -7,17 +7,18 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/placement.h"
 #include "core/base/clock.h"
 
 namespace nibble {
 
-enum class WorkerRole { kTrainer, kRollout };
+enum class WorkerRole { kTrainer, kRollout, kBoth };
 
 /// A worker of the job, as it registered.
 struct Member {
   WorkerRole role = WorkerRole::kTrainer;
-  int index = 0;        ///< rank among trainers, or engine number
-  std::string id;       ///< "trainer/0"
+  int index = 0;        ///< rank among trainers, or engine number; kBoth: both
+  std::string id;       ///< "trainer/0", "rollout/0", "worker/0"
   std::string address;  ///< host:port of its services
   std::string host;
   int rendezvous_port = 0;  ///< where a process group may meet at it
@@ -25,10 +26,13 @@ struct Member {
 };
 
 /// Who belongs to the job. Workers get their roles in the order in which they come, trainer ranks
-/// first. A worker whose lease runs out is lost. Any thread may call any method.
+/// first; colocated ones all get both. A worker whose lease runs out is lost. Any thread may call
+/// any method.
 class Membership {
  public:
-  Membership(int num_trainers, int num_engines, std::chrono::milliseconds lease);
+  /// Colocated workers need as many engines as trainers.
+  Membership(int num_trainers, int num_engines, std::chrono::milliseconds lease,
+             Placement placement = Placement::kSeparate);
 
   /// Throws Error{kFailedPrecondition} if all roles are taken.
   Member join(Member candidate);
@@ -59,8 +63,11 @@ class Membership {
     SteadyClock::time_point renewed;
     bool serving = false;  // its first heartbeat says that its server is up
   };
+  std::vector<Member> members_but(WorkerRole other) const;
+
   const int num_trainers_;
-  const int num_engines_;
+  const Placement placement_;
+  const int num_workers_;
   const std::chrono::milliseconds lease_;
   const int64_t epoch_ = 1;
   mutable std::mutex mutex_;

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <string>
 
+#include "coordinator/placement.h"
 #include "core/config/fields.h"
 #include "core/data/text_records.h"
 #include "core/ops/numerics.h"
@@ -42,22 +43,32 @@ constexpr std::array<EnumName<TransportChoice>, 3> enum_names(TransportChoice) {
            {TransportChoice::kGloo, "gloo"},
            {TransportChoice::kNccl, "nccl"}}};
 }
+constexpr std::array<EnumName<Placement>, 2> enum_names(Placement) {
+  return {{{Placement::kSeparate, "separate"}, {Placement::kColocated, "colocated"}}};
+}
 struct ClusterSection {
   DeviceChoice device = DeviceChoice::kAuto;
+  Placement placement = Placement::kSeparate;
   int64_t trainers = 1;
   int64_t rollout_workers = 1;
   int64_t threads_per_worker = 0;
   int64_t start_timeout_ms = 300'000;
   int64_t lease_ms = 20'000;
   std::string host = "127.0.0.1";
+
+  int64_t num_workers() const {
+    return placement == Placement::kColocated ? trainers : trainers + rollout_workers;
+  }
 };
 template <typename Visitor>
 void visit_fields(Visitor& v, ClusterSection& c) {
   v.field("device", c.device, "",
           "what workers compute on; auto: a GPU where a worker's machine has one");
+  v.field("placement", c.placement, "",
+          "separate: a process for each role; colocated: trainer rank i is rollout engine i too");
   v.field("trainers", c.trainers, "processes", "trainer ranks", Range{1, 1024});
-  v.field("rollout_workers", c.rollout_workers, "processes", "rollout engines; sft: 0",
-          Range{0, 1024});
+  v.field("rollout_workers", c.rollout_workers, "processes",
+          "rollout engines; colocated: cluster.trainers; sft: 0", Range{0, 1024});
   v.field("threads_per_worker", c.threads_per_worker, "threads",
           "0: all cores a role may use while the other waits", AtLeast{0});
   v.field("start_timeout_ms", c.start_timeout_ms, "ms", "until all workers have joined and loaded",

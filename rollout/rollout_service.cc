@@ -88,9 +88,9 @@ class RolloutService::Impl final : public v1::Rollout::Service {
         if (!worker_) worker_ = std::make_unique<RolloutWorker>(options_.worker);
       });
       const ParameterTable& table = worker_->spec().table;
-      receiver_ =
-          std::make_unique<WeightReceiver>(options_.job, table, options_.worker.plan,
-                                           make_manifest(table, options_.worker.plan), *kernels_);
+      receiver_ = std::make_unique<WeightReceiver>(options_.job, table, options_.worker.plan,
+                                                   make_manifest(table, options_.worker.plan),
+                                                   *kernels_, own_sender());
       log_->info("ready model={} parameters={}", options_.worker.model.string(), table.size());
     });
   }
@@ -120,11 +120,14 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       const v1::Rendezvous& at = request->rendezvous();
       const Rendezvous rendezvous{at.host(), at.port(), at.group_name(),
                                   std::chrono::milliseconds(at.timeout_ms())};
-      const int rank = request->num_trainers();
+      // Behind the trainer ranks; at its own where this process is one of them.
+      const int rank = own_sender().value_or(request->num_trainers());
+      const int world = request->num_trainers() + (own_sender() ? 0 : 1);
+      if (world == 1) return;  // there is nobody else
       const bool on_gpu = options_.worker.gpu != nullptr;
       ops::bind_cuda_thread();
-      auto group = on_gpu ? join_gpu_group(options_.gpu_wire, rendezvous, rank, rank + 1)
-                          : join_gloo_group(rendezvous, rank, rank + 1);
+      auto group = on_gpu ? join_gpu_group(options_.gpu_wire, rendezvous, rank, world)
+                          : join_gloo_group(rendezvous, rank, world);
       const std::lock_guard lock(mutex_);
       transport_.reset();
       group_ = std::move(group);
@@ -140,7 +143,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
           make_sync_plan(request->epoch(), request->num_trainers(),
                          {request->membership().begin(), request->membership().end()});
       response->set_plan_digest(digest_bytes(plan.digest));
-      response->set_bytes(plan.bytes);
+      response->set_bytes(wire_bytes(plan));
       response->set_manifest_text(manifest_text(receiver().manifest()));
     });
   }
@@ -151,7 +154,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       const Transaction transaction = decode_transaction(request->transaction());
       SyncPlan plan = make_sync_plan(transaction.epoch, request->membership_size() - 1,
                                      {request->membership().begin(), request->membership().end()});
-      response->set_shadow_bytes(plan.bytes);
+      response->set_shadow_bytes(wire_bytes(plan));
       receiver().reserve(transaction, std::move(plan));
     });
   }
@@ -160,10 +163,15 @@ class RolloutService::Impl final : public v1::Rollout::Service {
                               v1::ReceiveWeightsResponse* response) override {
     return run_rpc([&] {
       const Transaction transaction = decode_transaction(request->transaction());
-      Transport& transport = trainers_transport();
+      const Deadline deadline = Deadline::after(std::chrono::milliseconds(request->deadline_ms()));
       const Stopwatch clock;
-      receiver().receive(transaction, transport,
-                         Deadline::after(std::chrono::milliseconds(request->deadline_ms())));
+      if (options_.store != nullptr) {
+        receiver().receive_held(transaction, options_.store->take(transaction.version, deadline),
+                                options_.store->world() > 1 ? &trainers_transport() : nullptr,
+                                deadline);
+      } else {
+        receiver().receive(transaction, trainers_transport(), deadline);
+      }
       response->set_wire_ms(clock.elapsed_ms());
       response->set_bytes(receiver().manifest().bytes);
     });
@@ -218,6 +226,15 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     if (!transport_)
       fail(ErrorCode::kFailedPrecondition, "engine {} has met no trainers", options_.engine);
     return *transport_;
+  }
+  // The sender of the plans that is in this process.
+  std::optional<int> own_sender() const {
+    if (options_.store == nullptr) return std::nullopt;
+    return options_.store->rank();
+  }
+  int64_t wire_bytes(const SyncPlan& plan) const {
+    const Edge* own = own_sender() ? plan.edge_of(*own_sender()) : nullptr;
+    return plan.bytes - (own == nullptr ? 0 : own->bytes);
   }
   SyncPlan make_sync_plan(int64_t epoch, int num_trainers, std::vector<std::string> membership) {
     const Manifest& manifest = receiver().manifest();

@@ -11,6 +11,7 @@
 #include "core/comm_cuda/gpu_group.h"
 #include "core/spec/quantization.h"
 #include "rollout/rollout_worker.h"
+#include "weight_sync/packed_store.h"
 #include "weight_sync/receiver.h"
 
 namespace grpc {
@@ -24,6 +25,7 @@ struct RolloutServiceOptions {
   int engine = 0;  ///< number of this engine
   RolloutWorkerOptions worker;
   GpuWire gpu_wire = GpuWire::kNccl;  ///< what carries GPU memory
+  PackedStore* store = nullptr;       ///< of the trainer rank in this process, borrowed; or null
 };
 
 /// A rollout worker's gRPC face (nibble.v1.Rollout): converts, calls, converts. The engine and the

@@ -48,25 +48,31 @@ EngineConfig gpu_engine_config(const RolloutWorkerOptions& options, const ModelS
   config.max_logit_rows =
       std::max<int64_t>(config.max_logit_rows, std::min<int64_t>(config.max_running, 1024));
   if (options.rollout.kv_tokens > 0) return config;
-  const int64_t weights = 2 * served_bytes(spec.table, options.plan);  // served, and a shadow
+  // Without a trainer beside it: what is served, and a shadow.
+  const SharedGpu gpu =
+      options.shared_gpu ? *options.shared_gpu : SharedGpu{ops::free_cuda_bytes(), 0, 2};
+  const int64_t weights = gpu.weight_buffers * served_bytes(spec.table, options.plan);
   const CudaEngineMemory memory = cuda_engine_memory(spec, config);
-  const auto budget = static_cast<int64_t>(options.rollout.memory_fraction *
-                                           static_cast<double>(ops::free_cuda_bytes()));
-  const int64_t left = budget - weights - memory.fixed_bytes;
+  const auto budget =
+      static_cast<int64_t>(options.rollout.memory_fraction * static_cast<double>(gpu.free_bytes));
+  const int64_t left = budget - gpu.trainer_bytes - weights - memory.fixed_bytes;
   config.kv_slots =
       std::min(left / memory.bytes_per_slot, config.max_running * options.rollout.max_positions);
   if (config.kv_slots < options.rollout.max_positions) {
-    fail(ErrorCode::kResourceExhausted,
-         "the engine needs {} MiB for weights and {} MiB for buffers; of the {} MiB that "
-         "rollout.memory_fraction = {} allows, {} tokens of cache are left, less than "
-         "rollout.max_positions = {}: raise memory_fraction, or lower max_step_tokens or "
-         "max_positions",
-         weights >> 20, memory.fixed_bytes >> 20, budget >> 20, options.rollout.memory_fraction,
-         std::max<int64_t>(0, config.kv_slots), options.rollout.max_positions);
+    fail(
+        ErrorCode::kResourceExhausted,
+        "the engine needs {} MiB for weights and {} MiB for buffers, the trainer beside it {} MiB; "
+        "of the {} MiB that rollout.memory_fraction = {} allows, {} tokens of cache are left, less "
+        "than rollout.max_positions = {}: raise memory_fraction, or lower max_step_tokens or "
+        "max_positions",
+        weights >> 20, memory.fixed_bytes >> 20, gpu.trainer_bytes >> 20, budget >> 20,
+        options.rollout.memory_fraction, std::max<int64_t>(0, config.kv_slots),
+        options.rollout.max_positions);
   }
-  get_logger("engine")->info("memory plan: weights_mib={} buffers_mib={} kv_tokens={} kv_mib={}",
-                             weights >> 20, memory.fixed_bytes >> 20, config.kv_slots,
-                             config.kv_slots * memory.bytes_per_slot >> 20);
+  get_logger("engine")->info(
+      "memory plan: trainer_mib={} weights_mib={} buffers_mib={} kv_tokens={} kv_mib={}",
+      gpu.trainer_bytes >> 20, weights >> 20, memory.fixed_bytes >> 20, config.kv_slots,
+      config.kv_slots * memory.bytes_per_slot >> 20);
   return config;
 }
 

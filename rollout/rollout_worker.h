@@ -61,12 +61,20 @@ struct RolloutOutcome {
   int64_t prefill_tokens = 0;
 };
 
+/// A GPU that the engine shares with a trainer of the same process (cluster.placement: colocated).
+struct SharedGpu {
+  int64_t free_bytes = 0;     ///< before either of them took any
+  int64_t trainer_bytes = 0;  ///< that the trainer takes or will take
+  int weight_buffers = 2;     ///< whole models in INT4 of the engine's own; 0: the trainer's serve
+};
+
 struct RolloutWorkerOptions {
   std::filesystem::path model;  ///< Hugging Face directory: architecture, tokenizer
   RolloutConfig rollout;
   RewardConfig reward;
   std::vector<std::string> reward_command;  ///< nibble-reward and its argument
   const ops::Backend* gpu = nullptr;        ///< a CUDA backend, borrowed; null: the CPU
+  std::optional<SharedGpu> shared_gpu;      ///< for rollout.kv_tokens: 0
   Numerics numerics = Numerics::kExact;     ///< of the GPU
   QuantizationPlan plan;                    ///< how weights are served
 };

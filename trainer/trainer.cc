@@ -140,10 +140,11 @@ bool Trainer::needs_reference(int64_t step) const {
 void Trainer::repack(PackChanges* changes) {
   const auto& kernels = backend_.weight_kernels();
   const auto previous = serving_;
-  training_ = pack_shards(train_layout_, state_.master, kernels);
+  training_ = pack_shards(train_layout_, state_.master, kernels, train_buffers_);
   weights_.set_shards(training_);
   const bool same_plan = config_.train_plan.quantized == config_.serve_plan.quantized;
-  serving_ = same_plan ? training_ : pack_shards(serve_layout_, state_.master, kernels);
+  serving_ =
+      same_plan ? training_ : pack_shards(serve_layout_, state_.master, kernels, serve_buffers_);
   if (changes != nullptr && previous) {
     *changes = count_changes(serve_layout_, *previous, *serving_, kernels);
   }

@@ -101,8 +101,8 @@ class Trainer {
   /// Log-probabilities of one sequence's tokens 1..n-1 under the training weights. Collective.
   std::vector<float> log_probs(std::span<const int32_t> ids);
 
-  /// This rank's rows as they are to be served, on the backend's device. Immutable; a later train()
-  /// makes new ones.
+  /// This rank's rows as they are to be served, on the backend's device. Never written to while
+  /// somebody holds them; a later train() makes new ones.
   std::shared_ptr<const PackedShards> serving_shards() const { return serving_; }
   const ShardLayout& serving_layout() const { return serve_layout_; }
   const ModelSpec& spec() const { return spec_; }
@@ -138,6 +138,8 @@ class Trainer {
   OptimizerState state_;
   GatheredWeights weights_;
   std::unique_ptr<GatheredWeights> reference_;
+  PackBuffers train_buffers_;
+  PackBuffers serve_buffers_;                     // of a plan that differs from training's
   std::shared_ptr<const PackedShards> training_;  // shared: the sender may still ship it
   std::shared_ptr<const PackedShards> serving_;
 };

@@ -17,6 +17,7 @@
 #include "trainer/batching.h"
 #include "trainer/sample_client.h"
 #include "weight_sync/group_transport.h"
+#include "weight_sync/held_transport.h"
 #include "weight_sync/sender.h"
 #include "weight_sync/sync_codec.h"
 
@@ -27,12 +28,11 @@ Rendezvous decode_rendezvous(const v1::Rendezvous& at) {
   return {at.host(), at.port(), at.group_name(), std::chrono::milliseconds(at.timeout_ms())};
 }
 
-// The way to one engine: a process group of its own, so that a dead engine holds no other.
+// The way to one engine: a process group of its own, so that a dead engine holds no other; none to
+// the engine of this process.
 struct EngineLink {
-  EngineLink(std::unique_ptr<ProcessGroup> g, int receiver_rank, DeviceKind device)
-      : group(std::move(g)), transport(*group, receiver_rank, device) {}
   std::unique_ptr<ProcessGroup> group;
-  GroupTransport transport;
+  std::unique_ptr<Transport> transport;
 };
 
 struct Source {
@@ -163,11 +163,12 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   grpc::Status JoinEngine(grpc::ServerContext*, const v1::JoinEngineRequest* request,
                           v1::Empty*) override {
     return run_rpc([&] {
-      auto group = join_group(decode_rendezvous(request->rendezvous()), options_.world + 1);
-      const DeviceKind device = options_.gpu != nullptr ? DeviceKind::kCuda : DeviceKind::kCpu;
+      auto link = std::make_unique<EngineLink>(
+          is_own_engine(request->engine())
+              ? EngineLink{nullptr, std::make_unique<HeldTransport>()}
+              : join_engine(request->engine(), decode_rendezvous(request->rendezvous())));
       const std::lock_guard lock(mutex_);
-      engines_[request->engine()] =
-          std::make_unique<EngineLink>(std::move(group), options_.world, device);
+      engines_[request->engine()] = std::move(link);
     });
   }
 
@@ -195,7 +196,7 @@ class TrainerService::Impl final : public v1::Trainer::Service {
           sender_->move(transaction, plan, transport,
                         Deadline::after(std::chrono::milliseconds(request->deadline_ms())));
       response->set_wire_ms(clock.elapsed_ms());
-      const Edge* edge = plan.edge_of(options_.rank);
+      const Edge* edge = is_own_engine(request->engine()) ? nullptr : plan.edge_of(options_.rank);
       response->set_bytes(edge == nullptr ? 0 : edge->bytes);
       encode_report(report, *response->mutable_report());
     });
@@ -241,6 +242,21 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     return join_gpu_group(options_.gpu_wire, rendezvous, options_.rank, world);
   }
 
+  bool is_own_engine(int engine) const {
+    return options_.store != nullptr && engine == options_.rank;
+  }
+
+  // A group of the ranks and one more, the engine. An engine that is a rank too has that rank's
+  // place: NCCL refuses two ranks of one process on one GPU.
+  EngineLink join_engine(int engine, const Rendezvous& rendezvous) const {
+    const bool colocated = options_.store != nullptr;
+    const DeviceKind device = options_.gpu != nullptr ? DeviceKind::kCuda : DeviceKind::kCpu;
+    auto group = join_group(rendezvous, colocated ? options_.world : options_.world + 1);
+    auto transport =
+        std::make_unique<GroupTransport>(*group, colocated ? engine : options_.world, device);
+    return {std::move(group), std::move(transport)};
+  }
+
   // This rank's share of the global batch, one list of groups per optimizer step. All ranks compute
   // the same shares from the same request.
   std::vector<std::vector<SampleGroup>> fetch_share(const v1::TrainRequest& request) {
@@ -281,7 +297,13 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     const std::lock_guard lock(mutex_);
     if (version == published_) return;
     auto shards = trainer().serving_shards();
-    sender_->retire_before(version - 1);
+    if (options_.store != nullptr) {
+      // The engine of this process holds what it serves itself, so that two buffers are enough.
+      sender_->retire_before(version);
+      options_.store->put(version, SharedPacking(shards, &shards->parameters));
+    } else {
+      sender_->retire_before(version - 1);
+    }
     sender_->publish(
         version,
         shard_tensors(sender_->manifest(), shards->parameters, options_.rank, options_.world),
@@ -316,7 +338,7 @@ class TrainerService::Impl final : public v1::Trainer::Service {
       fail(ErrorCode::kFailedPrecondition, "trainer {} has not met engine {}", options_.rank,
            engine);
     }
-    return found->second->transport;
+    return *found->second->transport;
   }
   SyncPlan make_sync_plan(int64_t epoch, std::vector<std::string> membership) {
     trainer();

@@ -7,6 +7,7 @@
 #include "core/comm_cuda/gpu_group.h"
 #include "trainer/token_records.h"
 #include "trainer/trainer.h"
+#include "weight_sync/packed_store.h"
 
 namespace grpc {
 class Service;
@@ -19,9 +20,10 @@ struct TrainerServiceOptions {
   int rank = 0;
   int world = 1;
   TrainerConfig trainer;
-  std::optional<RecordSource> records;              ///< of supervised training; empty: rollouts
-  const ops::Backend* gpu = nullptr;                ///< a CUDA backend, borrowed; null: the CPU
-  GpuWire gpu_wire = GpuWire::kNccl;                ///< what carries GPU memory
+  std::optional<RecordSource> records;  ///< of supervised training; empty: rollouts
+  const ops::Backend* gpu = nullptr;    ///< a CUDA backend, borrowed; null: the CPU
+  GpuWire gpu_wire = GpuWire::kNccl;    ///< what carries GPU memory
+  PackedStore* store = nullptr;  ///< of the engine in this process, borrowed; null: there is none
   std::chrono::milliseconds fetch_timeout{60'000};  ///< for samples from one engine
 };
 

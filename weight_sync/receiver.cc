@@ -10,11 +10,12 @@ namespace nibble {
 struct WeightReceiver::Attempt {
   Transaction transaction;
   SyncPlan plan;
-  std::shared_ptr<ResidentWeights> shadow;
-  std::vector<IncomingEdge> edges;                      // memory of the shadow, in plan order
+  std::shared_ptr<const ResidentWeights> weights;  // the shadow; in a flip null until it is taken
+  std::vector<IncomingEdge> edges;  // memory of the shadow, in plan order; in a flip no pieces
   std::vector<std::vector<quant::ContentHash>> hashes;  // of what arrived; receive()'s thread
   std::atomic<int64_t> arrived_bytes = 0;
-  Transport* transport = nullptr;  // guarded by the receiver's mutex_, like the next two
+  Transport* transport = nullptr;  // guarded by the receiver's mutex_, like the next three
+  bool is_filling = false;
   bool has_arrived = false;
   bool is_abort_wanted = false;
 };
@@ -37,14 +38,17 @@ std::string_view receiver_state_name(ReceiverState state) {
   return "";
 }
 
-WeightReceiver::WeightReceiver(std::string job, const ParameterTable& table,
-                               const QuantizationPlan& plan, Manifest manifest,
-                               const kernels::WeightKernels& kernels)
+WeightReceiver::WeightReceiver(std::string job, const ParameterTable& table, QuantizationPlan plan,
+                               Manifest manifest, const kernels::WeightKernels& kernels,
+                               std::optional<int> own_sender)
     : job_(std::move(job)),
+      table_(table),
+      plan_(std::move(plan)),
       manifest_(std::move(manifest)),
       destination_(replica_slices(manifest_)),
       kernels_(kernels),
-      pool_(table, plan, kernels.device()) {}
+      own_sender_(own_sender),
+      pool_(table, plan_, kernels.device()) {}
 
 void WeightReceiver::check_job(const Transaction& transaction) const {
   if (transaction.job != job_) {
@@ -129,12 +133,14 @@ void WeightReceiver::reserve(const Transaction& transaction, SyncPlan plan) {
          served_.version);
   }
   auto attempt = std::make_shared<Attempt>();
-  attempt->shadow = pool_.acquire();
+  const auto shadow = is_flip(plan) ? nullptr : pool_.acquire();
+  attempt->weights = shadow;
   for (const Edge& edge : plan.edges) {
     IncomingEdge incoming{edge.sender, {}};
     for (const PlannedSlice& planned : edge.slices) {
+      if (!shadow) break;
       const StoredTensor& tensor = manifest_.at(planned.slice.tensor);
-      incoming.pieces.push_back(stored_bytes(attempt->shadow->stored(tensor.parameter), tensor)
+      incoming.pieces.push_back(stored_bytes(shadow->stored(tensor.parameter), tensor)
                                     .subspan(static_cast<size_t>(planned.byte_begin),
                                              static_cast<size_t>(planned.bytes())));
     }
@@ -148,21 +154,78 @@ void WeightReceiver::reserve(const Transaction& transaction, SyncPlan plan) {
   state_ = ReceiverState::kReserved;
 }
 
-void WeightReceiver::hash_arrived(Attempt& attempt, size_t edge, const Segment& segment) const {
+bool WeightReceiver::is_flip(const SyncPlan& plan) const {
+  return own_sender_ && plan.edges.size() == 1 && plan.edges[0].sender == *own_sender_;
+}
+
+void WeightReceiver::hash_arrived(Attempt& attempt, size_t edge, const Segment& segment,
+                                  std::span<const std::byte> piece) const {
   const auto i = static_cast<size_t>(segment.piece);
   const PlannedSlice& planned = attempt.plan.edges[edge].slices[i];
   const StoredTensor& tensor = manifest_.at(planned.slice.tensor);
   const int64_t first = (planned.byte_begin + segment.offset) / tensor.element_bytes();
-  attempt.hashes[edge][i] +=
-      hash_stored(tensor, first,
-                  attempt.edges[edge].pieces[i].subspan(static_cast<size_t>(segment.offset),
-                                                        static_cast<size_t>(segment.bytes)),
-                  kernels_);
+  attempt.hashes[edge][i] += hash_stored(
+      tensor, first,
+      piece.subspan(static_cast<size_t>(segment.offset), static_cast<size_t>(segment.bytes)),
+      kernels_);
   attempt.arrived_bytes += segment.bytes;
 }
 
 void WeightReceiver::receive(const Transaction& transaction, Transport& transport,
                              Deadline deadline) {
+  fill(transaction, nullptr, &transport, deadline);
+}
+
+void WeightReceiver::receive_held(const Transaction& transaction, const HeldPacking& held,
+                                  Transport* transport, Deadline deadline) {
+  NIBBLE_CHECK(own_sender_ == held.rank, "the packing of rank {} is not the own sender's",
+               held.rank);
+  fill(transaction, &held, transport, deadline);
+}
+
+// The own sender's edge: in a flip its memory is what will be served, else it is copied from.
+void WeightReceiver::take_held(Attempt& attempt, const HeldPacking& held) const {
+  const auto tensors = shard_tensors(manifest_, *held.parameters, held.rank, held.world);
+  DeviceMemory& memory = device_memory(kernels_.device());
+  for (size_t e = 0; e < attempt.edges.size(); ++e) {
+    if (attempt.edges[e].sender != held.rank) continue;
+    const auto source = edge_pieces(manifest_, attempt.plan.edges[e], tensors);
+    const auto& target = attempt.edges[e].pieces;  // empty in a flip
+    for (size_t i = 0; i < target.size(); ++i) {
+      memory.copy(target[i].data(), source[i].data(), std::ssize(source[i]));
+    }
+    memory.finish();
+    for (size_t i = 0; i < source.size(); ++i) {
+      const Segment whole{static_cast<int64_t>(i), 0, std::ssize(source[i])};
+      hash_arrived(attempt, e, whole, target.empty() ? source[i] : target[i]);
+    }
+  }
+  if (!is_flip(attempt.plan)) return;
+  attempt.weights =
+      std::make_shared<ResidentWeights>(table_, plan_, held.parameters, kernels_.device());
+}
+
+// The edges of all other senders.
+void WeightReceiver::receive_edges(Attempt& attempt, Transport& transport,
+                                   Deadline deadline) const {
+  std::vector<IncomingEdge> edges;
+  std::vector<size_t> place;  // in the plan
+  for (size_t e = 0; e < attempt.edges.size(); ++e) {
+    if (own_sender_ == attempt.edges[e].sender) continue;
+    edges.push_back(attempt.edges[e]);
+    place.push_back(e);
+  }
+  transport.receive(
+      edges, attempt.plan.bucket_bytes,
+      [&](size_t edge, const Segment& segment) {
+        hash_arrived(attempt, place[edge], segment,
+                     edges[edge].pieces[static_cast<size_t>(segment.piece)]);
+      },
+      deadline);
+}
+
+void WeightReceiver::fill(const Transaction& transaction, const HeldPacking* held,
+                          Transport* transport, Deadline deadline) {
   std::shared_ptr<Attempt> attempt;
   {
     const std::lock_guard lock(mutex_);
@@ -170,13 +233,12 @@ void WeightReceiver::receive(const Transaction& transaction, Transport& transpor
     require_state(ReceiverState::kReserved, "receive");
     state_ = ReceiverState::kMoving;
     attempt = attempt_;
-    attempt->transport = &transport;
+    attempt->transport = transport;
+    attempt->is_filling = true;
   }
   try {
-    transport.receive(
-        attempt->edges, attempt->plan.bucket_bytes,
-        [&](size_t edge, const Segment& segment) { hash_arrived(*attempt, edge, segment); },
-        deadline);
+    if (held != nullptr) take_held(*attempt, *held);
+    if (transport != nullptr) receive_edges(*attempt, *transport, deadline);
   } catch (const std::exception& error) {
     finish_receive(std::move(attempt), error.what());
     throw;
@@ -191,6 +253,7 @@ void WeightReceiver::receive(const Transaction& transaction, Transport& transpor
 bool WeightReceiver::finish_receive(std::shared_ptr<Attempt> attempt, const std::string& failure) {
   const std::lock_guard lock(mutex_);
   attempt->transport = nullptr;
+  attempt->is_filling = false;
   if (failure.empty() && !attempt->is_abort_wanted) {
     attempt->has_arrived = true;
     return true;
@@ -278,7 +341,7 @@ ServedWeights WeightReceiver::commit(const Transaction& transaction) {
   Attempt& attempt = attempt_for(transaction, "commit");
   require_state(ReceiverState::kPrepared, "commit");
   before = std::move(served_);
-  served_ = {std::move(attempt.shadow), transaction.version};
+  served_ = {std::move(attempt.weights), transaction.version};
   last_committed_ = transaction;
   end_attempt({});
   return served_;
@@ -293,12 +356,12 @@ void WeightReceiver::abort(const Transaction& transaction, Deadline deadline) {
   }
   if (attempt_ == nullptr && transaction.epoch >= epoch_) return;
   Attempt& attempt = attempt_for(transaction, "abort");
-  if (attempt.transport == nullptr) {
+  if (!attempt.is_filling) {
     end_attempt({});
     return;
   }
   attempt.is_abort_wanted = true;
-  attempt.transport->abort();
+  if (attempt.transport != nullptr) attempt.transport->abort();
   // attempt_ may go on to another transaction before this thread wakes.
   const bool in_time = attempt_ended_.wait_until(lock, deadline.time(), [&] {
     return attempt_ == nullptr || attempt_->transaction != transaction;

@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "core/kernels/weight_kernels.h"
+#include "weight_sync/packed_store.h"
 #include "weight_sync/plan.h"
 #include "weight_sync/shadow_pool.h"
 #include "weight_sync/transaction.h"
@@ -58,17 +59,26 @@ struct ReceiverStatus {
 /// asked for again. Any thread may call any method.
 class WeightReceiver {
  public:
-  /// `table` must outlive this and all weights it gave out, `kernels` this.
-  WeightReceiver(std::string job, const ParameterTable& table, const QuantizationPlan& plan,
-                 Manifest manifest, const kernels::WeightKernels& kernels);
+  /// `table` must outlive this and all weights it gave out, `kernels` this. `own_sender`: the
+  /// sender of the plans that lives in this process; its rows do not travel.
+  WeightReceiver(std::string job, const ParameterTable& table, QuantizationPlan plan,
+                 Manifest manifest, const kernels::WeightKernels& kernels,
+                 std::optional<int> own_sender = std::nullopt);
 
   /// Sets a shadow aside for `transaction`, whose plan this side computed as `plan`. Refused: a
   /// lower epoch, a version not above the served one, another plan digest, another transaction in
-  /// flight; Error{kResourceExhausted} while both buffers are held.
+  /// flight; Error{kResourceExhausted} while both buffers are held. A plan of the own sender alone
+  /// needs no shadow.
   void reserve(const Transaction& transaction, SyncPlan plan);
   /// Fills the shadow and hashes what arrives. Blocks; abort() from another thread ends it with
   /// Error{kUnavailable}. Otherwise throws as Transport::receive, and the transaction is over.
   void receive(const Transaction& transaction, Transport& transport, Deadline deadline);
+  /// The same with an own sender, whose packing this is: its rows are copied from where they are,
+  /// the others' come over `transport`. If there are no others, `transport` may be null, and
+  /// nothing is copied: commit() serves the packing itself. Hashes are taken of what will be served
+  /// in both cases.
+  void receive_held(const Transaction& transaction, const HeldPacking& held, Transport* transport,
+                    Deadline deadline);
   /// Compares with what the senders say they sent. Throws Error{kDataLoss} naming tensor and rows
   /// if a slice differs or the shadow is not covered exactly once; the transaction is over then.
   void verify(const Transaction& transaction, std::span<const SenderReport> reports);
@@ -91,15 +101,24 @@ class WeightReceiver {
   void require_state(ReceiverState state, const char* operation) const;
   ReceiverState resting_state() const;
   void end_attempt(const std::string& failure);
+  bool is_flip(const SyncPlan& plan) const;
+  void fill(const Transaction& transaction, const HeldPacking* held, Transport* transport,
+            Deadline deadline);
+  void take_held(Attempt& attempt, const HeldPacking& held) const;
+  void receive_edges(Attempt& attempt, Transport& transport, Deadline deadline) const;
   bool finish_receive(std::shared_ptr<Attempt> attempt, const std::string& failure);
-  void hash_arrived(Attempt& attempt, size_t edge, const Segment& segment) const;
+  void hash_arrived(Attempt& attempt, size_t edge, const Segment& segment,
+                    std::span<const std::byte> piece) const;
   void check_report(const Edge& edge, size_t edge_index,
                     std::span<const SenderReport> reports) const;
 
-  const std::string job_;  // constant after construction, like the next three
+  const std::string job_;  // constant after construction, like the next six
+  const ParameterTable& table_;
+  const QuantizationPlan plan_;
   const Manifest manifest_;
   const std::vector<Slice> destination_;
   const kernels::WeightKernels& kernels_;
+  const std::optional<int> own_sender_;
   ShadowPool pool_;  // has its own lock
 
   mutable std::mutex mutex_;

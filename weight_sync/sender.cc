@@ -96,20 +96,9 @@ SenderReport WeightSender::move(const Transaction& transaction, const SyncPlan& 
   const Edge* edge = plan.edge_of(rank_);
   if (edge == nullptr) return report;
 
-  std::vector<std::span<const std::byte>> pieces;
+  const auto pieces = edge_pieces(manifest_, *edge, version->tensors);
   std::vector<bool> is_known;
   for (const PlannedSlice& planned : edge->slices) {
-    const LocalTensor& local = version->tensors[static_cast<size_t>(planned.slice.tensor)];
-    const StoredTensor& tensor = manifest_.at(planned.slice.tensor);
-    if (planned.slice.row_begin < local.row_begin || planned.slice.row_end > local.row_end) {
-      fail(ErrorCode::kFailedPrecondition,
-           "the plan asks sender {} for rows [{}, {}) of tensor '{}'; it holds [{}, {})", rank_,
-           planned.slice.row_begin, planned.slice.row_end, tensor.name, local.row_begin,
-           local.row_end);
-    }
-    const int64_t offset = planned.byte_begin - local.row_begin * tensor.row_bytes();
-    pieces.push_back(
-        local.bytes.subspan(static_cast<size_t>(offset), static_cast<size_t>(planned.bytes())));
     const auto known = version->known_hash(planned.slice);
     report.slices.push_back({planned.slice, known.value_or(quant::ContentHash{})});
     is_known.push_back(known.has_value());

@@ -48,6 +48,25 @@ std::vector<LocalTensor> replica_tensors(const Manifest& manifest, const Residen
   return tensors;
 }
 
+std::vector<std::span<const std::byte>> edge_pieces(const Manifest& manifest, const Edge& edge,
+                                                    std::span<const LocalTensor> tensors) {
+  std::vector<std::span<const std::byte>> pieces;
+  for (const PlannedSlice& planned : edge.slices) {
+    const LocalTensor& local = tensors[static_cast<size_t>(planned.slice.tensor)];
+    const StoredTensor& tensor = manifest.at(planned.slice.tensor);
+    if (planned.slice.row_begin < local.row_begin || planned.slice.row_end > local.row_end) {
+      fail(ErrorCode::kFailedPrecondition,
+           "the plan asks sender {} for rows [{}, {}) of tensor '{}'; it holds [{}, {})",
+           edge.sender, planned.slice.row_begin, planned.slice.row_end, tensor.name,
+           local.row_begin, local.row_end);
+    }
+    const int64_t offset = planned.byte_begin - local.row_begin * tensor.row_bytes();
+    pieces.push_back(
+        local.bytes.subspan(static_cast<size_t>(offset), static_cast<size_t>(planned.bytes())));
+  }
+  return pieces;
+}
+
 quant::ContentHash hash_stored(const StoredTensor& tensor, int64_t first_element,
                                std::span<const std::byte> bytes,
                                const kernels::WeightKernels& kernels) {

@@ -10,6 +10,7 @@
 #include "core/quant/hash.h"
 #include "weight_sync/layout.h"
 #include "weight_sync/manifest.h"
+#include "weight_sync/plan.h"
 
 namespace nibble {
 
@@ -34,6 +35,11 @@ std::vector<LocalTensor> shard_tensors(const Manifest& manifest,
 
 /// All rows of resident weights: a worker that hands its version on, or a trainer of one rank.
 std::vector<LocalTensor> replica_tensors(const Manifest& manifest, const ResidentWeights& weights);
+
+/// The memory of an edge's slices, in its order: `tensors` are its sender's. Throws
+/// Error{kFailedPrecondition} naming the tensor if the sender does not hold a slice.
+std::vector<std::span<const std::byte>> edge_pieces(const Manifest& manifest, const Edge& edge,
+                                                    std::span<const LocalTensor> tensors);
 
 /// Hash of the elements in `bytes`, the first of which is element `first_element` of `tensor`.
 quant::ContentHash hash_stored(const StoredTensor& tensor, int64_t first_element,

@@ -129,6 +129,18 @@ ResidentWeights::ResidentWeights(const ParameterTable& table, QuantizationPlan p
   }
 }
 
+ResidentWeights::ResidentWeights(const ParameterTable& table, QuantizationPlan plan,
+                                 SharedPacking packing, DeviceKind device)
+    : table_(table), plan_(std::move(plan)), device_(device), shared_(std::move(packing)) {
+  NIBBLE_CHECK(std::ssize(*shared_) == table.size(), "{} packed parameters for a model of {}",
+               shared_->size(), table.size());
+}
+
+StoredParameter& ResidentWeights::stored(int64_t parameter) {
+  NIBBLE_CHECK(shared_ == nullptr, "weights of another owner are written to");
+  return stored_[static_cast<size_t>(parameter)];
+}
+
 kernels::WeightView ResidentWeights::weight(int64_t parameter) const {
   return stored(parameter).view(table_.at(parameter), plan_,
                                 plan_.quantized[static_cast<size_t>(parameter)]);
@@ -147,7 +159,7 @@ void ResidentWeights::enable_gradients() {
 
 int64_t ResidentWeights::num_bytes() const {
   int64_t bytes = 0;
-  for (const StoredParameter& p : stored_) {
+  for (const StoredParameter& p : all_stored()) {
     bytes += static_cast<int64_t>(p.bf16.size() * 2 + p.words.size() * 4 + p.scale.size() * 2);
   }
   return bytes;
@@ -155,7 +167,7 @@ int64_t ResidentWeights::num_bytes() const {
 
 std::unique_ptr<ResidentWeights> ResidentWeights::to(DeviceKind device) const {
   auto copy = std::make_unique<ResidentWeights>(table_, plan_, device);
-  for (size_t i = 0; i < stored_.size(); ++i) copy->stored_[i] = stored_[i].to(device);
+  for (size_t i = 0; i < copy->stored_.size(); ++i) copy->stored_[i] = all_stored()[i].to(device);
   return copy;
 }
 

@@ -27,6 +27,10 @@ struct StoredParameter {
                            bool quantized) const;
 };
 
+/// Parameters that were packed once and are never written again. Shared: a trainer multiplies with
+/// them while senders ship them and an engine of the same process serves them.
+using SharedPacking = std::shared_ptr<const std::vector<StoredParameter>>;
+
 /// All weights of a model in memory: what a rollout engine serves, what the reference and offline
 /// commands run on. With enable_gradients() also a trainer's source for tests and small models.
 class ResidentWeights : public ops::WeightSource {
@@ -34,6 +38,10 @@ class ResidentWeights : public ops::WeightSource {
   /// Zeros of the right sizes.
   ResidentWeights(const ParameterTable& table, QuantizationPlan plan,
                   DeviceKind device = DeviceKind::kCpu);
+  /// Weights that somebody else packed and may hold on to, read only: one entry per parameter of
+  /// `table`, on `device`. Nothing is copied.
+  ResidentWeights(const ParameterTable& table, QuantizationPlan plan, SharedPacking packing,
+                  DeviceKind device);
 
   void enter_layer(int64_t, ops::Pass) override {}
   void leave_layer(int64_t, ops::Pass) override {}
@@ -42,9 +50,10 @@ class ResidentWeights : public ops::WeightSource {
 
   void enable_gradients();
   const QuantizationPlan& plan() const { return plan_; }
-  StoredParameter& stored(int64_t parameter) { return stored_[static_cast<size_t>(parameter)]; }
+  /// To be written: not for weights that are somebody else's.
+  StoredParameter& stored(int64_t parameter);
   const StoredParameter& stored(int64_t parameter) const {
-    return stored_[static_cast<size_t>(parameter)];
+    return all_stored()[static_cast<size_t>(parameter)];
   }
   int64_t num_bytes() const;
   DeviceKind device() const { return device_; }
@@ -52,11 +61,14 @@ class ResidentWeights : public ops::WeightSource {
   std::unique_ptr<ResidentWeights> to(DeviceKind device) const;
 
  private:
+  const std::vector<StoredParameter>& all_stored() const { return shared_ ? *shared_ : stored_; }
+
   const ParameterTable& table_;
   QuantizationPlan plan_;
   DeviceKind device_;
-  std::vector<StoredParameter> stored_;
-  std::vector<Array<float>> grads_;  // empty unless enabled
+  std::vector<StoredParameter> stored_;  // empty if they are somebody else's
+  SharedPacking shared_;                 // null if they are our own
+  std::vector<Array<float>> grads_;      // empty unless enabled
 };
 
 /// Reads a Hugging Face checkpoint, BF16 or INT4, as it is. `table` must outlive the result.

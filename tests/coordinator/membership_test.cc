@@ -27,6 +27,24 @@ TEST(Membership, GivesTrainerRanksFirstThenEnginesThenRefuses) {
   EXPECT_EQ(members.engines()[0].address, "c");
 }
 
+TEST(Membership, ColocatedWorkersAreTrainersAndEnginesUnderOneLease) {
+  Membership members(2, 2, 10s, Placement::kColocated);
+  EXPECT_EQ(members.join(candidate("a")).id, "worker/0");
+  const Member second = members.join(candidate("b"));
+  EXPECT_EQ(second.id, "worker/1");
+  EXPECT_EQ(second.role, WorkerRole::kBoth);
+  EXPECT_THROW(members.join(candidate("c")), Error);
+  for (const auto& role : {members.trainers(), members.engines()}) {
+    ASSERT_EQ(role.size(), 2u);
+    EXPECT_EQ(role[1].address, "b");
+    EXPECT_EQ(role[1].index, 1);
+  }
+  members.renew("worker/0");
+  EXPECT_THROW(members.wait_complete(Deadline::after(20ms)), Error);
+  members.renew("worker/1");
+  members.wait_complete(Deadline::after(10s));
+}
+
 TEST(Membership, IsCompleteOnlyWhenAllServe) {
   Membership members(1, 1, 10s);
   members.join(candidate("a"));

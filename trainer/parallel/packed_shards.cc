@@ -1,5 +1,7 @@
 #include "trainer/parallel/packed_shards.h"
 
+#include <mutex>
+
 #include "core/base/fail.h"
 
 namespace nibble {
@@ -12,18 +14,56 @@ int64_t ShardLayout::shard_elements(int64_t parameter) const {
   return shard(parameter).rows() * table->at(parameter).cols;
 }
 
+struct PackBuffers::Shelf {
+  std::mutex mutex;
+  std::vector<std::unique_ptr<PackedShards>> free;  // guarded by mutex
+};
+
+PackBuffers::PackBuffers() : shelf_(std::make_shared<Shelf>()) {}
+
+std::shared_ptr<PackedShards> PackBuffers::acquire(const ShardLayout& layout, DeviceKind device) {
+  std::unique_ptr<PackedShards> buffer;
+  {
+    const std::lock_guard lock(shelf_->mutex);
+    if (!shelf_->free.empty()) {
+      buffer = std::move(shelf_->free.back());
+      shelf_->free.pop_back();
+    } else {
+      // Giving a buffer back must not allocate.
+      shelf_->free.reserve(static_cast<size_t>(++num_allocated_));
+    }
+  }
+  if (!buffer) {
+    buffer = std::make_unique<PackedShards>();
+    for (int64_t p = 0; p < layout.table->size(); ++p) {
+      buffer->parameters.push_back(StoredParameter::make(
+          layout.table->at(p), layout.shard(p).rows(), layout.plan, layout.quantized(p), device));
+    }
+  }
+  return {buffer.release(), [shelf = shelf_](PackedShards* shards) {
+            const std::lock_guard lock(shelf->mutex);
+            shelf->free.emplace_back(shards);
+          }};
+}
+
 std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
                                                 std::span<const Array<float>> masters,
                                                 const kernels::WeightKernels& kernels) {
-  auto packed = std::make_shared<PackedShards>();
+  PackBuffers buffers;
+  return pack_shards(layout, masters, kernels, buffers);
+}
+
+std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
+                                                std::span<const Array<float>> masters,
+                                                const kernels::WeightKernels& kernels,
+                                                PackBuffers& buffers) {
+  const std::shared_ptr<PackedShards> packed = buffers.acquire(layout, kernels.device());
   std::vector<kernels::PackJob> jobs;
   for (int64_t p = 0; p < layout.table->size(); ++p) {
     const ParameterSpec& whole = layout.table->at(p);
     const int64_t rows = layout.shard(p).rows();
     const bool quantized = layout.quantized(p);
-    packed->parameters.push_back(
-        StoredParameter::make(whole, rows, layout.plan, quantized, kernels.device()));
-    StoredParameter& out = packed->parameters.back();
+    StoredParameter& out = packed->parameters[static_cast<size_t>(p)];
     const int64_t group = quantized ? layout.plan.config.group_size : 0;
     jobs.push_back({masters[static_cast<size_t>(p)].data(),
                     {rows, whole.cols, group},

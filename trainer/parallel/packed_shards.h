@@ -33,6 +33,22 @@ struct PackedShards {
   std::vector<StoredParameter> parameters;  ///< one per ParameterTable entry
 };
 
+/// Memory of the packings of one layout, used again and again. A buffer comes back when its last
+/// holder lets go (trainer, sender, an engine of this process), so that nobody packs into weights
+/// that are in use. Any thread may let go; buffers may outlive this. One thread acquires.
+class PackBuffers {
+ public:
+  PackBuffers();
+  /// A buffer that nobody holds, its contents undefined: a free one, else a new one.
+  std::shared_ptr<PackedShards> acquire(const ShardLayout& layout, DeviceKind device);
+  int num_allocated() const { return num_allocated_; }
+
+ private:
+  struct Shelf;
+  std::shared_ptr<Shelf> shelf_;  // shared: buffers find their way back after this is gone
+  int num_allocated_ = 0;
+};
+
 /// Differences between two packings of the same layout.
 struct PackChanges {
   int64_t codes = 0;  ///< INT4 codes in the shard
@@ -41,8 +57,14 @@ struct PackChanges {
   int64_t changed_scales = 0;
 };
 
-/// Packs float32 masters (one array per parameter, this rank's rows). One pass over each. Throws
+/// Packs float32 masters (one array per parameter, this rank's rows) into one of `buffers`, which
+/// are of this layout. One pass over each. Throws
 /// Error{kInvalidArgument} naming tensor, row and group if a weight is not finite or overflows.
+std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
+                                                std::span<const Array<float>> masters,
+                                                const kernels::WeightKernels& kernels,
+                                                PackBuffers& buffers);
+/// The same into memory of its own.
 std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
                                                 std::span<const Array<float>> masters,
                                                 const kernels::WeightKernels& kernels);

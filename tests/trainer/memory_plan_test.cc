@@ -1,0 +1,62 @@
+#include "trainer/memory_plan.h"
+
+#include <gtest/gtest.h>
+
+#include "core/checkpoint/hf_directory.h"
+#include "core/models/weights.h"
+
+namespace nibble {
+namespace {
+
+namespace fs = std::filesystem;
+const fs::path kModels = NIBBLE_SOURCE_DIR "/tests/oracles/models";
+
+struct Job {
+  explicit Job(const std::string& name) : int4(kModels / name / "int4_sym7") {
+    config.model = kModels / name / "bf16";
+    table = model_parameters(parse_model_config(int4.config(), name));
+    config.train_plan = config.serve_plan = checkpoint_plan(int4, table);
+    config.algorithm.reference = ReferenceMode::kNever;
+  }
+  int64_t num_elements() const {
+    int64_t elements = 0;
+    for (const ParameterSpec& parameter : table.parameters) elements += parameter.num_elements();
+    return elements;
+  }
+  HfDirectory int4;
+  TrainerConfig config;
+  ParameterTable table;
+};
+
+TEST(TrainerMemory, OfAllRanksIsTheStateAndTwoPackingsOfTheModel) {
+  for (const char* name : {"dense_untied", "moe_norm"}) {
+    const Job job(name);
+    const ResidentWeights whole(job.table, job.config.train_plan);
+    for (const int world : {1, 2, 3}) {
+      int64_t state = 0, packed = 0;
+      for (int rank = 0; rank < world; ++rank) {
+        const TrainerMemory memory = plan_trainer_memory(job.config, rank, world);
+        state += memory.state_bytes;
+        packed += memory.packed_bytes;
+        EXPECT_EQ(memory.reference_bytes, 0);
+        EXPECT_EQ(memory.ring_bytes > 0, world > 1);
+        EXPECT_GT(memory.activation_bytes, 0);
+      }
+      EXPECT_EQ(state, 16 * job.num_elements());
+      EXPECT_EQ(packed, 2 * whole.num_bytes());
+    }
+  }
+}
+
+TEST(TrainerMemory, KnowsTheReferenceAndASecondPlan) {
+  Job job("dense_untied");
+  const int64_t packed = plan_trainer_memory(job.config, 0, 1).packed_bytes;
+  job.config.algorithm.reference = ReferenceMode::kAlways;
+  job.config.train_plan = plan_bf16(job.table);
+  const TrainerMemory memory = plan_trainer_memory(job.config, 0, 1);
+  EXPECT_EQ(memory.reference_bytes, 2 * job.num_elements());
+  EXPECT_EQ(memory.packed_bytes, packed + 4 * job.num_elements());
+}
+
+}  // namespace
+}  // namespace nibble

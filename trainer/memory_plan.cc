@@ -1,0 +1,109 @@
+#include "trainer/memory_plan.h"
+
+#include <algorithm>
+
+#include "core/checkpoint/hf_directory.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kFloatBytes = 4;
+constexpr int64_t kBf16Bytes = 2;
+
+int64_t packed_bytes(const ShardLayout& layout, int64_t parameter, int64_t rows) {
+  const int64_t cols = layout.table->at(parameter).cols;
+  if (!layout.quantized(parameter)) return rows * cols * kBf16Bytes;
+  return rows * (cols / 2 + cols / layout.plan.config.group_size * kBf16Bytes);
+}
+
+int64_t shard_bytes(const ShardLayout& layout) {
+  int64_t bytes = 0;
+  for (int64_t p = 0; p < layout.table->size(); ++p) {
+    bytes += packed_bytes(layout, p, layout.shard(p).rows());
+  }
+  return bytes;
+}
+
+// GatheredWeights: two layers and what is in none, each with what is sent, what came, what it
+// became and float32 gradients; the largest one's gradients once more on their way, both ends.
+int64_t ring_bytes(const ShardLayout& layout, bool with_gradients) {
+  if (layout.world == 1) return 0;
+  struct Unit {
+    int64_t packed = 0;
+    int64_t elements = 0;
+  };
+  std::vector<Unit> layers(layout.table->layers.size());
+  Unit outer;
+  for (int64_t p = 0; p < layout.table->size(); ++p) {
+    const ParameterSpec& parameter = layout.table->at(p);
+    Unit& unit = parameter.layer < 0 ? outer : layers[static_cast<size_t>(parameter.layer)];
+    unit.packed += packed_bytes(layout, p, parameter.rows);
+    unit.elements += parameter.num_elements();
+  }
+  Unit largest;
+  for (const Unit& unit : layers) {
+    largest.packed = std::max(largest.packed, unit.packed);
+    largest.elements = std::max(largest.elements, unit.elements);
+  }
+  const int64_t reduced = std::max(largest.elements, outer.elements);
+  const int64_t gathered = 3 * (2 * largest.packed + outer.packed);
+  if (!with_gradients) return gathered;
+  return gathered + kFloatBytes * (2 * largest.elements + outer.elements + 2 * reduced);
+}
+
+// What the tape keeps of a token in every layer, what a layer's backward pass adds, a dequantized
+// matrix, and the chunk of logits that the GPU's backend makes.
+int64_t activation_bytes(const ModelConfig& model, const ParameterTable& table, int64_t tokens) {
+  constexpr int64_t kLogits = int64_t{64} << 20;  // of a chunk: core/ops_cuda/cuda_log_probs.cc
+  int64_t kept = 0;
+  int64_t most = 0;
+  for (const bool is_moe : model.layer_is_moe) {
+    const int64_t attention = 4 * (model.hidden + model.q_rows()) + 5 * model.kv_rows();
+    const int64_t mlp = is_moe ? model.moe.top_k * (2 * model.hidden + 3 * model.moe.intermediate)
+                               : 3 * model.intermediate;
+    kept += attention + mlp;
+    most = std::max(most, attention + mlp);
+  }
+  int64_t largest_matrix = 0;
+  for (const ParameterSpec& parameter : table.parameters) {
+    largest_matrix = std::max(largest_matrix, parameter.num_elements());
+  }
+  return tokens * kBf16Bytes * (kept + 2 * most) + kBf16Bytes * largest_matrix +
+         3 * kFloatBytes * kLogits;
+}
+
+bool may_need_reference(const AlgorithmConfig& algorithm) {
+  if (algorithm.reference == ReferenceMode::kNever) return false;
+  return algorithm.reference == ReferenceMode::kAlways || algorithm.loss.kl_coef != 0.0 ||
+         algorithm.kl_metric_every > 0;
+}
+
+}  // namespace
+
+TrainerMemory plan_trainer_memory(const TrainerConfig& config, int rank, int world) {
+  const ModelConfig model =
+      parse_model_config(read_hf_config(config.model), (config.model / "config.json").string());
+  const ParameterTable table = model_parameters(model);
+  const ShardLayout train{&table, config.train_plan, rank, world};
+  const ShardLayout serve{&table, config.serve_plan, rank, world};
+  const ShardLayout reference{&table, plan_bf16(table), rank, world};
+  int64_t elements = 0;
+  for (int64_t p = 0; p < table.size(); ++p) elements += train.shard_elements(p);
+
+  TrainerMemory memory;
+  memory.state_bytes = 4 * kFloatBytes * elements;
+  memory.packed_bytes = 2 * shard_bytes(train);
+  const bool same_plan = config.train_plan.quantized == config.serve_plan.quantized;
+  if (!same_plan) memory.packed_bytes += 2 * shard_bytes(serve);
+  // One more where a step packs several times: what is served must not be packed into.
+  if (config.optimizer.steps_per_rollout > 1) memory.packed_bytes += shard_bytes(serve);
+  memory.ring_bytes = ring_bytes(train, true);
+  if (may_need_reference(config.algorithm)) {
+    memory.reference_bytes = shard_bytes(reference);
+    memory.ring_bytes += ring_bytes(reference, false);  // one of its own
+  }
+  memory.activation_bytes = activation_bytes(model, table, config.max_tokens_per_device);
+  return memory;
+}
+
+}  // namespace nibble
