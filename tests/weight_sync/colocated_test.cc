@@ -82,12 +82,14 @@ int64_t sync_colocated(SyncWorld& world, WeightReceiver& receiver, int64_t versi
   const SyncPlan plan = world.plan();
   const int ranks = world.layout.world();
   std::vector<SharedPacking> packings;
+  packings.reserve(static_cast<size_t>(ranks));
   for (int rank = 0; rank < ranks; ++rank) {
     packings.push_back(publish_packing(world, version, rank));
   }
   receiver.reserve(transaction, plan);
   LocalTransports ends = make_local_transports(ranks);
   std::vector<std::future<SenderReport>> moves;
+  moves.reserve(static_cast<size_t>(ranks));
   for (int rank = 0; rank < ranks; ++rank) {
     moves.push_back(std::async(std::launch::async, [&, rank] {
       HeldTransport nothing;
@@ -100,6 +102,7 @@ int64_t sync_colocated(SyncWorld& world, WeightReceiver& receiver, int64_t versi
   receiver.receive_held(transaction, {own_rank, ranks, packings[static_cast<size_t>(own_rank)]},
                         &counting, soon());
   std::vector<SenderReport> reports;
+  reports.reserve(moves.size());
   for (auto& move : moves) reports.push_back(move.get());
   receiver.verify(transaction, reports);
   receiver.prepare(transaction);
