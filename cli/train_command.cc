@@ -29,6 +29,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::chrono::milliseconds kWorkersEnd{15'000};
+constexpr std::chrono::milliseconds kWorkersAsk{3'000};  // they ask every half second at most
 
 struct TrainFlags {
   fs::path config;
@@ -121,6 +122,18 @@ std::unique_ptr<JobWatch> start_workers(const RunConfig& config, Membership& mem
        *loss);
 }
 
+// Workers that a cluster started end by themselves once they hear that the job is over, however it
+// ended: the coordinator stays for as long as they take to ask.
+struct EndWorkers {
+  void operator()(Membership* membership) const {
+    membership->stop();
+    if (!membership->wait_told(Deadline::after(kWorkersAsk))) {
+      get_logger("run")->warn(
+          "not every worker heard that the job is over; they end when their lease does");
+    }
+  }
+};
+
 RunSummary run_loop(const RunConfig& config, Membership& membership, const fs::path& checkpoint,
                     JobWatch& workers) {
   try {
@@ -159,6 +172,7 @@ void run_train(const TrainFlags& flags, bool spawn_workers) {
   std::signal(SIGTERM, on_signal);
   // A closed terminal, unless nohup said that it does not matter.
   if (std::signal(SIGHUP, SIG_IGN) != SIG_IGN) std::signal(SIGHUP, on_signal);
+  const std::unique_ptr<Membership, EndWorkers> told(spawn_workers ? nullptr : &membership);
   const auto workers = start_workers(config, membership, server.address(), spawn_workers);
   const RunSummary summary = run_loop(config, membership, checkpoint, *workers);
   workers->finish(kWorkersEnd);

@@ -42,7 +42,7 @@ Member Membership::join(Member candidate) {
   if (placement_ == Placement::kColocated) candidate.role = WorkerRole::kBoth;
   candidate.index = count < num_trainers_ ? count : count - num_trainers_;
   candidate.id = fmt::format("{}/{}", role_name(candidate.role), candidate.index);
-  entries_.push_back({candidate, SteadyClock::now(), false});
+  entries_.push_back({candidate, SteadyClock::now(), false, false});
   changed_.notify_all();
   return candidate;
 }
@@ -56,6 +56,7 @@ void Membership::renew(const std::string& id) {
     }
     entry.renewed = SteadyClock::now();
     entry.serving = true;
+    entry.told = stopped_;
     changed_.notify_all();
     return;
   }
@@ -110,6 +111,15 @@ void Membership::stop() {
   const std::lock_guard lock(mutex_);
   stopped_ = true;
   changed_.notify_all();
+}
+
+bool Membership::wait_told(Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_until(lock, deadline.time(), [&] {
+    return std::all_of(entries_.begin(), entries_.end(), [&](const Entry& entry) {
+      return entry.told || SteadyClock::now() - entry.renewed > lease_;
+    });
+  });
 }
 
 bool Membership::stopped() const {

@@ -55,6 +55,9 @@ class Membership {
 
   /// The job is over: workers are told so at their next heartbeat, waiters end.
   void stop();
+  /// After stop(): waits until every worker has been told, or has lost its lease. False: not all of
+  /// them by `deadline`.
+  bool wait_told(Deadline deadline);
   bool stopped() const;
 
  private:
@@ -62,6 +65,7 @@ class Membership {
     Member member;
     SteadyClock::time_point renewed;
     bool serving = false;  // its first heartbeat says that its server is up
+    bool told = false;     // it has asked since the job is over
   };
   std::vector<Member> members_but(WorkerRole other) const;
 

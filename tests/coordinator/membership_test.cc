@@ -80,6 +80,27 @@ TEST(Membership, NamesAProcessByItsRoleOnceItHasJoined) {
   EXPECT_EQ(members.describe_process(42), "trainer/0 (pid 42)");
 }
 
+TEST(Membership, WaitsUntilEveryWorkerWasToldOfTheEnd) {
+  Membership members(1, 1, 10s);
+  for (const char* address : {"a", "b"}) members.join(candidate(address));
+  for (const char* id : {"trainer/0", "rollout/0"}) members.renew(id);
+  members.stop();
+  EXPECT_FALSE(members.wait_told(Deadline::after(10ms)));  // nobody has asked since
+  members.renew("trainer/0");
+  EXPECT_FALSE(members.wait_told(Deadline::after(10ms)));
+  std::thread asking([&] { members.renew("rollout/0"); });
+  EXPECT_TRUE(members.wait_told(Deadline::after(10s)));
+  asking.join();
+}
+
+TEST(Membership, ALostWorkerIsNotWaitedFor) {
+  Membership members(1, 0, 1ms);
+  members.join(candidate("a"));
+  std::this_thread::sleep_for(5ms);
+  members.stop();
+  EXPECT_TRUE(members.wait_told(Deadline::after(10s)));
+}
+
 TEST(Membership, StopWakesWaiters) {
   Membership members(1, 1, 10s);
   std::jthread stopper([&] { members.stop(); });

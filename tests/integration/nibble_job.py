@@ -253,6 +253,12 @@ def read_metrics(directory):
             [row for row in rows if "eval_reward_mean" in row])
 
 
+def reached_step(directory):
+    """Of the newest finished checkpoint, 0 if there is none."""
+    return max((int(path.name.removeprefix("step-"))
+                for path in (directory / "checkpoints").glob("step-*[0-9]")), default=0)
+
+
 def last_checkpoint(directory):
     found = sorted(path for path in (Path(directory) / "checkpoints").glob("step-*")
                    if (path / "meta.json").exists())

@@ -134,7 +134,7 @@ class Workers(ColocatedTest):
         workers = [self.start("worker", "--join", address) for _ in range(2)]
         self.assertEqual(coordinator.wait().code, 0, coordinator.log()[-3000:])
         for worker in workers:
-            worker.wait(FAULT_SECONDS)  # told to stop, or when the coordinator is silent
+            self.assertEqual(worker.wait(FAULT_SECONDS).code, 0, worker.log()[-3000:])
         self.expect_nothing_left()
         self.assertEqual([row["step"] for row in read_metrics(directory)[0]], [1, 2])
         late = self.run_nibble("worker", "--join", address)

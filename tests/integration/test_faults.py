@@ -8,8 +8,8 @@ import subprocess
 import unittest
 from pathlib import Path
 
-from nibble_job import (JobTest, last_checkpoint, parents, rank_bytes, read_metrics, settings,
-                        wait_until)
+from nibble_job import (JobTest, last_checkpoint, parents, rank_bytes, reached_step,
+                        read_metrics, settings, wait_until)
 
 # A job that does not end by itself before the fault.
 ENDLESS = settings(run__steps=100000, eval__every=100000)
@@ -73,8 +73,7 @@ class Faults(JobTest):
                 self.fresh_folder()
                 directory = self.kill_worker(name, after=0)
                 # On a busy machine the job may have come some steps far.
-                steps = 2 + max((int(path.name.split("-")[1])
-                                 for path in (directory / "checkpoints").glob("step-*")), default=0)
+                steps = 2 + reached_step(directory)
                 self.train(directory, "--resume", *settings(run__steps=steps))
                 self.assertEqual([row["step"] for row in read_metrics(directory)[0]],
                                  list(range(1, steps + 1)))

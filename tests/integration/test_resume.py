@@ -7,7 +7,8 @@ import subprocess
 import unittest
 
 from nibble_job import (JOB_SECONDS, TINY_DENSE, TINY_MOE, JobTest, last_checkpoint, query,
-                        rank_bytes, read_metrics, settings, state_sha256, wait_until)
+                        rank_bytes, reached_step, read_metrics, settings, state_sha256,
+                        wait_until)
 
 STEPS = 8
 LENGTH = settings(run__steps=STEPS)
@@ -90,8 +91,7 @@ class Resume(StateTest):
 
     def check_resumed(self, directory, config=TINY_DENSE):
         """The killed job, resumed to an end that it has not reached, against an unbroken run."""
-        reached = max((int(path.name.split("-")[1])
-                       for path in (directory / "checkpoints").glob("step-*")), default=0)
+        reached = reached_step(directory)
         steps = max(STEPS, reached + 1)
         result = self.train(directory, "--resume", *settings(run__steps=steps), config=config)
         self.assertIn(f"{steps} steps in", result.out)
