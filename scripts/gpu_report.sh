@@ -108,7 +108,7 @@ case "$part" in
     rm -rf "$out/dequantized"
     bin/nibble export --to bf16 --input-dir "$int4" --output-dir "$out/dequantized"
     for task in chain_sum gsm_symbolic; do
-      head -n 32 "data/$task/heldout.jsonl" | python3 -c 'import json, sys
+      head -n "${PROMPTS:-6}" "data/$task/heldout.jsonl" | python3 -c 'import json, sys
 for line in sys.stdin: print(json.dumps({"messages": json.loads(line)["prompt"]}))' >"$out/prompts.jsonl"
       bin/nibble tokenize --model "$int4" <<<"$(sed 's/}$/, "add_generation_prompt": true}/' "$out/prompts.jsonl")" >"$out/ids.jsonl"
       bin/nibble generate --model "$int4" --device cuda --numerics fast --max-new-tokens 256 --input "$out/prompts.jsonl" \

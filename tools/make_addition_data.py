@@ -56,20 +56,28 @@ def write_jsonl(path: pathlib.Path, records: list[dict]) -> None:
     os.replace(partial, path)
 
 
+def write_sides(output: pathlib.Path, draw, noun: str) -> int:
+    """Writes what draw() returns, records to train on and held-out ones; an exit code."""
+    try:
+        train, held_out = draw()
+        output.mkdir(parents=True, exist_ok=True)
+        write_jsonl(output / "train.jsonl", train)
+        write_jsonl(output / "heldout.jsonl", held_out)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: cannot write to {output} ({error.strerror})", file=sys.stderr)
+        return 1
+    print(f"{output}: {len(train)} {noun} to train on, {len(held_out)} held out")
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", required=True, type=pathlib.Path, metavar="DIR")
     output = parser.parse_args(arguments).output
-    train, held_out = split_problems()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        write_jsonl(output / "train.jsonl", train)
-        write_jsonl(output / "heldout.jsonl", held_out)
-    except OSError as error:
-        print(f"error: cannot write to {output} ({error.strerror})", file=sys.stderr)
-        return 1
-    print(f"{output}: {len(train)} problems to train on, {len(held_out)} held out")
-    return 0
+    return write_sides(output, split_problems, "problems")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import importlib.metadata
 import pathlib
 import sys
 
-from make_addition_data import write_jsonl
+from make_addition_data import write_sides
 
 LIBRARY = "reasoning-gym"
 VERSION = "0.1.25"  # whose scores the reward `reasoning_gym` follows
@@ -72,19 +72,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     values = parse(arguments)
-    try:
-        train, held_out = draw_sides(values)
-        values.output.mkdir(parents=True, exist_ok=True)
-        write_jsonl(values.output / "train.jsonl", train)
-        write_jsonl(values.output / "heldout.jsonl", held_out)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: cannot write to {values.output} ({error.strerror})", file=sys.stderr)
-        return 1
-    print(f"{values.output}: {len(train)} problems to train on, {len(held_out)} held out")
-    return 0
+    return write_sides(values.output, lambda: draw_sides(values), "problems")
 
 
 if __name__ == "__main__":

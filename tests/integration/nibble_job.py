@@ -169,6 +169,17 @@ class Job:
             self.process.wait()
 
 
+TIMES = ("_ms", "_per_s")
+VARYING = ("weight_version", "published_version", "eval_weight_version", "sync_bytes")
+
+
+def reproducible(rows):
+    """The figures that do not depend on the clock, on how often the job was started, or on how
+    many workers are sent the weights."""
+    return [{key: value for key, value in row.items()
+             if not key.endswith(TIMES) and key not in VARYING} for row in rows]
+
+
 class JobTest(unittest.TestCase):
     """A temporary folder per test; every test ends with a look for processes left behind."""
 
@@ -213,6 +224,15 @@ class JobTest(unittest.TestCase):
     def start_train(self, directory, *arguments, config=TINY_DENSE, environment=None):
         return self.start("--log-level", "debug", "train", config,
                           *settings(run__directory=directory), *arguments, environment=environment)
+
+    def expect_same_run(self, directory, reference):
+        """The same bytes of training state, and the same figures but for the clock's."""
+        self.assertEqual(state_sha256(last_checkpoint(directory)),
+                         state_sha256(last_checkpoint(reference)))
+        self.assertEqual(rank_bytes(last_checkpoint(directory)),
+                         rank_bytes(last_checkpoint(reference)))
+        for found, wanted in zip(read_metrics(directory), read_metrics(reference)):
+            self.assertEqual(reproducible(found), reproducible(wanted))
 
     def train(self, directory, *arguments, config=TINY_DENSE, environment=None):
         """Runs a job that must end well."""

@@ -7,8 +7,7 @@ import signal
 import unittest
 
 from nibble_job import (ROOT, TINY_DENSE, TINY_MOE, JobTest, last_checkpoint, parents, query,
-                        rank_bytes, read_metrics, settings, state_sha256, wait_until)
-from test_resume import reproducible
+                        read_metrics, settings, state_sha256, wait_until)
 
 FAULT_SECONDS = 30
 COLOCATED = settings(cluster__placement="colocated")
@@ -18,17 +17,7 @@ def layout(ranks):
     return settings(cluster__trainers=ranks, cluster__rollout_workers=ranks)
 
 
-class ColocatedTest(JobTest):
-    def expect_same_training(self, directory, reference):
-        self.assertEqual(state_sha256(last_checkpoint(directory)),
-                         state_sha256(last_checkpoint(reference)))
-        self.assertEqual(rank_bytes(last_checkpoint(directory)),
-                         rank_bytes(last_checkpoint(reference)))
-        for found, wanted in zip(read_metrics(directory), read_metrics(reference)):
-            self.assertEqual(reproducible(found), reproducible(wanted))
-
-
-class SameTraining(ColocatedTest):
+class SameTraining(JobTest):
     def compare(self, ranks, *arguments, config=TINY_DENSE, gap=False):
         self.fresh_folder()
         separate, colocated = self.folder / "separate", self.folder / "colocated"
@@ -38,7 +27,7 @@ class SameTraining(ColocatedTest):
         self.assertEqual(sorted(joined.findall(together.err)),
                          [f"worker/{rank}" for rank in range(ranks)])
         self.assertEqual(len(joined.findall(apart.err)), 2 * ranks)
-        self.expect_same_training(colocated, separate)
+        self.expect_same_run(colocated, separate)
         rows, wanted = read_metrics(colocated)[0], read_metrics(separate)[0]
         for row, other in zip(rows, wanted):
             # Of every row, one engine in `ranks` is where it was packed; nothing else is sent.
@@ -74,7 +63,7 @@ class SameTraining(ColocatedTest):
         self.compare(1, *settings(qat__enabled="false", rollout__quantize="false", run__steps=3))
 
 
-class Faults(ColocatedTest):
+class Faults(JobTest):
     STEPS = settings(run__steps=6)
     ENDLESS = settings(run__steps=100000, eval__every=100000)
 
@@ -96,7 +85,7 @@ class Faults(ColocatedTest):
                 self.assertFalse(others & parents().keys(), "workers outlived the job")
                 self.expect_nothing_left(job)
                 self.train(directory, *self.STEPS, *layout(ranks), *COLOCATED, "--resume")
-                self.expect_same_training(directory, reference)
+                self.expect_same_run(directory, reference)
 
     def test_a_stopped_worker_is_lost_when_its_lease_runs_out(self):
         job = self.start_train(self.folder / "run", *self.ENDLESS, *layout(2), *COLOCATED,
@@ -124,7 +113,7 @@ class Faults(ColocatedTest):
                          state_sha256(last_checkpoint(reference)))
 
 
-class Workers(ColocatedTest):
+class Workers(JobTest):
     def test_workers_that_a_cluster_starts_get_both_roles(self):
         directory = self.folder / "run"
         coordinator = self.start("--log-level", "debug", "coordinator", TINY_DENSE, *COLOCATED,
@@ -141,7 +130,7 @@ class Workers(ColocatedTest):
         self.expect_refusal(late, 1, address)
 
 
-class Config(ColocatedTest):
+class Config(JobTest):
     def effective(self, *arguments):
         result = self.run_nibble("config", *arguments)
         self.assertEqual(result.code, 0, result.err)

@@ -7,34 +7,14 @@ import subprocess
 import unittest
 
 from nibble_job import (JOB_SECONDS, TINY_DENSE, TINY_MOE, JobTest, last_checkpoint, query,
-                        rank_bytes, reached_step, read_metrics, settings, state_sha256,
-                        wait_until)
+                        rank_bytes, reached_step, read_metrics, settings, state_sha256, wait_until)
 
 STEPS = 8
 LENGTH = settings(run__steps=STEPS)
 ENDLESS = settings(run__steps=1_000_000)
-TIMES = ("_ms", "_per_s")
-VARYING = ("weight_version", "published_version", "eval_weight_version", "sync_bytes")
 
 
-def reproducible(rows):
-    """The figures that do not depend on the clock, on how often the job was started, or on how
-    many workers are sent the weights."""
-    return [{key: value for key, value in row.items()
-             if not key.endswith(TIMES) and key not in VARYING} for row in rows]
-
-
-class StateTest(JobTest):
-    def expect_same_run(self, directory, reference):
-        self.assertEqual(state_sha256(last_checkpoint(directory)),
-                         state_sha256(last_checkpoint(reference)))
-        self.assertEqual(rank_bytes(last_checkpoint(directory)),
-                         rank_bytes(last_checkpoint(reference)))
-        for found, wanted in zip(read_metrics(directory), read_metrics(reference)):
-            self.assertEqual(reproducible(found), reproducible(wanted))
-
-
-class Determinism(StateTest):
+class Determinism(JobTest):
     def test_one_seed_gives_one_state_whatever_else_differs(self):
         first = self.folder / "first"
         self.train(first, *LENGTH)
@@ -57,7 +37,7 @@ class Determinism(StateTest):
         self.expect_same_run(three, two)
 
 
-class Resume(StateTest):
+class Resume(JobTest):
     def check_history(self, directory, steps=STEPS):
         rows, evals = read_metrics(directory)
         self.assertEqual([row["step"] for row in rows], list(range(1, steps + 1)))

@@ -67,7 +67,9 @@ TEST(PackBuffers, OneThatIsUsedAgainHoldsExactlyTheNewPacking) {
   PackBuffers buffers;
   (void)pack_shards(layout, model.masters(layout, -3.0f), model.kernels, buffers);
   const auto again = pack_shards(layout, model.masters(layout, 0.25f), model.kernels, buffers);
-  const auto fresh = pack_shards(layout, model.masters(layout, 0.25f), model.kernels);
+  PackBuffers fresh_buffers;
+  const auto fresh =
+      pack_shards(layout, model.masters(layout, 0.25f), model.kernels, fresh_buffers);
   EXPECT_EQ(buffers.num_allocated(), 1);
   for (size_t p = 0; p < fresh->parameters.size(); ++p) {
     EXPECT_EQ(again->parameters[p].words, fresh->parameters[p].words);

@@ -48,13 +48,6 @@ std::shared_ptr<PackedShards> PackBuffers::acquire(const ShardLayout& layout, De
 
 std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
                                                 std::span<const Array<float>> masters,
-                                                const kernels::WeightKernels& kernels) {
-  PackBuffers buffers;
-  return pack_shards(layout, masters, kernels, buffers);
-}
-
-std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
-                                                std::span<const Array<float>> masters,
                                                 const kernels::WeightKernels& kernels,
                                                 PackBuffers& buffers) {
   const std::shared_ptr<PackedShards> packed = buffers.acquire(layout, kernels.device());

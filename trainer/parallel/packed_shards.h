@@ -58,16 +58,12 @@ struct PackChanges {
 };
 
 /// Packs float32 masters (one array per parameter, this rank's rows) into one of `buffers`, which
-/// are of this layout. One pass over each. Throws
-/// Error{kInvalidArgument} naming tensor, row and group if a weight is not finite or overflows.
+/// are of this layout. One pass over each. Throws Error{kInvalidArgument} naming tensor, row and
+/// group if a weight is not finite or overflows.
 std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
                                                 std::span<const Array<float>> masters,
                                                 const kernels::WeightKernels& kernels,
                                                 PackBuffers& buffers);
-/// The same into memory of its own.
-std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
-                                                std::span<const Array<float>> masters,
-                                                const kernels::WeightKernels& kernels);
 
 PackChanges count_changes(const ShardLayout& layout, const PackedShards& before,
                           const PackedShards& after, const kernels::WeightKernels& kernels);
