@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "core/base/fail.h"
+#include "weight_sync/hash_batch.h"
 #include "weight_sync/stored_bytes.h"
 
 namespace nibble {
@@ -158,16 +159,15 @@ bool WeightReceiver::is_flip(const SyncPlan& plan) const {
   return own_sender_ && plan.edges.size() == 1 && plan.edges[0].sender == *own_sender_;
 }
 
-void WeightReceiver::hash_arrived(Attempt& attempt, size_t edge, const Segment& segment,
-                                  std::span<const std::byte> piece) const {
+void WeightReceiver::hash_arrived(HashBatch& hashes, Attempt& attempt, size_t edge,
+                                  const Segment& segment, std::span<const std::byte> piece) const {
   const auto i = static_cast<size_t>(segment.piece);
   const PlannedSlice& planned = attempt.plan.edges[edge].slices[i];
   const StoredTensor& tensor = manifest_.at(planned.slice.tensor);
   const int64_t first = (planned.byte_begin + segment.offset) / tensor.element_bytes();
-  attempt.hashes[edge][i] += hash_stored(
-      tensor, first,
-      piece.subspan(static_cast<size_t>(segment.offset), static_cast<size_t>(segment.bytes)),
-      kernels_);
+  hashes.add(tensor, first,
+             piece.subspan(static_cast<size_t>(segment.offset), static_cast<size_t>(segment.bytes)),
+             &attempt.hashes[edge][i]);
   attempt.arrived_bytes += segment.bytes;
 }
 
@@ -187,6 +187,7 @@ void WeightReceiver::receive_held(const Transaction& transaction, const HeldPack
 void WeightReceiver::take_held(Attempt& attempt, const HeldPacking& held) const {
   const auto tensors = shard_tensors(manifest_, *held.parameters, held.rank, held.world);
   DeviceMemory& memory = device_memory(kernels_.device());
+  HashBatch hashes(kernels_, attempt.plan.bucket_bytes);
   for (size_t e = 0; e < attempt.edges.size(); ++e) {
     if (attempt.edges[e].sender != held.rank) continue;
     const auto source = edge_pieces(manifest_, attempt.plan.edges[e], tensors);
@@ -197,9 +198,10 @@ void WeightReceiver::take_held(Attempt& attempt, const HeldPacking& held) const 
     memory.finish();
     for (size_t i = 0; i < source.size(); ++i) {
       const Segment whole{static_cast<int64_t>(i), 0, std::ssize(source[i])};
-      hash_arrived(attempt, e, whole, target.empty() ? source[i] : target[i]);
+      hash_arrived(hashes, attempt, e, whole, target.empty() ? source[i] : target[i]);
     }
   }
+  hashes.flush();
   if (!is_flip(attempt.plan)) return;
   attempt.weights =
       std::make_shared<ResidentWeights>(table_, plan_, held.parameters, kernels_.device());
@@ -215,13 +217,15 @@ void WeightReceiver::receive_edges(Attempt& attempt, Transport& transport,
     edges.push_back(attempt.edges[e]);
     place.push_back(e);
   }
+  HashBatch hashes(kernels_, attempt.plan.bucket_bytes);
   transport.receive(
       edges, attempt.plan.bucket_bytes,
       [&](size_t edge, const Segment& segment) {
-        hash_arrived(attempt, place[edge], segment,
+        hash_arrived(hashes, attempt, place[edge], segment,
                      edges[edge].pieces[static_cast<size_t>(segment.piece)]);
       },
       deadline);
+  hashes.flush();
 }
 
 void WeightReceiver::fill(const Transaction& transaction, const HeldPacking* held,

@@ -18,6 +18,8 @@
 
 namespace nibble {
 
+class HashBatch;
+
 enum class ReceiverState {
   kStale,     ///< has no version yet and serves nothing
   kIdle,      ///< serves a version, no transaction
@@ -107,7 +109,7 @@ class WeightReceiver {
   void take_held(Attempt& attempt, const HeldPacking& held) const;
   void receive_edges(Attempt& attempt, Transport& transport, Deadline deadline) const;
   bool finish_receive(std::shared_ptr<Attempt> attempt, const std::string& failure);
-  void hash_arrived(Attempt& attempt, size_t edge, const Segment& segment,
+  void hash_arrived(HashBatch& hashes, Attempt& attempt, size_t edge, const Segment& segment,
                     std::span<const std::byte> piece) const;
   void check_report(const Edge& edge, size_t edge_index,
                     std::span<const SenderReport> reports) const;

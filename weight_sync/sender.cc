@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "core/base/fail.h"
+#include "weight_sync/hash_batch.h"
 
 namespace nibble {
 
@@ -103,18 +104,20 @@ SenderReport WeightSender::move(const Transaction& transaction, const SyncPlan& 
     report.slices.push_back({planned.slice, known.value_or(quant::ContentHash{})});
     is_known.push_back(known.has_value());
   }
+  HashBatch hashes(kernels_, plan.bucket_bytes);
   const SentHandler hash_segment = [&](const Segment& segment) {
     const auto i = static_cast<size_t>(segment.piece);
     if (is_known[i]) return;
     const PlannedSlice& planned = edge->slices[i];
     const StoredTensor& tensor = manifest_.at(planned.slice.tensor);
     const int64_t first = (planned.byte_begin + segment.offset) / tensor.element_bytes();
-    report.slices[i].hash += hash_stored(
+    hashes.add(
         tensor, first,
         pieces[i].subspan(static_cast<size_t>(segment.offset), static_cast<size_t>(segment.bytes)),
-        kernels_);
+        &report.slices[i].hash);
   };
   transport.send(pieces, plan.bucket_bytes, hash_segment, deadline);
+  hashes.flush();
   for (const SliceHash& slice : report.slices) version->remember(slice);
   return report;
 }

@@ -1,7 +1,10 @@
 #include "weight_sync/stored_bytes.h"
 
+#include <limits>
+
 #include "core/base/fail.h"
 #include "core/comm/reduce.h"
+#include "weight_sync/hash_batch.h"
 
 namespace nibble {
 
@@ -67,30 +70,16 @@ std::vector<std::span<const std::byte>> edge_pieces(const Manifest& manifest, co
   return pieces;
 }
 
-quant::ContentHash hash_stored(const StoredTensor& tensor, int64_t first_element,
-                               std::span<const std::byte> bytes,
-                               const kernels::WeightKernels& kernels) {
-  const auto count = static_cast<int64_t>(bytes.size()) / tensor.element_bytes();
-  const auto first = static_cast<uint64_t>(first_element);
-  NIBBLE_CHECK(
-      reinterpret_cast<uintptr_t>(bytes.data()) % static_cast<uintptr_t>(tensor.element_bytes()) ==
-          0,
-      "tensor '{}' is not aligned to its elements", tensor.name);
-  if (tensor.kind == StoredKind::kWords) {
-    return kernels.hash_words(reinterpret_cast<const uint32_t*>(bytes.data()), count, first);
-  }
-  return kernels.hash_bf16(reinterpret_cast<const uint16_t*>(bytes.data()), count, first);
-}
-
 std::vector<quant::ContentHash> content_hashes(const Manifest& manifest,
                                                std::span<const LocalTensor> tensors,
                                                const kernels::WeightKernels& kernels) {
-  std::vector<quant::ContentHash> hashes;
+  std::vector<quant::ContentHash> hashes(tensors.size());
+  HashBatch batch(kernels, std::numeric_limits<int64_t>::max());
   for (size_t t = 0; t < tensors.size(); ++t) {
     const StoredTensor& tensor = manifest.tensors[t];
-    hashes.push_back(
-        hash_stored(tensor, tensors[t].row_begin * tensor.row_elements, tensors[t].bytes, kernels));
+    batch.add(tensor, tensors[t].row_begin * tensor.row_elements, tensors[t].bytes, &hashes[t]);
   }
+  batch.flush();
   return hashes;
 }
 

@@ -41,11 +41,6 @@ std::vector<LocalTensor> replica_tensors(const Manifest& manifest, const Residen
 std::vector<std::span<const std::byte>> edge_pieces(const Manifest& manifest, const Edge& edge,
                                                     std::span<const LocalTensor> tensors);
 
-/// Hash of the elements in `bytes`, the first of which is element `first_element` of `tensor`.
-quant::ContentHash hash_stored(const StoredTensor& tensor, int64_t first_element,
-                               std::span<const std::byte> bytes,
-                               const kernels::WeightKernels& kernels);
-
 /// One hash per manifest tensor over the rows at hand. Hashes of disjoint rows add up: the sum
 /// over the trainer's ranks equals the hashes of a replica that serves the same weights.
 std::vector<quant::ContentHash> content_hashes(const Manifest& manifest,

@@ -58,14 +58,14 @@ PackingChanges CpuWeightKernels::count_changes(std::span<const CompareJob> jobs)
   return changes;
 }
 
-quant::ContentHash CpuWeightKernels::hash_words(const uint32_t* words, int64_t count,
-                                                uint64_t first) const {
-  return kernels::hash_words(words, count, first, parallel_);
-}
-
-quant::ContentHash CpuWeightKernels::hash_bf16(const uint16_t* values, int64_t count,
-                                               uint64_t first) const {
-  return kernels::hash_bf16(values, count, first, parallel_);
+std::vector<quant::ContentHash> CpuWeightKernels::hash(std::span<const HashJob> jobs) const {
+  std::vector<quant::ContentHash> hashes;
+  for (const HashJob& job : jobs) {
+    hashes.push_back(job.words != nullptr
+                         ? kernels::hash_words(job.words, job.count, job.first, parallel_)
+                         : kernels::hash_bf16(job.bf16, job.count, job.first, parallel_));
+  }
+  return hashes;
 }
 
 }  // namespace nibble::kernels

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "core/base/device_memory.h"
 #include "core/kernels/adamw.h"
@@ -53,6 +54,14 @@ struct PackingChanges {
   int64_t scales = 0;
 };
 
+/// A run of elements of one tensor to hash: 32-bit words, or BF16 values where `words` is null.
+struct HashJob {
+  const uint32_t* words = nullptr;
+  const uint16_t* bf16 = nullptr;
+  int64_t count = 0;
+  uint64_t first = 0;  ///< position in the tensor of the run's first element
+};
+
 /// What is done to weights outside the passes of a model, on the device that holds them. All
 /// pointers are that device's. Calls return when their result is there; they follow what the
 /// calling thread has enqueued. Any thread may call any method.
@@ -69,11 +78,8 @@ class WeightKernels {
   /// In double, in an order that depends on the sizes alone.
   virtual double sum_of_squares(std::span<const std::span<const float>> arrays) const = 0;
   virtual PackingChanges count_changes(std::span<const CompareJob> jobs) const = 0;
-  /// quant::hash_words and hash_bf16.
-  virtual quant::ContentHash hash_words(const uint32_t* words, int64_t count,
-                                        uint64_t first) const = 0;
-  virtual quant::ContentHash hash_bf16(const uint16_t* values, int64_t count,
-                                       uint64_t first) const = 0;
+  /// quant::hash_words or hash_bf16 of each job.
+  virtual std::vector<quant::ContentHash> hash(std::span<const HashJob> jobs) const = 0;
 };
 
 /// On the CPU, over `parallel`'s threads (borrowed).
@@ -87,10 +93,7 @@ class CpuWeightKernels final : public WeightKernels {
                  int num_parts) const override;
   double sum_of_squares(std::span<const std::span<const float>> arrays) const override;
   PackingChanges count_changes(std::span<const CompareJob> jobs) const override;
-  quant::ContentHash hash_words(const uint32_t* words, int64_t count,
-                                uint64_t first) const override;
-  quant::ContentHash hash_bf16(const uint16_t* values, int64_t count,
-                               uint64_t first) const override;
+  std::vector<quant::ContentHash> hash(std::span<const HashJob> jobs) const override;
 
  private:
   const Parallel& parallel_;

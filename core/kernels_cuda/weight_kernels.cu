@@ -188,16 +188,25 @@ __global__ void changes_kernel(const CompareJob* __restrict__ jobs,
   add_counts(codes, scales, counters);
 }
 
-// A sum mod 2^64: the order of the atomics does not matter.
 template <typename Element>
-__global__ void hash_kernel(const Element* __restrict__ values, int64_t count, uint64_t first,
-                            unsigned long long* counters) {
+__device__ quant::ContentHash hash_chunk(const Element* __restrict__ values, const Chunk& chunk,
+                                         uint64_t first) {
   quant::ContentHash hash;
-  const int64_t step = int64_t{gridDim.x} * kThreads;
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += step) {
-    hash += quant::hash_element(values[i], first + static_cast<uint64_t>(i));
+  for (int i = static_cast<int>(threadIdx.x); i < chunk.count; i += kThreads) {
+    const int64_t at = chunk.begin + i;
+    hash += quant::hash_element(values[at], first + static_cast<uint64_t>(at));
   }
-  add_counts(hash.low, hash.high, counters);
+  return hash;
+}
+
+// One block a chunk, two counters a job. Sums mod 2^64: the order of the atomics does not matter.
+__global__ void hash_kernel(const HashJob* __restrict__ jobs, const Chunk* __restrict__ chunks,
+                            unsigned long long* counters) {
+  const Chunk chunk = chunks[blockIdx.x];
+  const HashJob job = jobs[chunk.job];
+  const quant::ContentHash hash = job.words != nullptr ? hash_chunk(job.words, chunk, job.first)
+                                                       : hash_chunk(job.bf16, chunk, job.first);
+  add_counts(hash.low, hash.high, counters + 2 * chunk.job);
 }
 
 constexpr int64_t kMaxBlocks = 4096;
@@ -228,16 +237,19 @@ class CudaWeightKernels::Scratch {
     NIBBLE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream));
     NIBBLE_CUDA_CHECK(cudaStreamSynchronize(stream));
   }
-  // Two counters, zeroed; `run` enqueues what adds to them.
+  // `count` counters, zeroed; `run` enqueues what adds to them.
   template <typename Run>
-  void count(unsigned long long (&result)[2], Run run) {
+  std::vector<unsigned long long> count(size_t count, Run run) {
     bind();
     const std::lock_guard lock(mutex);
-    auto* counters = static_cast<unsigned long long*>(reserve(0, sizeof result));
-    NIBBLE_CUDA_CHECK(cudaMemsetAsync(counters, 0, sizeof result, stream));
+    std::vector<unsigned long long> result(count);
+    const size_t bytes = count * sizeof result[0];
+    auto* counters = static_cast<unsigned long long*>(reserve(0, bytes));
+    NIBBLE_CUDA_CHECK(cudaMemsetAsync(counters, 0, bytes, stream));
     run(counters);
     NIBBLE_CUDA_CHECK(cudaGetLastError());
-    download(result, counters, sizeof result);
+    download(result.data(), counters, bytes);
+    return result;
   }
 
   const cudaStream_t stream;
@@ -349,10 +361,9 @@ PackingChanges CudaWeightKernels::count_changes(std::span<const CompareJob> jobs
   std::vector<int64_t> counts;
   for (const CompareJob& job : jobs) counts.push_back(job.num_words);
   const std::vector<Chunk> chunks = cut(counts);
-  unsigned long long result[2] = {};
   if (chunks.empty()) return {};
   Scratch& s = *scratch_;
-  s.count(result, [&](unsigned long long* counters) {
+  const auto result = s.count(2, [&](unsigned long long* counters) {
     changes_kernel<<<static_cast<unsigned>(chunks.size()), kThreads, 0, s.stream>>>(
         s.upload(1, std::vector<CompareJob>(jobs.begin(), jobs.end())), s.upload(2, chunks),
         counters);
@@ -360,26 +371,19 @@ PackingChanges CudaWeightKernels::count_changes(std::span<const CompareJob> jobs
   return {static_cast<int64_t>(result[0]), static_cast<int64_t>(result[1])};
 }
 
-quant::ContentHash CudaWeightKernels::hash_words(const uint32_t* words, int64_t count,
-                                                 uint64_t first) const {
-  unsigned long long result[2] = {};
-  if (count == 0) return {};
-  scratch_->count(result, [&](unsigned long long* counters) {
-    hash_kernel<<<grid_size(count, kThreads, kMaxBlocks), kThreads, 0, scratch_->stream>>>(
-        words, count, first, counters);
+std::vector<quant::ContentHash> CudaWeightKernels::hash(std::span<const HashJob> jobs) const {
+  std::vector<int64_t> counts;
+  for (const HashJob& job : jobs) counts.push_back(job.count);
+  const std::vector<Chunk> chunks = cut(counts);
+  std::vector<quant::ContentHash> hashes(jobs.size());
+  if (chunks.empty()) return hashes;
+  Scratch& s = *scratch_;
+  const auto sums = s.count(2 * jobs.size(), [&](unsigned long long* counters) {
+    hash_kernel<<<static_cast<unsigned>(chunks.size()), kThreads, 0, s.stream>>>(
+        s.upload(1, std::vector<HashJob>(jobs.begin(), jobs.end())), s.upload(2, chunks), counters);
   });
-  return {result[0], result[1]};
-}
-
-quant::ContentHash CudaWeightKernels::hash_bf16(const uint16_t* values, int64_t count,
-                                                uint64_t first) const {
-  unsigned long long result[2] = {};
-  if (count == 0) return {};
-  scratch_->count(result, [&](unsigned long long* counters) {
-    hash_kernel<<<grid_size(count, kThreads, kMaxBlocks), kThreads, 0, scratch_->stream>>>(
-        values, count, first, counters);
-  });
-  return {result[0], result[1]};
+  for (size_t i = 0; i < jobs.size(); ++i) hashes[i] = {sums[2 * i], sums[2 * i + 1]};
+  return hashes;
 }
 
 }  // namespace nibble::kernels::cuda

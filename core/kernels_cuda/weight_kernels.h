@@ -25,10 +25,7 @@ class CudaWeightKernels final : public WeightKernels {
                  int num_parts) const override;
   double sum_of_squares(std::span<const std::span<const float>> arrays) const override;
   PackingChanges count_changes(std::span<const CompareJob> jobs) const override;
-  quant::ContentHash hash_words(const uint32_t* words, int64_t count,
-                                uint64_t first) const override;
-  quant::ContentHash hash_bf16(const uint16_t* values, int64_t count,
-                               uint64_t first) const override;
+  std::vector<quant::ContentHash> hash(std::span<const HashJob> jobs) const override;
 
  private:
   class Scratch;

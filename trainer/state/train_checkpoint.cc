@@ -28,6 +28,8 @@ void write_rank_file(const fs::path& path, const ShardLayout& layout, const Opti
                      const kernels::WeightKernels& kernels) {
   std::vector<TensorInfo> infos;
   std::map<std::string, std::string> metadata;
+  std::vector<std::string> hash_keys;
+  std::vector<kernels::HashJob> hash_jobs;
   for (const char* kind : kKinds) {
     for (int64_t p = 0; p < layout.table->size(); ++p) {
       const ParameterSpec& whole = layout.table->at(p);
@@ -36,10 +38,14 @@ void write_rank_file(const fs::path& path, const ShardLayout& layout, const Opti
           {fmt::format("{}/{}", kind, whole.name()), DType::kF32, {shard.rows(), whole.cols}});
       metadata["first_row/" + whole.name()] = std::to_string(shard.begin);
       const Array<float>& array = arrays_of(state, kind)[static_cast<size_t>(p)];
-      metadata[checkpoint_hash_key(kind, whole)] = content_hash_text(kernels.hash_words(
-          reinterpret_cast<const uint32_t*>(array.data()), static_cast<int64_t>(array.size()),
-          static_cast<uint64_t>(shard.begin * whole.cols)));
+      hash_keys.push_back(checkpoint_hash_key(kind, whole));
+      hash_jobs.push_back({reinterpret_cast<const uint32_t*>(array.data()), nullptr,
+                           std::ssize(array), static_cast<uint64_t>(shard.begin * whole.cols)});
     }
+  }
+  const std::vector<quant::ContentHash> hashes = kernels.hash(hash_jobs);
+  for (size_t i = 0; i < hashes.size(); ++i) {
+    metadata[hash_keys[i]] = content_hash_text(hashes[i]);
   }
   SafetensorsWriter writer(path, infos, metadata);
   for (const char* kind : kKinds) {

@@ -180,10 +180,20 @@ TEST_F(WeightKernelsCuda, HashesCountsAndSumsAreTheCpus) {
   const auto count = std::ssize(words), num_values = std::ssize(values);
   const auto a = on_device(words), b = on_device(other);
   const auto c = on_device(values), d = on_device(changed);
-  const auto hash = gpu->hash_words(a.data(), count, 12345678901ull);
-  EXPECT_EQ(hash, cpu.hash_words(words.data(), count, 12345678901ull));
-  EXPECT_NE(hash, gpu->hash_words(a.data(), count, 12345678902ull));
-  EXPECT_EQ(gpu->hash_bf16(c.data(), num_values, 7), cpu.hash_bf16(values.data(), num_values, 7));
+  const auto hashes = [&](const WeightKernels& kernels, const auto& w, const auto& v) {
+    const std::vector<HashJob> jobs = {{w.data(), nullptr, count, 12345678901ull},
+                                       {w.data(), nullptr, 0, 3},
+                                       {nullptr, v.data(), num_values, 7},
+                                       {w.data(), nullptr, count, 12345678902ull},
+                                       {w.data() + 1, nullptr, 5, 2}};
+    return kernels.hash(jobs);
+  };
+  const auto hash = hashes(*gpu, a, c);
+  EXPECT_EQ(hash, hashes(cpu, words, values));
+  EXPECT_EQ(hash[1], quant::ContentHash{});
+  EXPECT_EQ(hash[2], quant::hash_bf16(values.data(), num_values, 7));
+  EXPECT_NE(hash[0], hash[3]);
+  EXPECT_TRUE(gpu->hash({}).empty());
   // Fewer scales than words, in two jobs.
   const int64_t some = 5003;
   const std::vector<CompareJob> on_cpu = {
