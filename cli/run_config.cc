@@ -8,6 +8,7 @@
 #include "core/base/log.h"
 #include "core/checkpoint/hf_directory.h"
 #include "core/models/weights.h"
+#include "core/spec/model_config.h"
 #include "rollout/reward/scorer.h"
 
 namespace nibble {
@@ -102,15 +103,16 @@ Json model_json(const RunConfig& c, const std::filesystem::path& directory) {
   return weightless ? read_hf_config(directory) : HfDirectory(directory).config();
 }
 
-ParameterTable parameters_of(const RunConfig& c, const std::filesystem::path& directory) {
-  return model_parameters(
-      parse_model_config(model_json(c, directory), (directory / "config.json").string()));
+ModelConfig model_of(const RunConfig& c, const std::filesystem::path& directory) {
+  return parse_model_config(model_json(c, directory), (directory / "config.json").string());
 }
 
-// A plan made for one model's parameters means nothing for another's.
-void check_same_model(const RunConfig& c, const ParameterTable& table,
+// A plan made for one model's parameters means nothing for another's, and the trainer runs the
+// reference's weights through the model's own layers.
+void check_same_model(const RunConfig& c, const ModelConfig& model, const ParameterTable& table,
                       const std::filesystem::path& directory, const std::filesystem::path& other) {
-  const ParameterTable theirs = parameters_of(c, other);
+  const ModelConfig other_model = model_of(c, other);
+  const ParameterTable theirs = model_parameters(other_model);
   for (int64_t i = 0; i < std::max(table.size(), theirs.size()); ++i) {
     const bool both = i < table.size() && i < theirs.size();
     if (both && table.at(i).module == theirs.at(i).module &&
@@ -121,6 +123,12 @@ void check_same_model(const RunConfig& c, const ParameterTable& table,
          "'{}' and '{}' are different models: they differ from parameter '{}' on; model.path, "
          "model.int4 and model.reference must be of one model",
          directory.string(), other.string(), (i < table.size() ? table : theirs).at(i).name());
+  }
+  if (const auto field = computed_difference(model, other_model)) {
+    fail(ErrorCode::kInvalidArgument,
+         "'{}' and '{}' differ in '{}' of config.json; model.path, model.int4 and model.reference "
+         "must be of one model",
+         directory.string(), other.string(), *field);
   }
 }
 
@@ -162,9 +170,12 @@ RunConfig parse_effective_yaml(const std::string& yaml) {
 
 JobPlans job_plans(const RunConfig& config) {
   const std::filesystem::path directory = quantization_source(config);
-  const ParameterTable table = parameters_of(config, directory);
+  const ModelConfig model = model_of(config, directory);
+  const ParameterTable table = model_parameters(model);
   for (const auto& other : {config.model.path, config.model.reference}) {
-    if (!other.empty() && other != directory) check_same_model(config, table, directory, other);
+    if (!other.empty() && other != directory) {
+      check_same_model(config, model, table, directory, other);
+    }
   }
   QuantizationPlan int4 =
       checkpoint_plan(model_json(config, directory), (directory / "config.json").string(), table);

@@ -113,7 +113,6 @@ void Trainer::load_masters() {
 
 void Trainer::load_reference() {
   const HfDirectory model(config_.reference);
-  const ModelSpec found = load_spec(config_.reference);
   const ShardLayout layout{&spec_.table, plan_bf16(spec_.table), group_.rank(), group_.world()};
   auto shards = std::make_shared<PackedShards>();
   for (int64_t p = 0; p < spec_.table.size(); ++p) {

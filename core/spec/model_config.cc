@@ -4,6 +4,7 @@
 #include <array>
 #include <map>
 #include <set>
+#include <tuple>
 
 #include "core/base/fail.h"
 
@@ -291,6 +292,24 @@ ModelConfig parse_model_config(const Json& json, const std::string& what) {
   fields.finish();
   check_shape(config, what);
   return config;
+}
+
+std::optional<std::string_view> computed_difference(const ModelConfig& a, const ModelConfig& b) {
+  const auto scaling = [](const RopeConfig& r) {
+    return r.llama3 ? std::tuple{true, r.factor, r.low_freq_factor, r.high_freq_factor,
+                                 r.original_max_position}
+                    : std::tuple{false, 1.0, 1.0, 1.0, 1.0};
+  };
+  if (a.architecture != b.architecture) return "model_type";
+  if (a.num_heads != b.num_heads) return "num_attention_heads";
+  if (a.num_kv_heads != b.num_kv_heads) return "num_key_value_heads";
+  if (a.rms_eps != b.rms_eps) return "rms_norm_eps";
+  if (a.rope.theta != b.rope.theta) return "rope_theta";
+  if (scaling(a.rope) != scaling(b.rope)) return "rope_scaling";
+  if (a.tied_embeddings != b.tied_embeddings) return "tie_word_embeddings";
+  if (a.moe.top_k != b.moe.top_k) return "num_experts_per_tok";
+  if (a.moe.norm_topk_prob != b.moe.norm_topk_prob) return "norm_topk_prob";
+  return std::nullopt;
 }
 
 }  // namespace nibble

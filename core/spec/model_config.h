@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/base/json.h"
@@ -58,5 +60,9 @@ struct ModelConfig {
 /// window, attention bias, dropout, another activation, ...) and any unknown field is refused:
 /// Error{kInvalidArgument} naming `what` and the field. Unsupported model types: kUnimplemented.
 ModelConfig parse_model_config(const Json& config, const std::string& what);
+
+/// Name in config.json of a field, other than sizes of weights, in which the two compute something
+/// else of equal weights and inputs; nothing if there is none.
+std::optional<std::string_view> computed_difference(const ModelConfig& a, const ModelConfig& b);
 
 }  // namespace nibble

@@ -140,6 +140,14 @@ class BadInput(JobTest):
         other = ROOT / "tests/oracles/models/moe_norm/int4_sym7"
         self.refused(other, BF16, arguments=settings(model__path=BF16, model__int4=other))
 
+    def test_a_reference_that_computes_something_else(self):
+        model = self.model_copy(BF16)
+        config = json.loads((model / "config.json").read_text())
+        config.update(rms_norm_eps=0.001)
+        (model / "config.json").write_text(json.dumps(config))
+        self.refused("rms_norm_eps", model, arguments=settings(model__path=BF16, model__reference=model,
+                                                               model__int4=INT4))
+
     def test_a_model_without_tokenizer(self):
         model = self.model_copy(BF16)
         (model / "tokenizer.json").unlink()

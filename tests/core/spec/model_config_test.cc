@@ -63,5 +63,27 @@ TEST(ModelConfig, WhatIsNotImplementedIsRefusedByName) {
   expect_refused(llama_window, "sliding_window");
 }
 
+TEST(ModelConfig, WhatComputesSomethingElseOfEqualWeightsIsNamed) {
+  const auto difference = [](const char* model, const char* key, const Json& value) {
+    Json changed = config_of(model);
+    changed[key] = value;
+    return computed_difference(parse_model_config(config_of(model), "a"),
+                               parse_model_config(changed, "b"))
+        .value_or("none");
+  };
+  EXPECT_EQ(difference("dense_tied", "max_position_embeddings", 77), "none");
+  EXPECT_EQ(difference("dense_tied", "rms_norm_eps", 1e-3), "rms_norm_eps");
+  EXPECT_EQ(difference("dense_tied", "tie_word_embeddings", false), "tie_word_embeddings");
+  EXPECT_EQ(
+      difference("dense_tied", "rope_parameters", {{"rope_type", "default"}, {"rope_theta", 77.0}}),
+      "rope_theta");
+  EXPECT_EQ(difference("moe_norm", "norm_topk_prob", false), "norm_topk_prob");
+  EXPECT_EQ(difference("moe_norm", "num_experts_per_tok", 1), "num_experts_per_tok");
+  const ModelConfig llama3 = parse_model_config(config_of("llama_smol"), "a");
+  ModelConfig other = llama3;
+  other.rope.llama3 = !other.rope.llama3;
+  EXPECT_EQ(computed_difference(llama3, other), "rope_scaling");
+}
+
 }  // namespace
 }  // namespace nibble
