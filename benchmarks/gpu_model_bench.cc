@@ -295,8 +295,24 @@ void measure_training(const Setup& s, const ops::Backend& backend, Numerics nume
                     flop / both[2] / s.limits.flops, stats.allocated_bytes[0].peak >> 20));
 }
 
-// Quantize-and-pack of all quantized parameters from float32 masters, and AdamW.
-void measure_weights(const Setup& s, const ops::Backend& backend) {
+// Bytes per second from page-locked host memory to the GPU.
+double bus_rate() {
+  constexpr size_t kBytes = size_t{1} << 30;
+  const Array<std::byte> host(kBytes, DeviceKind::kCudaHost);
+  Array<std::byte> gpu(kBytes, DeviceKind::kCuda);
+  double best = 1e9;
+  for (int round = 0; round < 3; ++round) {
+    (void)seconds_since({});
+    const auto begin = std::chrono::steady_clock::now();
+    device_memory(DeviceKind::kCuda).copy(gpu.data(), host.data(), host.num_bytes());
+    best = std::min(best, seconds_since(begin));
+  }
+  return static_cast<double>(kBytes) / best;
+}
+
+// Quantize-and-pack of all quantized parameters from float32 masters, and AdamW; masters and
+// moments in the GPU's memory, or offloaded to the host's.
+void measure_weights(const Setup& s, const ops::Backend& backend, DeviceKind state) {
   std::vector<Array<float>> master, m, v, grad;
   std::vector<kernels::PackJob> jobs;
   std::vector<kernels::AdamwJob> updates;
@@ -308,9 +324,11 @@ void measure_weights(const Setup& s, const ops::Backend& backend) {
     if (s.weights->stored(p).words.empty()) continue;
     const ParameterSpec& parameter = s.spec.table.at(p);
     const auto elements = static_cast<size_t>(parameter.num_elements());
-    for (auto* list : {&master, &m, &v, &grad}) list->emplace_back(elements, DeviceKind::kCuda);
+    for (auto* list : {&master, &grad}) list->emplace_back(elements, DeviceKind::kCuda);
+    for (auto* list : {&m, &v}) list->emplace_back(elements, state);
     at::from_blob(master.back().data(), {parameter.num_elements()}, gpu).normal_(0.0, 0.02);
     at::from_blob(grad.back().data(), {parameter.num_elements()}, gpu).normal_(0.0, 0.01);
+    if (state != DeviceKind::kCuda) master.back() = master.back().to(state);
     packed.push_back(StoredParameter::make(parameter, parameter.rows, s.weights->plan(), true,
                                            DeviceKind::kCuda));
     jobs.push_back({master.back().data(),
@@ -336,6 +354,16 @@ void measure_weights(const Setup& s, const ops::Backend& backend) {
   }
   std::sort(pack.begin(), pack.end());
   std::sort(adamw.begin(), adamw.end());
+  if (state == DeviceKind::kCudaHost) {
+    // Each way: AdamW reads three arrays and writes them, packing reads one.
+    const double bus = bus_rate();
+    print(s, "offload",
+          fmt::format("\"parameters\": {:.0f}, \"bus_GB_per_s\": {:.1f}, \"pack_ms\": {:.1f}, "
+                      "\"pack_of_bus\": {:.3f}, \"adamw_ms\": {:.1f}, \"adamw_of_bus\": {:.3f}",
+                      count, 1e-9 * bus, 1e3 * pack[4], 4.0 * count / pack[4] / bus, 1e3 * adamw[4],
+                      12.0 * count / adamw[4] / bus));
+    return;
+  }
   const double pack_rate = (4.0 * count + bytes) / pack[4];
   const double adamw_rate = 28.0 * count / adamw[4];  // four read, three written
   print(s, "pack",
@@ -365,7 +393,8 @@ void measure(const std::string& name, const std::string& weights_name) {
   measure_engine(s, *fast, Numerics::kFast);
   measure_engine(s, *exact, Numerics::kExact);
   if (moe) return;  // float32 gradients of 30 billion weights do not fit
-  measure_weights(s, *fast);
+  measure_weights(s, *fast, DeviceKind::kCuda);
+  measure_weights(s, *fast, DeviceKind::kCudaHost);
   s.weights->enable_gradients();
   measure_training(s, *fast, Numerics::kFast);
   measure_training(s, *exact, Numerics::kExact);

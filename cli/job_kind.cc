@@ -10,11 +10,17 @@ namespace nibble {
 namespace {
 
 // What a supervised job does not look at; a name that ends with a dot is a whole section.
-constexpr std::array<std::string_view, 10> kRolloutOnly = {
-    "rollout.",           "reward.",          "algorithm.",
-    "model.reference",    "data.label_key",   "optimizer.steps_per_rollout",
-    "eval.samples",       "eval.temperature", "logging.sample_text_steps",
-    "weight_sync.retries"};
+constexpr std::array<std::string_view, 11> kRolloutOnly = {"rollout.",
+                                                           "reward.",
+                                                           "algorithm.",
+                                                           "model.reference",
+                                                           "model.offload_reference",
+                                                           "data.label_key",
+                                                           "optimizer.steps_per_rollout",
+                                                           "eval.samples",
+                                                           "eval.temperature",
+                                                           "logging.sample_text_steps",
+                                                           "weight_sync.retries"};
 constexpr std::array<std::string_view, 4> kRolloutOnlyBut = {
     "rollout.max_positions", "rollout.timeout_ms", "algorithm.loss", "algorithm.aggregation"};
 constexpr std::array<std::string_view, 3> kSupervisedOnly = {"data.response_key", "data.text_key",

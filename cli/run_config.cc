@@ -218,6 +218,7 @@ TrainerConfig trainer_config(const RunConfig& c) {
   TrainerConfig config;
   JobPlans plans = job_plans(c);
   config.model = c.model.path;
+  config.offload_reference = c.model.offload_reference;
   config.init = c.model.init;
   config.init_seed = static_cast<uint64_t>(c.run.seed);
   config.reference = c.model.reference.empty() ? c.model.path : c.model.reference;

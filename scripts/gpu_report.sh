@@ -3,7 +3,7 @@
 # scripts/gpu_bundle.sh makes, on a machine with a GPU, its driver and python3 with torch 2.11.
 #   scripts/gpu_report.sh PART [OUTPUT FOLDER]
 #   tests     kernels, trainer and engine against the CPU and Transformers, exactness, NCCL failures
-#   nccl      the CI jobs as 2 trainer ranks and 2 rollout workers: over NCCL, over Gloo, on the CPU
+#   nccl      the CI jobs as 2 trainer ranks and 2 rollout workers: over NCCL, over Gloo, on the CPU; and offloaded
 #   shapes    decode, prompts, training pass and packing of Qwen3-0.6B, 4B and a 30B-A3B shape
 #   learn     the main job, 200 steps, every seed of SEEDS at once: MODE=int4 | bf16 | noqat (needs models/ and data/)
 #   long      answers of up to 256 tokens: chain_sum and gsm_symbolic, fast (needs models/ and data/)
@@ -63,10 +63,11 @@ case "$part" in
     ;;
   nccl)
     for job in tiny-dense tiny-moe; do
-      for way in nccl gloo cpu; do
+      for way in nccl gloo cpu offload; do
         run=$out/$job-$way
         device=(--set cluster.device=cuda --set "weight_sync.transport=$way")
         [ "$way" != cpu ] || device=(--set cluster.device=cpu)
+        [ "$way" != offload ] || device=(--set cluster.device=cuda --set optimizer.offload=true --set model.offload_reference=true)
         start "$run" "configs/ci/$job.yaml" "${device[@]}"
         wait_all
         summarize "$run"

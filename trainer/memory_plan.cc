@@ -26,8 +26,9 @@ int64_t shard_bytes(const ShardLayout& layout) {
 
 // GatheredWeights: two layers and what is in none, each with what is sent, what came, what it
 // became and float32 gradients; the largest one's gradients once more on their way, both ends.
-int64_t ring_bytes(const ShardLayout& layout, bool with_gradients) {
-  if (layout.world == 1) return 0;
+// With one rank nothing is sent, and only shards on the host need a ring.
+int64_t ring_bytes(const ShardLayout& layout, bool with_gradients, ShardHome home) {
+  if (layout.world == 1 && home == ShardHome::kDevice) return 0;
   struct Unit {
     int64_t packed = 0;
     int64_t elements = 0;
@@ -46,7 +47,8 @@ int64_t ring_bytes(const ShardLayout& layout, bool with_gradients) {
     largest.elements = std::max(largest.elements, unit.elements);
   }
   const int64_t reduced = std::max(largest.elements, outer.elements);
-  const int64_t gathered = 3 * (2 * largest.packed + outer.packed);
+  const int64_t copies = layout.world == 1 ? 1 : 3;
+  const int64_t gathered = copies * (2 * largest.packed + outer.packed);
   if (!with_gradients) return gathered;
   return gathered + kFloatBytes * (2 * largest.elements + outer.elements + 2 * reduced);
 }
@@ -91,16 +93,18 @@ TrainerMemory plan_trainer_memory(const TrainerConfig& config, int rank, int wor
   for (int64_t p = 0; p < table.size(); ++p) elements += train.shard_elements(p);
 
   TrainerMemory memory;
-  memory.state_bytes = 4 * kFloatBytes * elements;
+  const int64_t arrays = config.optimizer.offload ? 1 : 4;  // gradients stay
+  memory.state_bytes = arrays * kFloatBytes * elements;
   memory.packed_bytes = 2 * shard_bytes(train);
   const bool same_plan = config.train_plan.quantized == config.serve_plan.quantized;
   if (!same_plan) memory.packed_bytes += 2 * shard_bytes(serve);
   // One more where a step packs several times: what is served must not be packed into.
   if (config.optimizer.steps_per_rollout > 1) memory.packed_bytes += shard_bytes(serve);
-  memory.ring_bytes = ring_bytes(train, true);
+  memory.ring_bytes = ring_bytes(train, true, ShardHome::kDevice);
   if (may_need_reference(config.algorithm)) {
-    memory.reference_bytes = shard_bytes(reference);
-    memory.ring_bytes += ring_bytes(reference, false);  // one of its own
+    const ShardHome home = config.offload_reference ? ShardHome::kHost : ShardHome::kDevice;
+    if (home == ShardHome::kDevice) memory.reference_bytes = shard_bytes(reference);
+    memory.ring_bytes += ring_bytes(reference, false, home);  // one of its own
   }
   memory.activation_bytes = activation_bytes(model, table, config.max_tokens_per_device);
   return memory;

@@ -72,7 +72,7 @@ Trainer::Trainer(TrainerConfig config, ProcessGroup& group, ProcessGroup& device
       serve_layout_{&spec_.table, config_.serve_plan, group.rank(), group.world()},
       rope_(backend.place(
           make_rope_table(spec_.config.rope, spec_.config.head_dim, config_.max_positions))),
-      state_(train_layout_, backend.kind()),
+      state_(train_layout_, state_device()),
       weights_(train_layout_, device_group, backend.weight_kernels()) {
   validate(config_.algorithm.loss);
   load_masters();
@@ -86,10 +86,14 @@ Trainer::Trainer(TrainerConfig config, ProcessGroup& group, ProcessGroup& device
 
 Trainer::~Trainer() = default;
 
+DeviceKind Trainer::state_device() const {
+  return config_.optimizer.offload ? offload_kind(backend_.kind()) : backend_.kind();
+}
+
 void Trainer::load_masters() {
   const auto set = [&](int64_t p, const std::vector<float>& rows) {
     state_.master[static_cast<size_t>(p)] =
-        Array<float>(std::span<const float>(rows), backend_.kind());
+        Array<float>(std::span<const float>(rows), state_device());
   };
   if (config_.init == ModelInit::kRandom) {
     const RandomInit init{
@@ -114,6 +118,9 @@ void Trainer::load_masters() {
 void Trainer::load_reference() {
   const HfDirectory model(config_.reference);
   const ShardLayout layout{&spec_.table, plan_bf16(spec_.table), group_.rank(), group_.world()};
+  const ShardHome home = config_.offload_reference ? ShardHome::kHost : ShardHome::kDevice;
+  const DeviceKind device =
+      home == ShardHome::kHost ? offload_kind(backend_.kind()) : backend_.kind();
   auto shards = std::make_shared<PackedShards>();
   for (int64_t p = 0; p < spec_.table.size(); ++p) {
     const ParameterSpec& parameter = spec_.table.at(p);
@@ -122,10 +129,11 @@ void Trainer::load_reference() {
     const auto rows = std::span<const uint16_t>(whole).subspan(
         static_cast<size_t>(shard.begin * parameter.cols),
         static_cast<size_t>(shard.rows() * parameter.cols));
-    StoredParameter stored{Array<uint16_t>(rows, backend_.kind()), {}, {}};
+    StoredParameter stored{Array<uint16_t>(rows, device), {}, {}};
     shards->parameters.push_back(std::move(stored));
   }
-  reference_ = std::make_unique<GatheredWeights>(layout, device_group_, backend_.weight_kernels());
+  reference_ =
+      std::make_unique<GatheredWeights>(layout, device_group_, backend_.weight_kernels(), home);
   reference_->set_shards(std::move(shards));
 }
 

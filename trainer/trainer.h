@@ -32,6 +32,7 @@ struct TrainerConfig {
   ModelInit init = ModelInit::kPretrained;
   uint64_t init_seed = 1;           ///< of a random start
   std::filesystem::path reference;  ///< BF16 directory of the reference
+  bool offload_reference = false;   ///< ShardHome::kHost for it
   QuantizationPlan train_plan;      ///< what the forward pass multiplies with
   QuantizationPlan serve_plan;      ///< what is published; the same under QAT
   AlgorithmConfig algorithm;
@@ -115,6 +116,7 @@ class Trainer {
   struct RecordPass;
   bool needs_reference(int64_t step) const;
   void repack(PackChanges* changes);
+  DeviceKind state_device() const;
   void load_masters();
   void load_reference();
   void run_update(const std::vector<SampleGroup>& groups, bool with_reference, bool first,

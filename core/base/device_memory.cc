@@ -11,6 +11,14 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 
+class HostCopyLane final : public CopyLane {
+ public:
+  void copy(void* to, const void* from, int64_t bytes) override {
+    std::memcpy(to, from, static_cast<size_t>(bytes));
+  }
+  void join() override {}
+};
+
 class HostMemory final : public DeviceMemory {
  public:
   void* allocate(int64_t bytes) override {
@@ -29,22 +37,27 @@ class HostMemory final : public DeviceMemory {
     std::memset(data, 0, static_cast<size_t>(bytes));
   }
   void finish() override {}
+  std::unique_ptr<CopyLane> make_copy_lane() override { return std::make_unique<HostCopyLane>(); }
 };
 
 std::atomic<DeviceMemory*> cuda_memory{nullptr};
+std::atomic<DeviceMemory*> cuda_host_memory{nullptr};
 
 }  // namespace
 
 DeviceMemory& device_memory(DeviceKind kind) {
   static HostMemory host;
   if (kind == DeviceKind::kCpu) return host;
-  DeviceMemory* memory = cuda_memory.load();
+  DeviceMemory* memory = (kind == DeviceKind::kCuda ? cuda_memory : cuda_host_memory).load();
   if (memory == nullptr) {
     fail(ErrorCode::kUnimplemented, "GPU memory was asked for, but no GPU is in use here");
   }
   return *memory;
 }
 
-void register_cuda_memory(DeviceMemory& memory) { cuda_memory.store(&memory); }
+void register_cuda_memory(DeviceMemory& memory, DeviceMemory& host_memory) {
+  cuda_memory.store(&memory);
+  cuda_host_memory.store(&host_memory);
+}
 
 }  // namespace nibble

@@ -1,11 +1,28 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 namespace nibble {
 
 /// Where memory is. A process uses one device of a kind.
-enum class DeviceKind : uint8_t { kCpu, kCuda };
+enum class DeviceKind : uint8_t {
+  kCpu,
+  kCuda,
+  kCudaHost,  ///< page-locked host memory, which the GPU's kernels read and write over the bus
+};
+
+/// Copies into a device's memory that run beside what the calling thread computes there. One
+/// thread.
+class CopyLane {
+ public:
+  virtual ~CopyLane() = default;
+  /// Starts a copy: it follows what the calling thread has enqueued, and earlier copies. Both ends
+  /// must stay until join() and what is enqueued after it.
+  virtual void copy(void* to, const void* from, int64_t bytes) = 0;
+  /// What the calling thread enqueues from now on follows all copies.
+  virtual void join() = 0;
+};
 
 /// Allocates and copies memory of one kind of device. Any thread may call any method.
 class DeviceMemory {
@@ -21,13 +38,15 @@ class DeviceMemory {
   virtual void zero(void* data, int64_t bytes) = 0;
   /// Returns when copies within the device that this thread asked for are done.
   virtual void finish() = 0;
+  virtual std::unique_ptr<CopyLane> make_copy_lane() = 0;
 };
 
 /// The memory of a kind. Throws Error{kUnimplemented} for CUDA if nothing registered it: a build
 /// without CUDA, or a process that was not told to use a GPU.
 DeviceMemory& device_memory(DeviceKind kind);
 
-/// Makes CUDA memory known; `memory` must live as long as the process.
-void register_cuda_memory(DeviceMemory& memory);
+/// Makes CUDA memory known: the GPU's own, and the host's that it reaches. Both must live as long
+/// as the process.
+void register_cuda_memory(DeviceMemory& memory, DeviceMemory& host_memory);
 
 }  // namespace nibble

@@ -12,25 +12,39 @@
 #include "core/base/device_memory.h"
 #include "core/base/fail.h"
 #include "core/cuda/check.h"
+#include "core/cuda/event.h"
+#include "core/cuda/stream.h"
 
 namespace nibble::ops {
 namespace {
 
 std::atomic<int> device_index{-1};
 
-/// Memory from torch's allocator, so that tensors and arrays share one pool.
-class TorchCudaMemory final : public DeviceMemory {
+// A stream of its own, tied to the calling thread's by events.
+class CudaCopyLane final : public CopyLane {
  public:
-  void* allocate(int64_t bytes) override {
+  void copy(void* to, const void* from, int64_t bytes) override {
     bind_cuda_thread();
-    try {
-      return c10::cuda::CUDACachingAllocator::raw_alloc(static_cast<size_t>(bytes));
-    } catch (const c10::OutOfMemoryError&) {
-      fail(ErrorCode::kResourceExhausted, "{} MiB of GPU memory are not to be had; {} MiB are free",
-           bytes >> 20, free_cuda_bytes() >> 20);
-    }
+    enqueued_.record(c10::cuda::getCurrentCUDAStream());
+    enqueued_.hold(stream_.get());
+    NIBBLE_CUDA_CHECK(
+        cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDefault, stream_.get()));
   }
-  void release(void* data) noexcept override { c10::cuda::CUDACachingAllocator::raw_delete(data); }
+  void join() override {
+    bind_cuda_thread();
+    copied_.record(stream_.get());
+    copied_.hold(c10::cuda::getCurrentCUDAStream());
+  }
+
+ private:
+  CudaStream stream_;
+  CudaEvent enqueued_;
+  CudaEvent copied_;
+};
+
+// What both kinds of memory share: copies go in the calling thread's stream.
+class CudaReachedMemory : public DeviceMemory {
+ public:
   void copy(void* to, const void* from, int64_t bytes) override {
     bind_cuda_thread();
     const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
@@ -43,9 +57,12 @@ class TorchCudaMemory final : public DeviceMemory {
     NIBBLE_CUDA_CHECK(
         cudaMemsetAsync(data, 0, static_cast<size_t>(bytes), c10::cuda::getCurrentCUDAStream()));
   }
-
   void finish() override {
     NIBBLE_CUDA_CHECK(cudaStreamSynchronize(c10::cuda::getCurrentCUDAStream()));
+  }
+  std::unique_ptr<CopyLane> make_copy_lane() override {
+    bind_cuda_thread();
+    return std::make_unique<CudaCopyLane>();
   }
 
  private:
@@ -54,6 +71,41 @@ class TorchCudaMemory final : public DeviceMemory {
     NIBBLE_CUDA_CHECK(cudaPointerGetAttributes(&attributes, data));
     return attributes.type != cudaMemoryTypeDevice;
   }
+};
+
+// Memory from torch's allocator, so that tensors and arrays share one pool.
+class TorchCudaMemory final : public CudaReachedMemory {
+ public:
+  void* allocate(int64_t bytes) override {
+    bind_cuda_thread();
+    try {
+      return c10::cuda::CUDACachingAllocator::raw_alloc(static_cast<size_t>(bytes));
+    } catch (const c10::OutOfMemoryError&) {
+      fail(ErrorCode::kResourceExhausted, "{} MiB of GPU memory are not to be had; {} MiB are free",
+           bytes >> 20, free_cuda_bytes() >> 20);
+    }
+  }
+  void release(void* data) noexcept override { c10::cuda::CUDACachingAllocator::raw_delete(data); }
+};
+
+class PageLockedMemory final : public CudaReachedMemory {
+ public:
+  void* allocate(int64_t bytes) override {
+    bind_cuda_thread();
+    void* data = nullptr;
+    // Portable: every thread's device reaches it, at the address the host uses.
+    const cudaError_t status =
+        cudaHostAlloc(&data, static_cast<size_t>(bytes), cudaHostAllocPortable);
+    if (status == cudaErrorMemoryAllocation) {
+      (void)cudaGetLastError();
+      fail(ErrorCode::kResourceExhausted,
+           "{} MiB of page-locked host memory are not to be had; see `ulimit -l` and free memory",
+           bytes >> 20);
+    }
+    NIBBLE_CUDA_CHECK(status);
+    return data;
+  }
+  void release(void* data) noexcept override { (void)cudaFreeHost(data); }
 };
 
 }  // namespace
@@ -79,7 +131,8 @@ CudaDeviceInfo use_cuda_device(int index) {
   device_index = index;
   bind_cuda_thread();
   static TorchCudaMemory memory;
-  register_cuda_memory(memory);
+  static PageLockedMemory host_memory;
+  register_cuda_memory(memory, host_memory);
   return info;
 }
 

@@ -48,6 +48,22 @@ TEST(TrainerMemory, OfAllRanksIsTheStateAndTwoPackingsOfTheModel) {
   }
 }
 
+TEST(TrainerMemory, OffloadLeavesGradientsAndARingOfTheReference) {
+  Job job("dense_untied");
+  job.config.algorithm.reference = ReferenceMode::kAlways;
+  const TrainerMemory before = plan_trainer_memory(job.config, 0, 1);
+  job.config.optimizer.offload = job.config.offload_reference = true;
+  const TrainerMemory after = plan_trainer_memory(job.config, 0, 1);
+  EXPECT_EQ(before.state_bytes, 16 * job.num_elements());
+  EXPECT_EQ(after.state_bytes, 4 * job.num_elements());
+  EXPECT_EQ(before.ring_bytes, 0);
+  EXPECT_EQ(after.reference_bytes, 0);
+  // Two layers and what is in none: all of a model of two.
+  EXPECT_GT(after.ring_bytes, 0);
+  EXPECT_LE(after.ring_bytes, before.reference_bytes);
+  EXPECT_EQ(after.packed_bytes, before.packed_bytes);
+}
+
 TEST(TrainerMemory, KnowsTheReferenceAndASecondPlan) {
   Job job("dense_untied");
   const int64_t packed = plan_trainer_memory(job.config, 0, 1).packed_bytes;

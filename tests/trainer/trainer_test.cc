@@ -106,6 +106,26 @@ TEST_P(TrainerModels, KlToTheReferenceIsExactlyZeroAtStepZeroWithoutQat) {
   EXPECT_GT(second.kl_reference, 0.0) << "training moved the policy away from the reference";
 }
 
+TEST_P(TrainerModels, AReferenceOnTheHostGivesTheSameBits) {
+  const auto group = solo_group("t");
+  auto groups = make_groups(5, 9);
+  const auto run = [&](bool offload) {
+    TrainerConfig config = make_config(GetParam(), Mode::kQat);
+    config.offload_reference = config.optimizer.offload = offload;
+    Trainer trainer(std::move(config), *group);
+    fill_log_probs(trainer, groups);
+    TrainMetrics metrics;
+    for (int step = 0; step < 2; ++step) metrics = trainer.train(one_update(groups), step);
+    return metrics;
+  };
+  const TrainMetrics kept = run(false), offloaded = run(true);
+  EXPECT_GT(kept.kl_reference, 0.0);
+  EXPECT_EQ(kept.kl_reference, offloaded.kl_reference);
+  EXPECT_EQ(kept.loss.loss, offloaded.loss.loss);
+  EXPECT_EQ(kept.update.grad_norm, offloaded.update.grad_norm);
+  EXPECT_EQ(offloaded.gathered.plain, 0) << "one rank gathers nothing";
+}
+
 TEST_P(TrainerModels, QatChangesTheProductAndFollowsTheMasters) {
   const auto group = solo_group("t");
   Trainer plain(make_config(GetParam(), Mode::kBf16), *group);

@@ -66,6 +66,7 @@ struct ModelSection {
   ModelInit init = ModelInit::kPretrained;
   std::filesystem::path int4;
   std::filesystem::path reference;
+  bool offload_reference = false;
 };
 
 template <typename Visitor>
@@ -77,6 +78,8 @@ void visit_fields(Visitor& v, ModelSection& c) {
       "int4", c.int4, "",
       "INT4 checkpoint whose quantization_config says what is quantized; empty: `path` says it");
   v.field("reference", c.reference, "", "BF16 directory of the KL reference; empty: `path`");
+  v.field("offload_reference", c.offload_reference, "",
+          "keep the reference in page-locked host memory; a GPU gets it layer by layer");
 }
 
 /// Key `qat`: fake quantization in the trainer's forward pass.
@@ -138,6 +141,7 @@ struct OptimizerConfig {
   double clip_norm = 1.0;
   int64_t global_batch = 64;
   int64_t steps_per_rollout = 1;
+  bool offload = false;
 };
 
 template <typename Visitor>
@@ -155,6 +159,8 @@ void visit_fields(Visitor& v, OptimizerConfig& c) {
   v.field("global_batch", c.global_batch, "samples", "of one optimizer step", AtLeast{1});
   v.field("steps_per_rollout", c.steps_per_rollout, "steps", "optimizer steps a rollout",
           AtLeast{1});
+  v.field("offload", c.offload, "",
+          "keep masters and moments in page-locked host memory; a GPU works on them over the bus");
 }
 
 /// Key `parallel`: how trainers share the work.

@@ -21,6 +21,7 @@ struct GatheredWeights::Slot {
   Array<std::byte> send;
   Array<std::byte> staging;
   std::unique_ptr<PendingTransfer> gather;
+  bool uploading = false;  // from the host, straight into `full`
 };
 
 // A layer's gradients on their way to their owners.
@@ -41,11 +42,16 @@ int64_t packed_bytes(const ShardLayout& layout, int64_t parameter, int64_t rows)
   return rows * (cols / 2 + cols / layout.plan.config.group_size * 2);
 }
 
+// Copies to `out` and moves it on; over `lane` if the values are on the host.
 template <typename T>
-std::byte* append_bytes(const Array<T>& values, std::byte* out) {
-  if (values.empty()) return out;
-  device_memory(values.device()).copy(out, values.data(), values.num_bytes());
-  return out + values.num_bytes();
+void append_bytes(const Array<T>& values, CopyLane* lane, std::byte*& out) {
+  if (values.empty()) return;
+  if (lane != nullptr) {
+    lane->copy(out, values.data(), values.num_bytes());
+  } else {
+    device_memory(values.device()).copy(out, values.data(), values.num_bytes());
+  }
+  out += values.num_bytes();
 }
 
 template <typename T>
@@ -65,8 +71,11 @@ std::span<std::byte> bytes_of(Array<float>& values) {
 }  // namespace
 
 GatheredWeights::GatheredWeights(const ShardLayout& layout, ProcessGroup& group,
-                                 const kernels::WeightKernels& kernels)
-    : layout_(layout), group_(group), kernels_(kernels) {
+                                 const kernels::WeightKernels& kernels, ShardHome home)
+    : layout_(layout),
+      group_(group),
+      kernels_(kernels),
+      lane_(home == ShardHome::kHost ? device_memory(kernels.device()).make_copy_lane() : nullptr) {
   const auto& parameters = layout_.table->parameters;
   const auto num_layers = static_cast<int64_t>(layout_.table->layers.size());
   units_.resize(static_cast<size_t>(num_layers + 1));
@@ -89,7 +98,7 @@ GatheredWeights::GatheredWeights(const ShardLayout& layout, ProcessGroup& group,
     }
     unit.max_rank_bytes = *std::max_element(unit.rank_bytes.begin(), unit.rank_bytes.end());
   }
-  if (layout_.world > 1) {
+  if (needs_ring()) {
     for (int i = 0; i < 2; ++i) ring_.push_back(std::make_unique<Slot>());
     outer_ = std::make_unique<Slot>();
     reduction_ = std::make_unique<Reduction>();
@@ -114,19 +123,39 @@ void GatheredWeights::set_shards(std::shared_ptr<const PackedShards> shards) {
 void GatheredWeights::start_gather(Slot& slot, int64_t unit_index) {
   const Unit& unit = units_[static_cast<size_t>(unit_index)];
   slot.unit = unit_index;
+  if (layout_.world == 1) {
+    start_upload(slot, unit);
+    return;
+  }
   slot.send.resize(static_cast<size_t>(unit.max_rank_bytes));
   std::byte* out = slot.send.data();
   for (const int64_t p : unit.parameters) {
     const StoredParameter& local = shards_->parameters[static_cast<size_t>(p)];
-    out = append_bytes(local.words, out);
-    out = append_bytes(local.scale, out);
-    out = append_bytes(local.bf16, out);
+    append_bytes(local.words, lane_.get(), out);
+    append_bytes(local.scale, lane_.get(), out);
+    append_bytes(local.bf16, lane_.get(), out);
   }
+  if (lane_) lane_->join();
   slot.staging.resize(static_cast<size_t>(unit.max_rank_bytes * layout_.world));
   slot.gather = group_.all_gather(bytes_of(slot.send), bytes_of(slot.staging));
   const double others = static_cast<double>(layout_.world - 1) / layout_.world;
   bytes_.quantized += static_cast<int64_t>(static_cast<double>(unit.quantized_bytes) * others);
   bytes_.plain += static_cast<int64_t>(static_cast<double>(unit.plain_bytes) * others);
+}
+
+void GatheredWeights::start_upload(Slot& slot, const Unit& unit) {
+  size_slot(slot, unit);
+  slot.uploading = true;
+  for (size_t i = 0; i < unit.parameters.size(); ++i) {
+    const StoredParameter& local = shards_->parameters[static_cast<size_t>(unit.parameters[i])];
+    StoredParameter& full = slot.full[i];
+    const auto upload = [&](const auto& from, auto& to) {
+      if (!from.empty()) lane_->copy(to.data(), from.data(), from.num_bytes());
+    };
+    upload(local.words, full.words);
+    upload(local.scale, full.scale);
+    upload(local.bf16, full.bf16);
+  }
 }
 
 void GatheredWeights::fill_slot(Slot& slot, int rank, const std::byte* source,
@@ -147,10 +176,18 @@ void GatheredWeights::fill_slot(Slot& slot, int rank, const std::byte* source,
 }
 
 void GatheredWeights::finish_gather(Slot& slot) {
+  if (std::exchange(slot.uploading, false)) lane_->join();
   if (!slot.gather) return;
   slot.gather->wait();
   slot.gather.reset();
   const Unit& unit = units_[static_cast<size_t>(slot.unit)];
+  size_slot(slot, unit);
+  for (int r = 0; r < layout_.world; ++r) {
+    fill_slot(slot, r, slot.staging.data() + r * unit.max_rank_bytes, unit);
+  }
+}
+
+void GatheredWeights::size_slot(Slot& slot, const Unit& unit) const {
   // Layers may differ (dense and MoE): memory is kept where the size is.
   const DeviceKind device = kernels_.device();
   while (slot.full.size() < unit.parameters.size()) {
@@ -166,9 +203,6 @@ void GatheredWeights::finish_gather(Slot& slot) {
     slot.full[i].scale.resize(quantized ? static_cast<size_t>(count / group) : 0);
     slot.full[i].bf16.resize(quantized ? 0 : static_cast<size_t>(count));
   }
-  for (int r = 0; r < layout_.world; ++r) {
-    fill_slot(slot, r, slot.staging.data() + r * unit.max_rank_bytes, unit);
-  }
 }
 
 GatheredWeights::Slot& GatheredWeights::slot_of_layer(int64_t layer) {
@@ -177,24 +211,24 @@ GatheredWeights::Slot& GatheredWeights::slot_of_layer(int64_t layer) {
 
 void GatheredWeights::begin_pass() {
   NIBBLE_CHECK(shards_ != nullptr, "no weights are set");
-  if (layout_.world == 1) return;
+  if (!needs_ring()) return;
   const auto outer_unit = static_cast<int64_t>(units_.size()) - 1;
   if (outer_->unit != outer_unit) start_gather(*outer_, outer_unit);
   if (slot_of_layer(0).unit != 0) start_gather(slot_of_layer(0), 0);
   finish_gather(*outer_);
-  if (gradient_shards_.empty()) return;
+  if (gradient_shards_.empty() || layout_.world == 1) return;
   zero_slot_gradients(*outer_);
 }
 
 void GatheredWeights::enter_layer(int64_t layer, ops::Pass pass) {
-  if (layout_.world == 1) return;
+  if (!needs_ring()) return;
   Slot& slot = slot_of_layer(layer);
   if (slot.unit != layer) start_gather(slot, layer);
   finish_gather(slot);
   const int64_t next = pass == ops::Pass::kForward ? layer + 1 : layer - 1;
   const bool has_next = next >= 0 && next < static_cast<int64_t>(layout_.table->layers.size());
   if (has_next && slot_of_layer(next).unit != next) start_gather(slot_of_layer(next), next);
-  if (pass == ops::Pass::kBackward && !gradient_shards_.empty()) {
+  if (pass == ops::Pass::kBackward && !gradient_shards_.empty() && layout_.world > 1) {
     zero_slot_gradients(slot);
   }
 }
@@ -268,13 +302,14 @@ void GatheredWeights::finish_backward() {
 kernels::WeightView GatheredWeights::weight(int64_t parameter) const {
   const ParameterSpec& spec = layout_.table->at(parameter);
   const bool quantized = layout_.quantized(parameter);
-  if (layout_.world == 1) {
+  if (!needs_ring()) {
     return shards_->parameters[static_cast<size_t>(parameter)].view(spec, layout_.plan, quantized);
   }
   const auto [unit, index] = place_[static_cast<size_t>(parameter)];
   const bool outer = unit + 1 == static_cast<int64_t>(units_.size());
   const Slot& slot = outer ? *outer_ : *ring_[static_cast<size_t>(unit % 2)];
-  NIBBLE_CHECK(slot.unit == unit && !slot.gather, "'{}' is used outside its layer", spec.module);
+  NIBBLE_CHECK(slot.unit == unit && !slot.gather && !slot.uploading,
+               "'{}' is used outside its layer", spec.module);
   return slot.full[static_cast<size_t>(index)].view(spec, layout_.plan, quantized);
 }
 

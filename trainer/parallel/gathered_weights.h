@@ -16,6 +16,17 @@ struct GatherBytes {
   int64_t plain = 0;
 };
 
+/// Where a rank keeps its packed shards between passes.
+enum class ShardHome {
+  kDevice,
+  kHost,  ///< memory of offload_kind(), to spare the device's
+};
+
+/// The kind of memory that takes what a device of `kind` has no room for.
+constexpr DeviceKind offload_kind(DeviceKind kind) {
+  return kind == DeviceKind::kCuda ? DeviceKind::kCudaHost : kind;
+}
+
 /// The trainer's weights during a pass. With one rank they are the packed shards themselves. With
 /// more, each layer's packed bytes are gathered from all ranks into a ring of two layers, one layer
 /// ahead of use, forward and again backward; embedding, final norm and head stay gathered for a
@@ -23,13 +34,16 @@ struct GatherBytes {
 /// because the forward pass uses nothing else. Gradients of a layer are summed over the ranks (in
 /// rank order) into the owner's float32 shard while the next layer computes.
 ///
+/// Shards that are kept on the host go through the ring with one rank too: a layer's rows are
+/// copied to the device while the layer before it computes.
+///
 /// All ranks must run the same sequence of passes. One thread.
 class GatheredWeights final : public ops::WeightSource {
  public:
   /// `group`, which moves bytes of the device of `kernels`, `kernels` and `layout.table` must
   /// outlive this.
   GatheredWeights(const ShardLayout& layout, ProcessGroup& group,
-                  const kernels::WeightKernels& kernels);
+                  const kernels::WeightKernels& kernels, ShardHome home = ShardHome::kDevice);
   ~GatheredWeights() override;
 
   /// Weights of the next passes.
@@ -59,8 +73,11 @@ class GatheredWeights final : public ops::WeightSource {
   struct Slot;  // one gathered unit
   class Reduction;
 
+  bool needs_ring() const { return layout_.world > 1 || lane_ != nullptr; }
   void start_gather(Slot& slot, int64_t unit);
+  void start_upload(Slot& slot, const Unit& unit);
   void finish_gather(Slot& slot);
+  void size_slot(Slot& slot, const Unit& unit) const;
   void zero_slot_gradients(Slot& slot);
   void start_reduction(Slot& slot);
   void finish_reduction();
@@ -70,6 +87,7 @@ class GatheredWeights final : public ops::WeightSource {
   ShardLayout layout_;
   ProcessGroup& group_;
   const kernels::WeightKernels& kernels_;
+  const std::unique_ptr<CopyLane> lane_;  // of shards on the host; null if they are on the device
   std::shared_ptr<const PackedShards>
       shards_;               // shared with the weight sender: a published version
   std::vector<Unit> units_;  // layers, then the outer unit
