@@ -1,6 +1,8 @@
 #include "cli/cli_app.h"
 
 #include <CLI/CLI.hpp>
+#include <charconv>
+#include <string>
 #include <vector>
 
 #include "core/base/env.h"
@@ -59,6 +61,30 @@ std::string suggestion(const std::string& word, const std::vector<std::string>& 
   fail(ErrorCode::kInvalidArgument, "{}; see `nibble{} --help`", error.what(), name);
 }
 
+// The library's own reading clamps what does not fit and takes other bases.
+std::string decimal_problem(const std::string& text) {
+  int64_t value = 0;
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error == std::errc::result_out_of_range) return text + " does not fit in 64 bits";
+  const size_t first = text.starts_with('-') ? 1 : 0;
+  const bool padded = text.size() > first + 1 && text[first] == '0';
+  if (error != std::errc{} || stop != end || padded) {
+    return "'" + text + "' is not a whole number in decimal digits";
+  }
+  return "";
+}
+
+void check_whole_numbers(CLI::App& app) {
+  for (CLI::App* command : app.get_subcommands({})) {
+    for (CLI::Option* option : command->get_options()) {
+      if (option->get_type_name() == "INT" || option->get_type_name() == "UINT") {
+        option->check(decimal_problem);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 std::unique_ptr<ParsedCommand> parse_command_line(int argc, const char* const* argv) {
@@ -85,6 +111,7 @@ std::unique_ptr<ParsedCommand> parse_command_line(int argc, const char* const* a
   add_inspect_command(app, parsed->context);
   add_doctor_command(app, parsed->context);
   add_plot_command(app, parsed->context);
+  check_whole_numbers(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {

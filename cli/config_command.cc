@@ -1,7 +1,7 @@
-#include <fmt/format.h>
-
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <memory>
+#include <string>
 
 #include "cli/command.h"
 #include "cli/run_config.h"
@@ -32,14 +32,16 @@ void add_config_command(CLI::App& app, CommandContext& context) {
       throw CLI::RequiredError("config file, --reference or --schema");
     }
     context.run = [flags] {
+      std::string text;
       if (flags->reference) {
-        fmt::print("{}", config_reference<RunConfig>());
+        text = config_reference<RunConfig>();
       } else if (flags->schema) {
-        fmt::print("{}\n", config_json_schema<RunConfig>("Nibble job"));
+        text = config_json_schema<RunConfig>("Nibble job") + "\n";
       } else {
-        fmt::print("{}", effective_yaml(load_run_config(flags->file, flags->overrides, read_env(),
-                                                        NamedFiles::kMayBeMissing)));
+        text = effective_yaml(
+            load_run_config(flags->file, flags->overrides, read_env(), NamedFiles::kMayBeMissing));
       }
+      std::fputs(text.c_str(), stdout);  // main() says so if that fails
     };
   });
 }

@@ -7,7 +7,9 @@
 #include <csignal>
 #include <memory>
 #include <optional>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "cli/command.h"
 #include "cli/job_kind.h"
@@ -21,6 +23,7 @@
 #include "core/base/file.h"
 #include "core/base/log.h"
 #include "core/rpc/server.h"
+#include "core/store/run_store.h"
 #include "trainer/state/train_checkpoint.h"
 
 namespace nibble {
@@ -68,6 +71,35 @@ fs::path choose_checkpoint(const RunConfig& config, bool resume) {
   return found.back().path;
 }
 
+// Into the run's store, for whoever looks for what happened to it.
+void note(const RunConfig& config, Severity severity, const char* kind,
+          const std::string& message) {
+  try {
+    RunStore(config.run.directory / "run.db")
+        .record_event({unix_ms(), severity, "coordinator", kind, message});
+  } catch (const Error& error) {
+    get_logger("run")->warn("not recorded ({}): {}", error.what(), message);
+  }
+}
+
+// A run that goes on as another job is allowed, and said.
+void note_resume(const RunConfig& config, const fs::path& checkpoint) {
+  std::string message = fmt::format("resumed from {}", checkpoint.filename().string());
+  const fs::path before = config.run.directory / "config.yaml";
+  std::vector<std::string> keys;
+  try {
+    keys = changed_keys(config, parse_effective_yaml(read_file(before, 1 << 20)));
+  } catch (const Error& error) {
+    get_logger("run")->warn("what the run was before is not to be read: {}", error.what());
+  }
+  std::erase(keys, "run.steps");  // to go on for longer is what resuming is for
+  if (!keys.empty()) {
+    message += fmt::format(" with other values of {}", fmt::join(keys, ", "));
+    get_logger("run")->warn("{}", message);
+  }
+  note(config, keys.empty() ? Severity::kInfo : Severity::kWarning, "resumed", message);
+}
+
 void print_summary(const RunConfig& config, const RunSummary& summary) {
   const char* what = is_supervised(config) ? "loss" : "reward";
   std::string eval;  // a resumed run may have had its first evaluation before
@@ -107,11 +139,14 @@ std::unique_ptr<JobWatch> start_workers(const RunConfig& config, Membership& mem
 
 // A lost worker shows first as a failed call, to it or to one that waited for it; the user hears of
 // the loss instead.
-[[noreturn]] void explain(const Error& error, Membership& membership, JobWatch& workers) {
+[[noreturn]] void explain(const RunConfig& config, const Error& error, Membership& membership,
+                          JobWatch& workers) {
   const bool may_be_loss =
       error.code() == ErrorCode::kUnavailable || error.code() == ErrorCode::kInternal;
   const auto loss = workers.loss(std::chrono::milliseconds(may_be_loss ? 1'000 : 0));
   membership.stop();
+  note(config, Severity::kError, loss ? "worker_lost" : "run_failed",
+       loss ? *loss + "; " + error.what() : error.what());
   if (!loss && error.code() != ErrorCode::kUnavailable) throw error;
   if (!loss) {
     fail(error.code(), "{}; the run stopped, `--resume` goes on from its last checkpoint",
@@ -145,7 +180,7 @@ RunSummary run_loop(const RunConfig& config, Membership& membership, const fs::p
     RunLoop loop(coordinator_config(config), sampling_plan(config), membership, checkpoint);
     return loop.run(g_interrupt);
   } catch (const Error& error) {
-    explain(error, membership, workers);
+    explain(config, error, membership, workers);
   }
 }
 
@@ -164,6 +199,7 @@ void run_train(const TrainFlags& flags, bool spawn_workers) {
   RpcServer server(options, services);
   const RunDirectoryLock lock(config.run.directory);
   const fs::path checkpoint = choose_checkpoint(config, flags.resume);
+  if (!checkpoint.empty()) note_resume(config, checkpoint);
   write_file_atomically(config.run.directory / "config.yaml", effective_yaml(config));
   get_logger("run")->info("coordinator address={} trainers={} rollout_workers={} resume={}",
                           server.address(), config.cluster.trainers, config.cluster.rollout_workers,
@@ -178,6 +214,7 @@ void run_train(const TrainFlags& flags, bool spawn_workers) {
   workers->finish(kWorkersEnd);
   print_summary(config, summary);
   if (summary.interrupted) {
+    note(config, Severity::kInfo, "interrupted", fmt::format("after step {}", summary.steps));
     fail(ErrorCode::kCancelled, "interrupted after step {}; `--resume` goes on from there",
          summary.steps);
   }

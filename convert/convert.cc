@@ -71,10 +71,11 @@ QuantizationPlan make_plan(const ModelConfig& model, const ParameterTable& table
   QuantizationPlan plan =
       plan_quantization(table, targets, options.bits, options.group_size, options.ignore);
   if (!plan.any()) {
-    fail(ErrorCode::kInvalidArgument,
-         "'{}' has nothing of the chosen targets to quantize; use --targets linear for a model "
-         "without experts",
-         options.input_dir.string());
+    fail(
+        ErrorCode::kInvalidArgument,
+        "'{}' has nothing to quantize among the chosen targets less what is ignored; see --targets "
+        "(linear for a model without experts) and --ignore",
+        options.input_dir.string());
   }
   return plan;
 }

@@ -30,7 +30,10 @@ void write_checkpoint(const std::filesystem::path& run_directory, const Checkpoi
   // Older ones go only now that this one is durable.
   std::vector<std::filesystem::path> finished;
   for (const auto& entry : std::filesystem::directory_iterator(run_directory / "checkpoints")) {
-    if (std::filesystem::exists(entry.path() / "meta.json")) finished.push_back(entry.path());
+    const bool partial = entry.path().extension() == ".partial";
+    if (!partial && std::filesystem::exists(entry.path() / "meta.json")) {
+      finished.push_back(entry.path());
+    }
   }
   std::sort(finished.begin(), finished.end());
   for (size_t i = 0; i + static_cast<size_t>(section.keep) < finished.size(); ++i) {

@@ -47,8 +47,9 @@ wait_all() {
 case "$part" in
   tests)
     failed=0
-    for name in kernels_cuda models_cuda engine_cuda nccl_group; do
+    for name in kernels_cuda models_cuda engine_cuda nccl_group process_transaction; do
       "bin/${name}_test" --gtest_brief=1 >"$out/$name.log" 2>&1 || failed=1
+      grep -E "trainer over|stopped peer" "$out/$name.log" || true
       tail -n 3 "$out/$name.log"
     done
     for model in dense_tied/bf16 dense_untied/int4_sym7 llama_smol/int4_sym7 moe_norm/bf16 moe_mixed/int4_sym7; do

@@ -104,7 +104,7 @@ convert_model() {
 # True if the run's newest checkpoint is of the last step or a later one.
 is_trained() {
   local meta newest=""
-  for meta in "$1"/checkpoints/step-*/meta.json; do
+  for meta in "$1"/checkpoints/step-??????/meta.json; do  # not step-000004.partial
     if [ -e "$meta" ]; then newest=$(basename "$(dirname "$meta")"); fi
   done
   [ -n "$newest" ] && [ $((10#${newest#step-})) -ge "$steps" ]

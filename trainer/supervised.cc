@@ -75,11 +75,11 @@ SupervisedMetrics Trainer::train_records(std::span<const TokenRecord* const> rec
   run_records(pass, /*trains=*/true);
   metrics.tokens = finish_pass(pass);
   metrics.forward_backward_ms = clock.restart_ms();
-  metrics.update = state_.update(train_layout_, config_.optimizer, weights_.gradients(), group_,
-                                 backend_.weight_kernels());
-  metrics.optimizer_ms = clock.restart_ms();
-  repack(&metrics.changes);
-  metrics.pack_ms = clock.elapsed_ms();
+  const Step done = take_step();
+  metrics.update = done.update;
+  metrics.changes = done.changes;
+  metrics.optimizer_ms = done.optimizer_ms;
+  metrics.pack_ms = done.pack_ms;
   metrics.gathered = weights_.take_bytes();
   return metrics;
 }

@@ -81,7 +81,7 @@ Trainer::Trainer(TrainerConfig config, ProcessGroup& group, ProcessGroup& device
     if (config_.algorithm.reference != ReferenceMode::kNever) load_reference();
   }
   weights_.enable_gradients();
-  repack(nullptr);
+  repack();
 }
 
 Trainer::~Trainer() = default;
@@ -144,10 +144,15 @@ bool Trainer::needs_reference(int64_t step) const {
   return algorithm.kl_metric_every > 0 && step % algorithm.kl_metric_every == 0;
 }
 
-void Trainer::repack(PackChanges* changes) {
+void Trainer::repack() {
+  use(pack_shards(train_layout_, state_.master, backend_.weight_kernels(), train_buffers_),
+      nullptr);
+}
+
+void Trainer::use(std::shared_ptr<const PackedShards> packing, PackChanges* changes) {
   const auto& kernels = backend_.weight_kernels();
   const auto previous = serving_;
-  training_ = pack_shards(train_layout_, state_.master, kernels, train_buffers_);
+  training_ = std::move(packing);
   weights_.set_shards(training_);
   const bool same_plan = config_.train_plan.quantized == config_.serve_plan.quantized;
   serving_ =
@@ -155,6 +160,18 @@ void Trainer::repack(PackChanges* changes) {
   if (changes != nullptr && previous) {
     *changes = count_changes(serve_layout_, *previous, *serving_, kernels);
   }
+}
+
+Trainer::Step Trainer::take_step() {
+  Step step;
+  Stopwatch clock;
+  const auto packing = train_buffers_.acquire(train_layout_, backend_.kind());
+  step.update = state_.update(train_layout_, config_.optimizer, weights_.gradients(), group_,
+                              backend_.weight_kernels(), *packing);
+  step.optimizer_ms = clock.restart_ms();
+  use(packing, &step.changes);
+  step.pack_ms = clock.elapsed_ms();
+  return step;
 }
 
 std::vector<float> Trainer::forward_log_probs(GatheredWeights& weights, const PackedBatch& batch) {
@@ -177,12 +194,11 @@ TrainMetrics Trainer::train(std::span<const std::vector<SampleGroup>> updates, i
   metrics.has_reference = needs_reference(step);
   for (size_t u = 0; u < updates.size(); ++u) {
     run_update(updates[u], metrics.has_reference, u == 0, metrics);
-    Stopwatch clock;
-    metrics.update = state_.update(train_layout_, config_.optimizer, weights_.gradients(), group_,
-                                   backend_.weight_kernels());
-    metrics.optimizer_ms += clock.restart_ms();
-    repack(&metrics.changes);
-    metrics.pack_ms += clock.elapsed_ms();
+    const Step done = take_step();
+    metrics.update = done.update;
+    metrics.changes = done.changes;
+    metrics.optimizer_ms += done.optimizer_ms;
+    metrics.pack_ms += done.pack_ms;
   }
   metrics.gathered = weights_.take_bytes();
   return metrics;
@@ -298,7 +314,7 @@ void Trainer::save(const std::filesystem::path& directory, const TrainProgress& 
 TrainProgress Trainer::load(const std::filesystem::path& directory) {
   const TrainProgress progress = load_train_checkpoint(directory, train_layout_, state_);
   serving_.reset();
-  repack(nullptr);
+  repack();
   return progress;
 }
 

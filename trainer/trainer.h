@@ -56,6 +56,7 @@ struct TrainMetrics {
   int64_t computed_tokens = 0;  ///< prompts once per group
   PackChanges changes;
   GatherBytes gathered;
+  // The optimizer's pass packs too; pack_ms is what is left to do: a second plan, counting changes.
   double reference_ms = 0.0, forward_backward_ms = 0.0, optimizer_ms = 0.0, pack_ms = 0.0;
 };
 
@@ -115,7 +116,14 @@ class Trainer {
   struct Sums;
   struct RecordPass;
   bool needs_reference(int64_t step) const;
-  void repack(PackChanges* changes);
+  struct Step {
+    UpdateStats update;
+    PackChanges changes;
+    double optimizer_ms = 0.0, pack_ms = 0.0;
+  };
+  void repack();
+  void use(std::shared_ptr<const PackedShards> packing, PackChanges* changes);
+  Step take_step();
   DeviceKind state_device() const;
   void load_masters();
   void load_reference();

@@ -16,13 +16,27 @@ fs::path without_trailing_slash(fs::path path) {
   return path.has_filename() ? path : path.parent_path();
 }
 
+// What a symbolic link names, there or not: the output goes there, and the link stays.
+fs::path follow_links(fs::path path) {
+  constexpr int kMostLinks = 40;
+  std::error_code error;
+  for (int i = 0; i < kMostLinks && fs::is_symlink(path, error); ++i) {
+    path = without_trailing_slash(path.parent_path() / fs::read_symlink(path));
+  }
+  return path;
+}
+
 }  // namespace
 
 PendingDirectory::PendingDirectory(fs::path final_path, Leftover leftover)
-    : final_(without_trailing_slash(std::move(final_path))),
+    : final_(follow_links(without_trailing_slash(std::move(final_path)))),
       temporary_(final_.string() + ".partial") {
   std::error_code error;
-  if (fs::exists(final_, error) && !(fs::is_directory(final_) && fs::is_empty(final_))) {
+  if (fs::exists(final_, error) && !fs::is_directory(final_)) {
+    fail(ErrorCode::kInvalidArgument, "output directory '{}' exists and is no directory",
+         final_.string());
+  }
+  if (fs::exists(final_, error) && !fs::is_empty(final_)) {
     fail(ErrorCode::kInvalidArgument,
          "output directory '{}' exists and is not empty; choose another name or remove it",
          final_.string());

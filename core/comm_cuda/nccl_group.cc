@@ -10,10 +10,12 @@
 #include <cstring>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "core/base/env.h"
 #include "core/base/fail.h"
 #include "core/base/log.h"
+#include "core/cuda/device_buffer.h"
 #include "core/cuda/event.h"
 #include "core/cuda/stream.h"
 
@@ -151,6 +153,7 @@ class NcclGroup final : public ProcessGroup {
         rank_(rank),
         world_(world) {
     comm_->init(exchange_id(at, rank), rank, world);
+    connect_peers();
   }
 
   int rank() const override { return rank_; }
@@ -206,6 +209,16 @@ class NcclGroup final : public ProcessGroup {
  private:
   static ncclResult_t accepted(ncclResult_t status) {
     return status == ncclInProgress ? ncclSuccess : status;
+  }
+
+  // NCCL connects a pair of ranks at its first transfer, which a dead peer would hold up for the
+  // group's whole timeout, whatever the caller's deadline. So every pair has one while all are
+  // here.
+  void connect_peers() {
+    const DeviceBuffer<std::byte> bytes(2 * world_);
+    const std::vector<int64_t> one(static_cast<size_t>(world_), 1);
+    const auto count = static_cast<size_t>(world_);
+    all_to_all({bytes.data(), count}, one, {bytes.data() + count, count}, one)->wait();
   }
 
   static ncclUniqueId exchange_id(const Rendezvous& at, int rank) {

@@ -15,8 +15,9 @@ namespace nibble {
 /// has given its communicator up (ncclCommAbort) and is spent; join another. If that takes longer
 /// than ten seconds, the process ends, because nothing on the GPU can be trusted to finish.
 ///
-/// Returns when all `world` ranks are there; throws Error{kDeadlineExceeded} naming the group if
-/// they are not within the timeout, Error{kUnimplemented} in a build without CUDA.
+/// Returns when all `world` ranks are there and connected with each other; throws
+/// Error{kDeadlineExceeded} naming the group if they are not within the timeout,
+/// Error{kUnimplemented} in a build without CUDA.
 std::unique_ptr<ProcessGroup> join_nccl_group(const Rendezvous& rendezvous, int rank, int world);
 
 /// Lets several processes of one GPU be ranks of a group: NCCL takes each for another host and goes

@@ -69,12 +69,11 @@ std::string dump_config(Config config) {
   return detail::dump_fields(fields_of(config), fields_of(defaults));
 }
 
-/// Dotted paths of all keys whose values are not the defaults, in the order of the dump. A list of
-/// sections counts as changed where it is not empty.
+/// Dotted paths of all keys whose values are not those of `from` (the defaults), in the order of
+/// the dump. A list of sections counts as changed where it is not empty.
 template <typename Config>
-std::vector<std::string> changed_keys(Config config) {
-  Config defaults{};
-  return detail::changed_fields(fields_of(config), fields_of(defaults));
+std::vector<std::string> changed_keys(Config config, Config from = {}) {
+  return detail::changed_fields(fields_of(config), fields_of(from));
 }
 
 /// A Markdown page with one table per section.

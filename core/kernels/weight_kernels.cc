@@ -2,31 +2,49 @@
 
 namespace nibble::kernels {
 
+namespace {
+
+std::optional<PackProblem> pack_one(const PackJob& job, size_t index, const Parallel& parallel) {
+  if (job.words != nullptr) {
+    const auto problem =
+        kernels::quantize_pack_int4(job.master, job.shape, job.words, job.scale, parallel);
+    if (!problem) return std::nullopt;
+    return PackProblem{index, problem->kind, problem->row, problem->group};
+  }
+  const int64_t bad =
+      kernels::cast_bf16(job.master, job.shape.rows * job.shape.cols, job.bf16, parallel);
+  if (bad < 0) return std::nullopt;
+  return PackProblem{index, quant::QuantizeProblem::Kind::kNonFiniteWeight, bad / job.shape.cols,
+                     bad % job.shape.cols};
+}
+
+void update_one(const AdamwJob& job, AdamwParams params, const Parallel& parallel) {
+  params.weight_decay = job.weight_decay;
+  kernels::adamw(job.master, job.m, job.v, job.grad, job.count, params, parallel);
+}
+
+}  // namespace
+
 std::optional<PackProblem> CpuWeightKernels::pack(std::span<const PackJob> jobs) const {
-  using Kind = quant::QuantizeProblem::Kind;
   for (size_t i = 0; i < jobs.size(); ++i) {
-    const PackJob& job = jobs[i];
-    if (job.words != nullptr) {
-      const auto problem =
-          kernels::quantize_pack_int4(job.master, job.shape, job.words, job.scale, parallel_);
-      if (problem) return PackProblem{i, problem->kind, problem->row, problem->group};
-    } else {
-      const int64_t bad =
-          kernels::cast_bf16(job.master, job.shape.rows * job.shape.cols, job.bf16, parallel_);
-      if (bad >= 0) {
-        return PackProblem{i, Kind::kNonFiniteWeight, bad / job.shape.cols, bad % job.shape.cols};
-      }
-    }
+    if (const auto problem = pack_one(jobs[i], i, parallel_)) return problem;
   }
   return std::nullopt;
 }
 
 void CpuWeightKernels::adamw(std::span<const AdamwJob> jobs, const AdamwParams& params) const {
-  for (const AdamwJob& job : jobs) {
-    AdamwParams mine = params;
-    mine.weight_decay = job.weight_decay;
-    kernels::adamw(job.master, job.m, job.v, job.grad, job.count, mine, parallel_);
+  for (const AdamwJob& job : jobs) update_one(job, params, parallel_);
+}
+
+std::optional<PackProblem> CpuWeightKernels::adamw_pack(std::span<const AdamwJob> updates,
+                                                        std::span<const PackJob> packs,
+                                                        const AdamwParams& params) const {
+  std::optional<PackProblem> problem;
+  for (size_t i = 0; i < updates.size(); ++i) {
+    update_one(updates[i], params, parallel_);
+    if (!problem) problem = pack_one(packs[i], i, parallel_);
   }
+  return problem;
 }
 
 void CpuWeightKernels::add_parts(float* sum, int64_t count, const float* parts, int64_t stride,

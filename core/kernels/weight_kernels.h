@@ -72,6 +72,11 @@ class WeightKernels {
   /// Packs all jobs in one pass over each.
   virtual std::optional<PackProblem> pack(std::span<const PackJob> jobs) const = 0;
   virtual void adamw(std::span<const AdamwJob> jobs, const AdamwParams& params) const = 0;
+  /// adamw() and then pack() of what it left, in one pass over each tensor: packs[i].master is
+  /// updates[i].master. Everything is updated, whether or not it can be packed.
+  virtual std::optional<PackProblem> adamw_pack(std::span<const AdamwJob> updates,
+                                                std::span<const PackJob> packs,
+                                                const AdamwParams& params) const = 0;
   /// sum[i] += parts[i] + parts[stride + i] + ..., `num_parts` of them added in that order first.
   virtual void add_parts(float* sum, int64_t count, const float* parts, int64_t stride,
                          int num_parts) const = 0;
@@ -89,6 +94,9 @@ class CpuWeightKernels final : public WeightKernels {
   DeviceKind device() const override { return DeviceKind::kCpu; }
   std::optional<PackProblem> pack(std::span<const PackJob> jobs) const override;
   void adamw(std::span<const AdamwJob> jobs, const AdamwParams& params) const override;
+  std::optional<PackProblem> adamw_pack(std::span<const AdamwJob> updates,
+                                        std::span<const PackJob> packs,
+                                        const AdamwParams& params) const override;
   void add_parts(float* sum, int64_t count, const float* parts, int64_t stride,
                  int num_parts) const override;
   double sum_of_squares(std::span<const std::span<const float>> arrays) const override;

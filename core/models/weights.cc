@@ -120,7 +120,10 @@ ResidentWeights::ResidentWeights(const ParameterTable& table, QuantizationPlan p
                                  DeviceKind device)
     : table_(table), plan_(std::move(plan)), device_(device) {
   if (plan_.any() && plan_.config.bits != 4) {
-    fail(ErrorCode::kUnimplemented, "W{}A16 weights cannot be run; only W4A16", plan_.config.bits);
+    fail(ErrorCode::kUnimplemented,
+         "the weights are W{}A16, which can be converted and exported but not run; run W4A16 "
+         "(`nibble convert --quant-type W4A16`)",
+         plan_.config.bits);
   }
   for (int64_t i = 0; i < table.size(); ++i) {
     const ParameterSpec& parameter = table.at(i);

@@ -56,6 +56,7 @@ class CudaReachedMemory : public DeviceMemory {
     bind_cuda_thread();
     NIBBLE_CUDA_CHECK(
         cudaMemsetAsync(data, 0, static_cast<size_t>(bytes), c10::cuda::getCurrentCUDAStream()));
+    if (is_host(data)) finish();
   }
   void finish() override {
     NIBBLE_CUDA_CHECK(cudaStreamSynchronize(c10::cuda::getCurrentCUDAStream()));

@@ -111,7 +111,10 @@ void call_rpc(std::string_view method, std::string_view peer, std::chrono::milli
   if (status.ok()) return;
   const Error error = from_status(status);
   if (error.code() == ErrorCode::kDeadlineExceeded && status.error_details().empty()) {
-    fail(error.code(), "{} on {}: no answer within {} ms", method, peer, timeout.count());
+    fail(error.code(),
+         "{} on {}: no answer within {} ms; the process is stopped, hangs, or needs longer than "
+         "that",
+         method, peer, timeout.count());
   }
   if (is_keepalive_timeout(status)) {
     fail(error.code(), "{} on {}: it does not answer; the process is stopped, hangs, or is cut off",

@@ -282,6 +282,11 @@ ModelConfig parse_model_config(const Json& json, const std::string& what) {
   // Qwen configs carry a window size beside use_sliding_window: false; then it means nothing.
   if (json.value("use_sliding_window", Json(nullptr)) == false) fields.ignore("sliding_window");
   if (fields.has("layer_types")) {
+    const size_t count = fields.raw("layer_types").size();
+    if (count != static_cast<size_t>(config.num_layers)) {
+      fail(ErrorCode::kInvalidArgument, "{}: layer_types has {} entries for num_hidden_layers = {}",
+           what, count, config.num_layers);
+    }
     for (const Json& layer : fields.raw("layer_types")) {
       if (layer != "full_attention") {
         fail(ErrorCode::kUnimplemented,

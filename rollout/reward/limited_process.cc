@@ -27,9 +27,20 @@ void set_limit(int resource, int64_t value) {
   if (::setrlimit(static_cast<__rlimit_resource_t>(resource), &limit) != 0) ::_exit(126);
 }
 
+// A sanitizer's shadow memory takes terabytes of addresses.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kLimitsMemory = false;
+#else
+constexpr bool kLimitsMemory = true;
+#endif
+
 void set_limits(const ProcessLimits& limits) {
-  if (limits.max_memory_bytes > 0) set_limit(RLIMIT_DATA, limits.max_memory_bytes);
-  if (limits.max_address_space_bytes > 0) set_limit(RLIMIT_AS, limits.max_address_space_bytes);
+  if (kLimitsMemory && limits.max_memory_bytes > 0) {
+    set_limit(RLIMIT_DATA, limits.max_memory_bytes);
+  }
+  if (kLimitsMemory && limits.max_address_space_bytes > 0) {
+    set_limit(RLIMIT_AS, limits.max_address_space_bytes);
+  }
   if (limits.max_cpu_seconds > 0) set_limit(RLIMIT_CPU, limits.max_cpu_seconds);
   set_limit(RLIMIT_NOFILE, limits.max_open_files);
   set_limit(RLIMIT_CORE, 0);

@@ -1,5 +1,9 @@
 #include "rollout/reward/scorer.h"
 
+#include <algorithm>
+#include <cctype>
+#include <limits>
+
 #include "core/base/fail.h"
 #include "rollout/reward/gym_score.h"
 #include "rollout/reward/last_number.h"
@@ -10,7 +14,19 @@ namespace {
 
 std::string label_text(const Json& label) {
   if (label.is_string()) return label.get<std::string>();
-  if (label.is_number()) return label.dump();
+  if (label.is_number()) {
+    std::string text = label.dump();
+    // A JSON number with more digits than a double holds has lost some by now.
+    constexpr auto kDigits = std::numeric_limits<double>::digits10;
+    const std::string mantissa = text.substr(0, text.find_first_of("eE"));
+    if (label.is_number_float() &&
+        std::count_if(mantissa.begin(), mantissa.end(),
+                      [](unsigned char c) { return std::isdigit(c) != 0; }) > kDigits + 1) {
+      fail(ErrorCode::kInvalidArgument,
+           "the label {} has more digits than a JSON number keeps; write it as a string", text);
+    }
+    return text;
+  }
   fail(ErrorCode::kInvalidArgument, "the label is of type {}; want a string or a number",
        label.type_name());
 }

@@ -85,7 +85,8 @@ class BadInput(CliTestCase):
             self.refuse(*command, says=["model.layers.0.extra.weight", "config.json"])
 
     def test_a_config_of_another_model_is_refused(self):
-        for changes, named in (({"num_hidden_layers": 1}, "model.layers.1."),
+        for changes, named in (({"num_hidden_layers": 1, "layer_types": ["full_attention"]},
+                                "model.layers.1."),
                                ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
                                 "_norm.weight")):
             with self.subTest(changes):
@@ -121,7 +122,7 @@ class BadInput(CliTestCase):
         self.refuse_convert(source, "--quant-group-size", 64, says=["model.layers.0", "96", "64"])
         self.refuse_convert(MODEL, "--quant-group-size", 48, says=["48", "128"])
         self.refuse_convert(MODEL, "--targets", "norms", says=["norms", "experts"])
-        self.refuse_convert(MODEL, "--targets", "experts", says=["--targets linear"])
+        self.refuse_convert(MODEL, "--targets", "experts", says=["--targets (linear"])
         self.refuse_convert(MODEL, "--grid", "sym8", says=["sym8"])
         self.refuse_convert(MODEL, "--quant-type", "W3A16", says=["W3A16"])
         self.refuse_convert(MODEL, "--quant-type", "W8A16", "--grid", "sym7p5", says=["sym7p5"])

@@ -155,6 +155,9 @@ class Generate(CliTestCase):
                       ["--fake-quant", "48"], ["--seed", "-1"], ["--threads", "-1"]):
             with self.subTest(flags):
                 self.refuse("generate", "--model", MODEL, *flags, says=[flags[0]])
+        for number in ("9223372036854775808", "18446744073709551616", "0x10", "010", "1e3", "3.0"):
+            with self.subTest(number):
+                self.refuse("generate", "--model", MODEL, "--seed", number, says=["--seed", number])
         self.refuse("generate", "--model", MODEL, "--stop", "", says=["stop"])
         self.refuse("generate", "--model", self.folder / "none", says=["none"])
         self.refuse("generate", "--model", MODEL, "--tokenizer", self.folder, says=["tokenizer"])

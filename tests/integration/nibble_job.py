@@ -6,7 +6,6 @@ at /proc finds it, whichever session or environment it has.
 """
 
 import ctypes
-import hashlib
 import json
 import os
 import re
@@ -288,21 +287,10 @@ def last_checkpoint(directory):
 
 
 def state_sha256(checkpoint):
-    """Masters and optimizer: what `nibble inspect` says, or the bytes of the rank files while
-    inspect does not know training checkpoints."""
+    """Of masters and optimizer, as `nibble inspect` says."""
     inspected = subprocess.run([str(BINARY), "inspect", str(checkpoint), "--json"], cwd=ROOT,
-                               capture_output=True, text=True, check=False)
-    if inspected.returncode == 0:
-        value = json.loads(inspected.stdout).get("state_sha256")
-        if value:
-            return value
-    digest = hashlib.sha256()
-    files = sorted(Path(checkpoint).glob("rank-*.safetensors"))
-    if not files:
-        raise AssertionError(f"{checkpoint} has no rank files")
-    for file in files:
-        digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
+                               capture_output=True, text=True, check=True)
+    return json.loads(inspected.stdout)["state_sha256"]
 
 
 def rank_bytes(checkpoint):

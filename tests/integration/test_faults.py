@@ -8,7 +8,7 @@ import subprocess
 import unittest
 from pathlib import Path
 
-from nibble_job import (JobTest, last_checkpoint, parents, rank_bytes, reached_step,
+from nibble_job import (JobTest, last_checkpoint, parents, query, rank_bytes, reached_step,
                         read_metrics, settings, wait_until)
 
 # A job that does not end by itself before the fault.
@@ -41,6 +41,9 @@ class Faults(JobTest):
         os.kill(victim, signal.SIGKILL)
         result = job.wait(FAULT_SECONDS)
         self.expect_refusal(result, 1, name, str(victim), "killed by signal 9", "--resume")
+        events = query(directory, "SELECT kind, message FROM events")
+        self.assertEqual([kind for kind, _ in events], ["worker_lost"])
+        self.assertIn(name, events[0][1])
         self.assertFalse(others & parents().keys(), "workers outlived the job")
         self.expect_nothing_left(job)
         return directory

@@ -117,6 +117,19 @@ class Resume(JobTest):
                 self.assertTrue(all(row["logprob_abs_diff_max"] == 0 for row in rows))
                 self.assertEqual(len(rank_bytes(last_checkpoint(directory))), trainers)
 
+    def test_what_changed_at_a_resume_is_said_and_kept(self):
+        directory = self.folder / "run"
+        self.train(directory, *settings(run__steps=2))
+        self.train(directory, *settings(run__steps=3), "--resume")
+        result = self.run_nibble("train", TINY_DENSE, "--resume", *settings(
+            run__directory=directory, run__steps=4, optimizer__lr=0.001, run__seed=9))
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("run.seed, optimizer.lr", result.stderr)
+        events = query(directory, "SELECT kind, message FROM events ORDER BY rowid")
+        self.assertEqual([kind for kind, _ in events], ["resumed", "resumed"])
+        self.assertNotIn("run.", events[0][1])
+        self.assertIn("run.seed, optimizer.lr", events[1][1])
+
     def test_a_finished_job_that_is_resumed_stays_as_it_is(self):
         directory = self.folder / "run"
         self.train(directory, *settings(run__steps=4))

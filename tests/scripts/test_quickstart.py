@@ -33,7 +33,7 @@ if arguments[0] == "train":
     run = "runs/" + os.path.basename(arguments[1])[: -len(".yaml")]
     steps = int(arguments[arguments.index("--set") + 1].split("=")[1])
     os.makedirs(run + "/checkpoints", exist_ok=True)
-    found = sorted(os.listdir(run + "/checkpoints"))
+    found = sorted(name for name in os.listdir(run + "/checkpoints") if "." not in name)
     first = int(found[-1][5:]) if "--resume" in arguments and found else 0
     ticks = open("ticks") if os.path.exists("ticks") else None
     for step in range(first + 1, steps + 1):
@@ -103,6 +103,13 @@ class Quickstart(unittest.TestCase):
             self.assertNotIn(word, self.log())
         self.run_script("--steps", "5")
         self.assertIn("--set run.steps=5 --resume", self.log())
+
+    def test_a_checkpoint_that_was_never_finished_does_not_count(self):
+        self.run_script("--steps", "3")
+        self.write("runs/smollm2-addition/checkpoints/step-000004.partial/meta.json", "{}")
+        code, out, _ = self.run_script("--steps", "4")
+        self.assertEqual(code, 0, out)
+        self.assertIn("--set run.steps=4 --resume", self.log())
 
     def test_compare_trains_all_three_and_overlays_them(self):
         code, out, _ = self.run_script("--steps", "2", "--compare")

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <chrono>
-#include <filesystem>
 #include <future>
 #include <memory>
 #include <string>
@@ -12,6 +11,7 @@
 #include "core/checkpoint/hf_directory.h"
 #include "core/models/decoder.h"
 #include "core/models/weights.h"
+#include "tests/core/models/test_root.h"
 #include "weight_sync/local_transport.h"
 #include "weight_sync/plan.h"
 #include "weight_sync/receiver.h"
@@ -22,8 +22,7 @@ namespace nibble {
 /// An INT4 checkpoint of tests/oracles, and other versions of it: what trainers publish in tests.
 struct SyncModel {
   explicit SyncModel(const std::string& name)
-      : directory(std::filesystem::path(NIBBLE_SOURCE_DIR) / "tests/oracles/models" / name /
-                  "int4_sym7"),
+      : directory(test_root() / "tests/oracles/models" / name / "int4_sym7"),
         spec(make_model_spec(parse_model_config(directory.config(), name))),
         source(load_weights(directory, spec.table)),
         manifest(make_manifest(spec.table, source->plan())) {}
@@ -48,9 +47,10 @@ struct SyncModel {
   Manifest manifest;
 };
 
-/// Rank r's rows of `weights`, copied, as the trainer's packer makes them.
+/// Rank r's rows of `weights`, copied, as the trainer's packer makes them, on a device.
 inline std::shared_ptr<const std::vector<StoredParameter>> row_shards(
-    const SyncModel& model, const ResidentWeights& weights, int rank, int world) {
+    const SyncModel& model, const ResidentWeights& weights, int rank, int world,
+    DeviceKind device = DeviceKind::kCpu) {
   auto shards = std::make_shared<std::vector<StoredParameter>>();
   for (int64_t p = 0; p < model.spec.table.size(); ++p) {
     const StoredParameter& whole = weights.stored(p);
@@ -62,34 +62,38 @@ inline std::shared_ptr<const std::vector<StoredParameter>> row_shards(
       return std::decay_t<decltype(values)>(
           std::span(values.begin() + begin * row, values.begin() + end * row));
     };
-    shards->push_back({cut(whole.bf16), cut(whole.words), cut(whole.scale)});
+    const StoredParameter rows_here{cut(whole.bf16), cut(whole.words), cut(whole.scale)};
+    shards->push_back(rows_here.to(device));
   }
   return shards;
 }
 
 inline void publish_shard(const SyncModel& model, WeightSender& sender, int64_t version, int rank,
-                          int world) {
-  auto shards = row_shards(model, *model.version(version), rank, world);
+                          int world, DeviceKind device = DeviceKind::kCpu) {
+  auto shards = row_shards(model, *model.version(version), rank, world, device);
   auto tensors = shard_tensors(model.manifest, *shards, rank, world);
   sender.publish(version, std::move(tensors), std::move(shards));
 }
 
 inline bool same_bytes(const SyncModel& model, const ResidentWeights& a, const ResidentWeights& b) {
   for (int64_t p = 0; p < model.spec.table.size(); ++p) {
-    if (a.stored(p).words != b.stored(p).words || a.stored(p).scale != b.stored(p).scale ||
-        a.stored(p).bf16 != b.stored(p).bf16) {
-      return false;
-    }
+    const StoredParameter x = a.stored(p).to(DeviceKind::kCpu);
+    const StoredParameter y = b.stored(p).to(DeviceKind::kCpu);
+    if (x.words != y.words || x.scale != y.scale || x.bf16 != y.bf16) return false;
   }
   return true;
 }
 
 constexpr int64_t kTestBucketBytes = 16 << 10;
 
-/// A trainer of `num_senders` ranks and the plan for one worker that serves the whole model.
+/// A trainer of `num_senders` ranks and the plan for one worker that serves the whole model; on the
+/// CPU, or on the device of `gpu` (borrowed).
 struct SyncWorld {
-  SyncWorld(const SyncModel& sync_model, int num_senders)
-      : model(sync_model), layout(row_shard_layout(model.manifest, num_senders)) {
+  SyncWorld(const SyncModel& sync_model, int num_senders,
+            const kernels::WeightKernels* gpu = nullptr)
+      : model(sync_model),
+        layout(row_shard_layout(model.manifest, num_senders)),
+        kernels(gpu != nullptr ? *gpu : cpu) {
     for (int rank = 0; rank < num_senders; ++rank) {
       senders.push_back(std::make_unique<WeightSender>(rank, model.manifest, kernels));
     }
@@ -115,7 +119,8 @@ struct SyncWorld {
   const SyncModel& model;
   Layout layout;
   kernels::Serial serial;
-  kernels::CpuWeightKernels kernels{serial};
+  kernels::CpuWeightKernels cpu{serial};
+  const kernels::WeightKernels& kernels;
   std::vector<std::unique_ptr<WeightSender>> senders;
 };
 

@@ -46,29 +46,37 @@ std::shared_ptr<PackedShards> PackBuffers::acquire(const ShardLayout& layout, De
           }};
 }
 
-std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
-                                                std::span<const Array<float>> masters,
-                                                const kernels::WeightKernels& kernels,
-                                                PackBuffers& buffers) {
-  const std::shared_ptr<PackedShards> packed = buffers.acquire(layout, kernels.device());
+std::vector<kernels::PackJob> pack_jobs(const ShardLayout& layout,
+                                        std::span<const Array<float>> masters,
+                                        PackedShards& packed) {
   std::vector<kernels::PackJob> jobs;
   for (int64_t p = 0; p < layout.table->size(); ++p) {
     const ParameterSpec& whole = layout.table->at(p);
-    const int64_t rows = layout.shard(p).rows();
-    const bool quantized = layout.quantized(p);
-    StoredParameter& out = packed->parameters[static_cast<size_t>(p)];
-    const int64_t group = quantized ? layout.plan.config.group_size : 0;
+    StoredParameter& out = packed.parameters[static_cast<size_t>(p)];
+    const int64_t group = layout.quantized(p) ? layout.plan.config.group_size : 0;
     jobs.push_back({masters[static_cast<size_t>(p)].data(),
-                    {rows, whole.cols, group},
+                    {layout.shard(p).rows(), whole.cols, group},
                     out.words.data(),
                     out.scale.data(),
                     out.bf16.data()});
   }
-  if (const auto problem = kernels.pack(jobs)) {
-    const auto p = static_cast<int64_t>(problem->job);
-    fail(ErrorCode::kInvalidArgument, "tensor '{}', row {}, {} {}: {}", layout.table->at(p).name(),
-         layout.shard(p).begin + problem->row, layout.quantized(p) ? "group" : "column",
-         problem->group, quant::problem_text(problem->kind));
+  return jobs;
+}
+
+std::string packing_problem_text(const ShardLayout& layout, const kernels::PackProblem& problem) {
+  const auto p = static_cast<int64_t>(problem.job);
+  return fmt::format("tensor '{}', row {}, {} {}: {}", layout.table->at(p).name(),
+                     layout.shard(p).begin + problem.row, layout.quantized(p) ? "group" : "column",
+                     problem.group, quant::problem_text(problem.kind));
+}
+
+std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
+                                                std::span<const Array<float>> masters,
+                                                const kernels::WeightKernels& kernels,
+                                                PackBuffers& buffers) {
+  std::shared_ptr<PackedShards> packed = buffers.acquire(layout, kernels.device());
+  if (const auto problem = kernels.pack(pack_jobs(layout, masters, *packed))) {
+    fail(ErrorCode::kInvalidArgument, "{}", packing_problem_text(layout, *problem));
   }
   return packed;
 }

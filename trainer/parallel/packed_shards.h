@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "core/comm/reduce.h"
@@ -57,9 +59,17 @@ struct PackChanges {
   int64_t changed_scales = 0;
 };
 
+/// One job a parameter that packs `masters` (this rank's rows) into `packed`.
+std::vector<kernels::PackJob> pack_jobs(const ShardLayout& layout,
+                                        std::span<const Array<float>> masters,
+                                        PackedShards& packed);
+
+/// Tensor, row and group of a weight that is not finite or overflows, which one of pack_jobs() met.
+std::string packing_problem_text(const ShardLayout& layout, const kernels::PackProblem& problem);
+
 /// Packs float32 masters (one array per parameter, this rank's rows) into one of `buffers`, which
-/// are of this layout. One pass over each. Throws Error{kInvalidArgument} naming tensor, row and
-/// group if a weight is not finite or overflows.
+/// are of this layout. One pass over each. Throws Error{kInvalidArgument} with
+/// packing_problem_text() if a weight is not finite or overflows.
 std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
                                                 std::span<const Array<float>> masters,
                                                 const kernels::WeightKernels& kernels,

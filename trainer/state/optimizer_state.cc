@@ -18,7 +18,7 @@ OptimizerState::OptimizerState(const ShardLayout& layout, DeviceKind device) {
 
 UpdateStats OptimizerState::update(const ShardLayout& layout, const OptimizerConfig& config,
                                    std::span<const Array<float>> gradients, ProcessGroup& group,
-                                   const kernels::WeightKernels& kernels) {
+                                   const kernels::WeightKernels& kernels, PackedShards& packed) {
   std::vector<std::span<const float>> arrays;
   for (const auto& gradient : gradients) arrays.emplace_back(gradient.data(), gradient.size());
   double squares = kernels.sum_of_squares(arrays);
@@ -48,8 +48,14 @@ UpdateStats OptimizerState::update(const ShardLayout& layout, const OptimizerCon
                     static_cast<int64_t>(master[p].size()),
                     decays ? static_cast<float>(config.weight_decay) : 0.0f});
   }
-  kernels.adamw(jobs, params);
+  const auto problem = kernels.adamw_pack(jobs, pack_jobs(layout, master, packed), params);
   ++updates;
+  if (problem) {
+    fail(ErrorCode::kInternal,
+         "after update {} at learning rate {}: {}; go on from the last checkpoint with a lower "
+         "optimizer.lr",
+         updates, stats.lr, packing_problem_text(layout, *problem));
+  }
   return stats;
 }
 

@@ -29,12 +29,13 @@ struct OptimizerState {
   /// Zero moments, masters of the layout's sizes.
   explicit OptimizerState(const ShardLayout& layout, DeviceKind device = DeviceKind::kCpu);
 
-  /// One AdamW update from this rank's gradients. The norm is summed over ranks in rank order, so
-  /// all ranks clip alike. Collective. Throws Error{kInternal} if the norm is not finite; nothing
-  /// has changed then.
+  /// One AdamW update from this rank's gradients, and in the same pass the packing of what it left,
+  /// into `packed`. The norm is summed over ranks in rank order, so all ranks clip alike.
+  /// Collective. Throws Error{kInternal} if the norm is not finite: nothing has changed then;
+  /// and if a weight cannot be packed afterwards.
   UpdateStats update(const ShardLayout& layout, const OptimizerConfig& config,
                      std::span<const Array<float>> gradients, ProcessGroup& group,
-                     const kernels::WeightKernels& kernels);
+                     const kernels::WeightKernels& kernels, PackedShards& packed);
 };
 
 }  // namespace nibble

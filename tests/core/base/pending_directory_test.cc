@@ -31,6 +31,19 @@ TEST_F(PendingDirectoryTest, AppearsWithCommitOnly) {
   EXPECT_FALSE(fs::exists(root_ / "out.partial"));
 }
 
+TEST_F(PendingDirectoryTest, ALinkStaysAndWhatItNamesIsFilled) {
+  fs::create_directory(root_ / "disk");
+  fs::create_directory_symlink("disk/out", root_ / "link");  // names nothing yet
+  for (const char* name : {"link", "link/"}) {
+    PendingDirectory directory(root_ / name, Leftover::kRefuse);
+    write_file_atomically(directory.path() / "a", "text");
+    directory.commit();
+    EXPECT_TRUE(fs::is_symlink(root_ / "link"));
+    EXPECT_EQ(read_file(root_ / "disk/out/a", 100), "text");
+    fs::remove(root_ / "disk/out/a");
+  }
+}
+
 TEST_F(PendingDirectoryTest, AbandonedLeavesNothing) {
   {
     PendingDirectory directory(root_ / "out", Leftover::kRefuse);

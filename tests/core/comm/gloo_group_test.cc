@@ -70,7 +70,12 @@ TEST(GlooGroup, ADeadPeerIsATypedErrorWithinTheTimeout) {
   const int port = free_port();
   const int good = run_ranks(2, 30s, [port](int rank) {
     Member member(port, rank, 2, 5s);
-    if (rank == 1) raise(SIGKILL);
+    std::byte joined{};  // on both sides
+    if (rank == 1) {
+      member.group->receive(std::span(&joined, 1), 0, 1)->wait();
+      raise(SIGKILL);
+    }
+    member.group->send(std::span(&joined, 1), 1, 1)->wait();
     std::vector<int32_t> message(1 << 20);
     try {
       member.group->receive(std::as_writable_bytes(std::span(message)), 1, 0)->wait();

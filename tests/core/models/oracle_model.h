@@ -4,7 +4,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <memory>
@@ -16,14 +15,9 @@
 #include "core/models/rope_table.h"
 #include "core/models/tape_executor.h"
 #include "core/models/weights.h"
+#include "tests/core/models/test_root.h"
 
 namespace nibble {
-
-/// Where tests/oracles is: this repository, or what NIBBLE_TEST_ROOT names (a bundle's copy).
-inline std::filesystem::path test_root() {
-  const char* moved = std::getenv("NIBBLE_TEST_ROOT");
-  return moved != nullptr ? moved : NIBBLE_SOURCE_DIR;
-}
 
 /// A tiny checkpoint made by Transformers, with what Transformers computes from it
 /// (tests/oracles/models/README.md).

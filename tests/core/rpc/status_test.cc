@@ -65,7 +65,9 @@ TEST_F(StatusTest, AnAnswerThatNeverComesRunsIntoTheDeadline) {
   request.set_wait(true);
   const Error error = error_of([&] { say(channel_, request, std::chrono::milliseconds(50)); });
   EXPECT_EQ(error.code(), ErrorCode::kDeadlineExceeded);
-  EXPECT_STREQ(error.what(), "Say on the-peer: no answer within 50 ms");
+  EXPECT_STREQ(error.what(),
+               "Say on the-peer: no answer within 50 ms; the process is stopped, hangs, or needs "
+               "longer than that");
 }
 
 TEST_F(StatusTest, ACallWithoutTimeLeftIsNotMade) {

@@ -57,7 +57,9 @@ TEST(ModelConfig, WhatIsNotImplementedIsRefusedByName) {
   expect_refused(with("hidden_size", 0), "hidden_size");
   expect_refused(with("hidden_size", "big"), "hidden_size");
   expect_refused(with("num_key_value_heads", 3), "key-value heads");
-  expect_refused(with("layer_types", {"sliding_attention"}), "sliding_attention");
+  expect_refused(with("layer_types", {"sliding_attention"}), "layer_types");
+  expect_refused(with("layer_types", {"full_attention", "full_attention", "sliding_attention"}),
+                 "sliding_attention");
   Json llama_window = config_of("llama_smol");
   llama_window["sliding_window"] = 128;
   expect_refused(llama_window, "sliding_window");

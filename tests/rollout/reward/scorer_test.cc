@@ -99,5 +99,25 @@ TEST(MakeScorer, NamesTheKnownTypes) {
   }
 }
 
+TEST(Scorer, ALabelThatLostDigitsIsRefusedAndOneThatKeptThemCounts) {
+  const auto scorer = make_scorer("last_number");
+  const auto label = [](const char* text) { return Json::parse(text); };
+  for (const char* text :
+       {"18446744073709551617", "0.1234567890123456789", "123456789.123456789"}) {
+    try {
+      scorer->score(text, label(text));
+      ADD_FAILURE() << text;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+      EXPECT_THAT(error.what(), ::testing::HasSubstr("as a string"));
+    }
+    EXPECT_EQ(scorer->score(text, Json(text)), 1) << "as a string every digit counts";
+  }
+  for (const char* text : {"18446744073709551615", "-9223372036854775808", "0.1", "2.5e3", "1e300",
+                           "0.123456789012345", "3.0"}) {
+    EXPECT_EQ(scorer->score(text, label(text)), 1) << text;
+  }
+}
+
 }  // namespace
 }  // namespace nibble
