@@ -2,7 +2,8 @@
 # Everything a change has to pass. Prints the seconds of each phase at the end.
 #   scripts/test.sh [--tier commit|full]
 # commit (default): bootstrap, format, include arrows, build, headers, tests, clang-tidy on changes.
-# Integration tests run apart. full: also the tests under AddressSanitizer + UBSan and, torch-free ones, ThreadSanitizer.
+# Integration tests run apart. full: also Transformers loading what we write, and the tests under AddressSanitizer +
+# UBSan and, torch-free ones, ThreadSanitizer.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -11,7 +12,7 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --tier) tier=${2:-}; shift 2 || true ;;
     --tier=*) tier=${1#--tier=}; shift ;;
-    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "test.sh: unknown argument '$1'; see --help" >&2; exit 2 ;;
   esac
 done
@@ -54,7 +55,20 @@ phase "self-contained headers" build cpu --target check_headers
 phase test ctest --preset cpu -LE integration
 phase "integration tests" ctest --preset cpu -L integration
 phase clang-tidy scripts/check_tidy.sh
+# A Python of its own: the build's has no more of torch than its libraries.
+oracle_python() {
+  local wanted=tests/oracles_live/requirements.txt
+  cmp -s "$wanted" "$deps/oracles/installed.txt" && return
+  rm -rf "$deps/oracles"
+  python3 -m venv "$deps/oracles"
+  "$deps/oracles/bin/python" -m pip install --quiet --disable-pip-version-check -r "$wanted"
+  cp "$wanted" "$deps/oracles/installed.txt"
+}
+
 if [ "$tier" = full ]; then
+  phase "Transformers" oracle_python
+  phase "Transformers loads ours" env OMP_NUM_THREADS=1 NIBBLE_BINARY="$PWD/build/cpu/bin/nibble" \
+    "$deps/oracles/bin/python" -B tests/oracles_live/check_transformers_load.py
   for preset in cpu-asan cpu-tsan; do
     phase "$preset configure" cmake --preset "$preset" "-DNIBBLE_DEPS_DIR=$deps"
     phase "$preset build" build "$preset"

@@ -122,9 +122,9 @@ class Resume(JobTest):
         self.train(directory, *settings(run__steps=2))
         self.train(directory, *settings(run__steps=3), "--resume")
         result = self.run_nibble("train", TINY_DENSE, "--resume", *settings(
-            run__directory=directory, run__steps=4, optimizer__lr=0.001, run__seed=9))
-        self.assertEqual(result.returncode, 0, result.stderr)
-        self.assertIn("run.seed, optimizer.lr", result.stderr)
+            run__directory=directory, run__steps=4, optimizer__lr=0.002, run__seed=9))
+        self.assertEqual(result.code, 0, result.err)
+        self.assertIn("run.seed, optimizer.lr", result.err)
         events = query(directory, "SELECT kind, message FROM events ORDER BY rowid")
         self.assertEqual([kind for kind, _ in events], ["resumed", "resumed"])
         self.assertNotIn("run.", events[0][1])
