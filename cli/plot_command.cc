@@ -208,6 +208,10 @@ void run_plot(const PlotFlags& flags) {
   if (flags.runs.size() > 1 && flags.output.empty()) {
     fail(ErrorCode::kInvalidArgument, "several runs need --output FILE.png");
   }
+  if (!flags.output.empty() && flags.output.extension() != ".png") {
+    fail(ErrorCode::kInvalidArgument, "--output '{}' must end in .png: that is what is written",
+         flags.output.string());
+  }
   if (const fs::path parent = flags.output.parent_path();
       !parent.empty() && !fs::is_directory(parent)) {
     fail(ErrorCode::kNotFound, "directory '{}' of --output does not exist; create it first",

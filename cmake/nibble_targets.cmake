@@ -3,6 +3,12 @@
 # nibble_bench(name DEPS ...): one benchmark binary, built by the target `benchmarks` only.
 include(GNUInstallDirs)
 
+# Time limits of tests are multiplied by this: sanitized code is slower.
+set(NIBBLE_TEST_PATIENCE 1)
+if(NIBBLE_SANITIZE)
+  set(NIBBLE_TEST_PATIENCE 4)
+endif()
+
 function(nibble_library name)
   cmake_parse_arguments(arg "" "" "SOURCES;DEPS;PRIVATE_DEPS" ${ARGN})
   if(arg_SOURCES)
@@ -26,9 +32,7 @@ function(nibble_test name)
   if(NOT arg_TIMEOUT)
     set(arg_TIMEOUT 120)
   endif()
-  if(NIBBLE_SANITIZE)
-    math(EXPR arg_TIMEOUT "4 * ${arg_TIMEOUT}")
-  endif()
+  math(EXPR arg_TIMEOUT "${NIBBLE_TEST_PATIENCE} * ${arg_TIMEOUT}")
   if(NOT arg_LABELS)
     set(arg_LABELS cpu)
   endif()

@@ -38,7 +38,7 @@ inline std::vector<Chunk> cut(std::span<const int64_t> counts) {
 }
 
 __device__ inline void report(unsigned long long* first_bad, int32_t job, int64_t position,
-                       bool overflow) {
+                              bool overflow) {
   const auto key = static_cast<unsigned long long>(job) << kProblemBits |
                    static_cast<unsigned long long>(position) * 2 | (overflow ? 1ull : 0ull);
   atomicMin(first_bad, key);

@@ -194,6 +194,7 @@ class BadInput(CliTestCase):
 
     def test_paths_of_the_wrong_kind_say_what_to_do(self):
         self.refuse("inspect", MODEL / "config.json", says=["is a file", "directory"])
+        self.refuse("plot", self.folder, "--output", self.folder / "a.jpg", says=["a.jpg", ".png"])
         self.refuse("plot", self.folder, "--output", self.folder / "none" / "a.png",
                     says=["none", "create it first"])
         self.refuse("logprobs", "--model", MODEL, "--fake-quant", 32, "--targets", "experts",

@@ -231,6 +231,7 @@ TEST(TrainerRanks, TwoRanksTrainAsOneToRoundingAndLogProbsAreTheSameBits) {
         auto groups = make_groups(6, 6);
         fill_log_probs(trainer, groups);
         std::vector<int64_t> tokens;
+        tokens.reserve(groups.size());
         for (const auto& g : groups) tokens.push_back(group_tokens(g));
         const auto shares = balance_groups(tokens, world);
         for (int step = 0; step < 2; ++step) {

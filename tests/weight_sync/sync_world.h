@@ -145,6 +145,7 @@ inline std::vector<SenderReport> move_all(SyncWorld& world, WeightReceiver& rece
     throw;
   }
   std::vector<SenderReport> reports;
+  reports.reserve(moves.size());
   for (auto& move : moves) reports.push_back(move.get());
   return reports;
 }
