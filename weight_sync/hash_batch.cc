@@ -24,6 +24,14 @@ void HashBatch::add(const StoredTensor& tensor, int64_t first_element,
   if (gathered_bytes_ >= flush_bytes_) flush();
 }
 
+void HashBatch::add(const Manifest& manifest, const PlannedSlice& planned, const Segment& segment,
+                    std::span<const std::byte> piece, quant::ContentHash* sum) {
+  const StoredTensor& tensor = manifest.at(planned.slice.tensor);
+  const int64_t first = (planned.byte_begin + segment.offset) / tensor.element_bytes();
+  add(tensor, first,
+      piece.subspan(static_cast<size_t>(segment.offset), static_cast<size_t>(segment.bytes)), sum);
+}
+
 void HashBatch::flush() {
   const std::vector<quant::ContentHash> hashes = kernels_.hash(jobs_);
   for (size_t i = 0; i < hashes.size(); ++i) *sums_[i] += hashes[i];

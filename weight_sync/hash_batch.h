@@ -7,7 +7,9 @@
 
 #include "core/kernels/weight_kernels.h"
 #include "core/quant/hash.h"
+#include "weight_sync/bucket_plan.h"
 #include "weight_sync/manifest.h"
+#include "weight_sync/plan.h"
 
 namespace nibble {
 
@@ -22,6 +24,9 @@ class HashBatch {
   /// at a later add(), at the latest in flush(). Both must stay until then.
   void add(const StoredTensor& tensor, int64_t first_element, std::span<const std::byte> bytes,
            quant::ContentHash* sum);
+  /// The same of a segment of a piece that is moved: `piece` holds the bytes of `planned`.
+  void add(const Manifest& manifest, const PlannedSlice& planned, const Segment& segment,
+           std::span<const std::byte> piece, quant::ContentHash* sum);
   void flush();
 
  private:

@@ -162,11 +162,7 @@ bool WeightReceiver::is_flip(const SyncPlan& plan) const {
 void WeightReceiver::hash_arrived(HashBatch& hashes, Attempt& attempt, size_t edge,
                                   const Segment& segment, std::span<const std::byte> piece) const {
   const auto i = static_cast<size_t>(segment.piece);
-  const PlannedSlice& planned = attempt.plan.edges[edge].slices[i];
-  const StoredTensor& tensor = manifest_.at(planned.slice.tensor);
-  const int64_t first = (planned.byte_begin + segment.offset) / tensor.element_bytes();
-  hashes.add(tensor, first,
-             piece.subspan(static_cast<size_t>(segment.offset), static_cast<size_t>(segment.bytes)),
+  hashes.add(manifest_, attempt.plan.edges[edge].slices[i], segment, piece,
              &attempt.hashes[edge][i]);
   attempt.arrived_bytes += segment.bytes;
 }

@@ -108,13 +108,7 @@ SenderReport WeightSender::move(const Transaction& transaction, const SyncPlan& 
   const SentHandler hash_segment = [&](const Segment& segment) {
     const auto i = static_cast<size_t>(segment.piece);
     if (is_known[i]) return;
-    const PlannedSlice& planned = edge->slices[i];
-    const StoredTensor& tensor = manifest_.at(planned.slice.tensor);
-    const int64_t first = (planned.byte_begin + segment.offset) / tensor.element_bytes();
-    hashes.add(
-        tensor, first,
-        pieces[i].subspan(static_cast<size_t>(segment.offset), static_cast<size_t>(segment.bytes)),
-        &report.slices[i].hash);
+    hashes.add(manifest_, edge->slices[i], segment, pieces[i], &report.slices[i].hash);
   };
   transport.send(pieces, plan.bucket_bytes, hash_segment, deadline);
   hashes.flush();
