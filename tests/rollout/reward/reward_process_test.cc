@@ -29,9 +29,6 @@ RewardProcessOptions options_of(const std::vector<std::string>& arguments) {
   options.sample_timeout = milliseconds(20'000);
   options.limits.max_memory_bytes = 256 << 20;
   options.limits.max_address_space_bytes = 1LL << 30;
-  if (kHasSanitizer) {  // shadow memory takes terabytes of addresses
-    options.limits.max_memory_bytes = options.limits.max_address_space_bytes = 0;
-  }
   return options;
 }
 
