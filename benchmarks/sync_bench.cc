@@ -13,7 +13,6 @@
 
 #include "core/base/fail.h"
 #include "core/comm/process_group.h"
-#include "core/comm/reduce.h"
 #include "core/models/decoder.h"
 #include "weight_sync/group_transport.h"
 #include "weight_sync/receiver.h"
@@ -47,7 +46,7 @@ struct Setup {
       : spec(make_model_spec(smollm_135m())),
         quantization(plan_quantization(spec.table, QuantTargets::kLinear, 4, 64)),
         manifest(make_manifest(spec.table, quantization)),
-        layout(row_shard_layout(manifest, kSenders)),
+        layout(trainer_layout(manifest, spec.table, {kSenders})),
         plan(make_plan({manifest, layout, replica_slices(manifest), 1, members, bucket_bytes})) {}
   Transaction transaction(int64_t version) const { return {"bench", 1, version, plan.digest}; }
 
@@ -76,7 +75,7 @@ void run_sender(const Setup& setup, ProcessGroup& group, int rounds) {
   for (int64_t p = 0; p < setup.spec.table.size(); ++p) shards->emplace_back();
   for (int64_t t = 0; t < setup.manifest.size(); ++t) {
     const StoredTensor& tensor = setup.manifest.at(t);
-    const RowShard rows = row_shard(tensor.rows, rank, kSenders);
+    const RowShard rows = owned_rows(setup.spec.table, tensor.parameter, {kSenders}, rank);
     StoredParameter& out = (*shards)[static_cast<size_t>(tensor.parameter)];
     const auto count = static_cast<size_t>(rows.rows() * tensor.row_elements);
     if (tensor.kind == StoredKind::kWords) {
@@ -92,12 +91,16 @@ void run_sender(const Setup& setup, ProcessGroup& group, int rounds) {
   GroupTransport transport(group, kSenders);
   WeightSender sender(rank, setup.manifest, setup.kernels);
   std::vector<std::byte> raw;  // the same bytes, in one piece
-  for (const LocalTensor& local : shard_tensors(setup.manifest, *shards, rank, kSenders)) {
+  for (const LocalTensor& local :
+       shard_tensors(setup.manifest, *shards, setup.layout.ranks[static_cast<size_t>(rank)])) {
     raw.insert(raw.end(), local.bytes.begin(), local.bytes.end());
   }
   for (int round = 0; round < rounds; ++round) {
     const int64_t version = round + 1;
-    sender.publish(version, shard_tensors(setup.manifest, *shards, rank, kSenders), shards);
+    sender.publish(
+        version,
+        shard_tensors(setup.manifest, *shards, setup.layout.ranks[static_cast<size_t>(rank)]),
+        shards);
     start_together(group);
     const SenderReport report =
         sender.move(setup.transaction(version), setup.plan, transport, Deadline::after(60s));
@@ -107,7 +110,8 @@ void run_sender(const Setup& setup, ProcessGroup& group, int rounds) {
     sender.retire_before(version);
     start_together(group);
     const Edge& edge = *setup.plan.edge_of(rank);
-    const auto tensors = shard_tensors(setup.manifest, *shards, rank, kSenders);
+    const auto tensors =
+        shard_tensors(setup.manifest, *shards, setup.layout.ranks[static_cast<size_t>(rank)]);
     std::vector<std::span<const std::byte>> pieces;
     for (const PlannedSlice& planned : edge.slices) {
       pieces.push_back(tensors[static_cast<size_t>(planned.slice.tensor)].bytes);

@@ -153,6 +153,11 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
   }
   check_paths(config, loaded.source);
   const JobPlans plans = job_plans(config);
+  if (const auto problem =
+          mesh_problem(model_of(config, config.model.path), trainer_mesh(config))) {
+    fail(ErrorCode::kInvalidArgument, "cluster.trainers ({}) cannot share '{}' so: {}",
+         loaded.source.where("cluster.trainers"), config.model.path.string(), *problem);
+  }
   if (config.qat.enabled && !plans.train.any()) {
     fail(ErrorCode::kInvalidArgument,
          "qat.enabled is true, but '{}' has no quantization_config: convert the model with `nibble "
@@ -231,6 +236,11 @@ TrainerConfig trainer_config(const RunConfig& c) {
   config.max_tokens_per_device = c.parallel.max_tokens_per_device;
   config.max_positions = c.rollout.max_positions;
   return config;
+}
+
+Mesh trainer_mesh(const RunConfig& c) {
+  return {static_cast<int>(c.cluster.trainers), static_cast<int>(c.parallel.tensor),
+          static_cast<int>(c.parallel.expert)};
 }
 
 int worker_threads(const RunConfig& config, WorkerRole role) {

@@ -11,6 +11,7 @@
 #include "coordinator/supervised_loop.h"
 #include "core/base/env.h"
 #include "core/config/config.h"
+#include "core/spec/mesh.h"
 #include "core/spec/quantization.h"
 #include "rollout/rollout_config.h"
 #include "rollout/rollout_service.h"
@@ -83,6 +84,8 @@ CoordinatorConfig coordinator_config(const RunConfig& config);
 SamplingPlan sampling_plan(const RunConfig& config);
 SupervisedPlan supervised_plan(const RunConfig& config);
 TrainerConfig trainer_config(const RunConfig& config);
+/// How the trainer ranks share the model.
+Mesh trainer_mesh(const RunConfig& config);
 /// Of a supervised job (algorithm.loss: sft); empty for any other.
 std::optional<RecordSource> record_source(const RunConfig& config);
 

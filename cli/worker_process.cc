@@ -33,7 +33,7 @@ class Roles {
  public:
   Roles(const Assignment& assignment, const RunConfig& config, bool on_gpu) {
     if (assignment.role == WorkerRole::kBoth) {
-      store_.emplace(assignment.index, static_cast<int>(config.cluster.trainers));
+      store_.emplace(assignment.index, trainer_mesh(config));
       if (on_gpu) shared_gpu_ = plan_shared_gpu(config);
     }
     if (assignment.role != WorkerRole::kRollout) add_trainer(assignment, config, on_gpu);
@@ -51,7 +51,7 @@ class Roles {
     TrainerServiceOptions options;
     options.job = config.run.directory.filename().string();
     options.rank = assignment.index;
-    options.world = static_cast<int>(config.cluster.trainers);
+    options.mesh = trainer_mesh(config);
     options.trainer = trainer_config(config);
     options.records = record_source(config);
     options.gpu = on_gpu ? make_backend(config) : nullptr;
@@ -63,6 +63,7 @@ class Roles {
     RolloutServiceOptions options;
     options.job = config.run.directory.filename().string();
     options.engine = assignment.index;
+    options.trainers = trainer_mesh(config);
     options.worker.plan = job_plans(config).serve;
     options.worker.gpu = on_gpu ? make_backend(config) : nullptr;
     options.gpu_wire = gpu_wire(config);
@@ -77,14 +78,14 @@ class Roles {
   }
   SharedGpu plan_shared_gpu(const RunConfig& config) const {
     const TrainerMemory trainer =
-        plan_trainer_memory(trainer_config(config), store_->rank(), store_->world());
+        plan_trainer_memory(trainer_config(config), store_->mesh(), store_->rank());
     constexpr int64_t kMib = 1 << 20;
     get_logger("worker")->info(
         "trainer memory plan: state_mib={} packed_mib={} reference_mib={} ring_mib={} "
         "activations_mib={}",
         trainer.state_bytes / kMib, trainer.packed_bytes / kMib, trainer.reference_bytes / kMib,
         trainer.ring_bytes / kMib, trainer.activation_bytes / kMib);
-    return {ops::free_cuda_bytes(), trainer.total(), store_->world() == 1 ? 0 : 2};
+    return {ops::free_cuda_bytes(), trainer.total(), store_->mesh().world == 1 ? 0 : 2};
   }
   // One for each role: a role's work goes in the order of its own thread.
   const ops::Backend* make_backend(const RunConfig& config) {

@@ -42,7 +42,6 @@ PlanAnswer decode_plan(const Response& response) {
 v1::PlanRequest plan_request(int64_t epoch, const std::vector<std::string>& membership) {
   v1::PlanRequest request;
   request.set_epoch(epoch);
-  request.set_num_trainers(static_cast<int32_t>(membership.size()) - 1);
   add_membership(membership, request);
   return request;
 }

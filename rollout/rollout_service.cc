@@ -139,9 +139,8 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   grpc::Status Plan(grpc::ServerContext*, const v1::PlanRequest* request,
                     v1::PlanResponse* response) override {
     return run_rpc([&] {
-      const SyncPlan plan =
-          make_sync_plan(request->epoch(), request->num_trainers(),
-                         {request->membership().begin(), request->membership().end()});
+      const SyncPlan plan = make_sync_plan(
+          request->epoch(), {request->membership().begin(), request->membership().end()});
       response->set_plan_digest(digest_bytes(plan.digest));
       response->set_bytes(wire_bytes(plan));
       response->set_manifest_text(manifest_text(receiver().manifest()));
@@ -152,7 +151,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
                        v1::ReserveResponse* response) override {
     return run_rpc([&] {
       const Transaction transaction = decode_transaction(request->transaction());
-      SyncPlan plan = make_sync_plan(transaction.epoch, request->membership_size() - 1,
+      SyncPlan plan = make_sync_plan(transaction.epoch,
                                      {request->membership().begin(), request->membership().end()});
       response->set_shadow_bytes(wire_bytes(plan));
       receiver().reserve(transaction, std::move(plan));
@@ -167,7 +166,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       const Stopwatch clock;
       if (options_.store != nullptr) {
         receiver().receive_held(transaction, options_.store->take(transaction.version, deadline),
-                                options_.store->world() > 1 ? &trainers_transport() : nullptr,
+                                options_.trainers.world > 1 ? &trainers_transport() : nullptr,
                                 deadline);
       } else {
         receiver().receive(transaction, trainers_transport(), deadline);
@@ -236,9 +235,9 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     const Edge* own = own_sender() ? plan.edge_of(*own_sender()) : nullptr;
     return plan.bytes - (own == nullptr ? 0 : own->bytes);
   }
-  SyncPlan make_sync_plan(int64_t epoch, int num_trainers, std::vector<std::string> membership) {
+  SyncPlan make_sync_plan(int64_t epoch, std::vector<std::string> membership) {
     const Manifest& manifest = receiver().manifest();
-    const Layout senders = row_shard_layout(manifest, num_trainers);
+    const Layout senders = trainer_layout(manifest, worker().spec().table, options_.trainers);
     const auto destination = replica_slices(manifest);
     return make_plan({manifest, senders, destination, epoch, membership});
   }

@@ -23,6 +23,7 @@ namespace nibble {
 struct RolloutServiceOptions {
   std::string job;
   int engine = 0;  ///< number of this engine
+  Mesh trainers;   ///< how the senders share the weights
   RolloutWorkerOptions worker;
   GpuWire gpu_wire = GpuWire::kNccl;  ///< what carries GPU memory
   PackedStore* store = nullptr;       ///< of the trainer rank in this process, borrowed; or null

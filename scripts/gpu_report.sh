@@ -3,7 +3,8 @@
 # scripts/gpu_bundle.sh makes, on a machine with a GPU, its driver and python3 with torch 2.11.
 #   scripts/gpu_report.sh PART [OUTPUT FOLDER]
 #   tests     kernels, trainer and engine against the CPU and Transformers, exactness, NCCL failures
-#   nccl      the CI jobs as 2 trainer ranks and 2 rollout workers: over NCCL, over Gloo, on the CPU; and offloaded
+#   nccl      the CI jobs as 2 trainer ranks and 2 rollout workers: over NCCL, over Gloo, on the CPU; offloaded; and
+#             with trainers that share heads (tensor) or experts
 #   shapes    decode, prompts, training pass and packing of Qwen3-0.6B, 4B and a 30B-A3B shape
 #   learn     the main job, 200 steps, every seed of SEEDS at once: MODE=int4 | bf16 | noqat (needs models/ and data/)
 #   long      answers of up to 256 tokens: chain_sum and gsm_symbolic, fast (needs models/ and data/)
@@ -47,7 +48,7 @@ wait_all() {
 case "$part" in
   tests)
     failed=0
-    for name in kernels_cuda models_cuda engine_cuda nccl_group process_transaction; do
+    for name in kernels_cuda models_cuda engine_cuda nccl_group process_transaction mesh; do
       "bin/${name}_test" --gtest_brief=1 >"$out/$name.log" 2>&1 || failed=1
       grep -E "trainer over|stopped peer" "$out/$name.log" || true
       tail -n 3 "$out/$name.log"
@@ -64,9 +65,12 @@ case "$part" in
     ;;
   nccl)
     for job in tiny-dense tiny-moe; do
-      for way in nccl gloo cpu offload; do
+      shares=(tensor=2)
+      [ "$job" = tiny-dense ] || shares+=(expert=2)
+      for way in nccl gloo cpu offload "${shares[@]}"; do
         run=$out/$job-$way
         device=(--set cluster.device=cuda --set "weight_sync.transport=$way")
+        [[ "$way" != *=* ]] || device=(--set cluster.device=cuda --set "parallel.$way")
         [ "$way" != cpu ] || device=(--set cluster.device=cpu)
         [ "$way" != offload ] || device=(--set cluster.device=cuda --set optimizer.offload=true --set model.offload_reference=true)
         start "$run" "configs/ci/$job.yaml" "${device[@]}"
@@ -174,7 +178,7 @@ PYTHON
     summarize "${runs[@]}"
     ;;
   *)
-    sed -n '2,11s/^# \{0,1\}//p' "$0"
+    sed -n '2,12s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

@@ -10,12 +10,6 @@ namespace {
 constexpr int64_t kFloatBytes = 4;
 constexpr int64_t kBf16Bytes = 2;
 
-int64_t packed_bytes(const ShardLayout& layout, int64_t parameter, int64_t rows) {
-  const int64_t cols = layout.table->at(parameter).cols;
-  if (!layout.quantized(parameter)) return rows * cols * kBf16Bytes;
-  return rows * (cols / 2 + cols / layout.plan.config.group_size * kBf16Bytes);
-}
-
 int64_t shard_bytes(const ShardLayout& layout) {
   int64_t bytes = 0;
   for (int64_t p = 0; p < layout.table->size(); ++p) {
@@ -25,21 +19,23 @@ int64_t shard_bytes(const ShardLayout& layout) {
 }
 
 // GatheredWeights: two layers and what is in none, each with what is sent, what came, what it
-// became and float32 gradients; the largest one's gradients once more on their way, both ends.
-// With one rank nothing is sent, and only shards on the host need a ring.
+// became and float32 gradients; the largest one's gradients once more on their way, both ends. What
+// a rank owns whole needs none of it, unless it is on the host: then it needs the copy.
 int64_t ring_bytes(const ShardLayout& layout, bool with_gradients, ShardHome home) {
-  if (layout.world == 1 && home == ShardHome::kDevice) return 0;
   struct Unit {
     int64_t packed = 0;
-    int64_t elements = 0;
+    int64_t elements = 0;  // whose gradients are summed over ranks
   };
   std::vector<Unit> layers(layout.table->layers.size());
   Unit outer;
   for (int64_t p = 0; p < layout.table->size(); ++p) {
     const ParameterSpec& parameter = layout.table->at(p);
+    const int64_t rows = layout.used(p).rows();
+    const bool is_shared = owners_of(layout.sharing(p), layout.mesh, layout.rank).count > 1;
     Unit& unit = parameter.layer < 0 ? outer : layers[static_cast<size_t>(parameter.layer)];
-    unit.packed += packed_bytes(layout, p, parameter.rows);
-    unit.elements += parameter.num_elements();
+    const int copies = is_shared ? 3 : home == ShardHome::kHost ? 1 : 0;
+    unit.packed += copies * packed_bytes(layout, p, rows);
+    if (is_shared) unit.elements += rows * parameter.cols;
   }
   Unit largest;
   for (const Unit& unit : layers) {
@@ -47,8 +43,7 @@ int64_t ring_bytes(const ShardLayout& layout, bool with_gradients, ShardHome hom
     largest.elements = std::max(largest.elements, unit.elements);
   }
   const int64_t reduced = std::max(largest.elements, outer.elements);
-  const int64_t copies = layout.world == 1 ? 1 : 3;
-  const int64_t gathered = copies * (2 * largest.packed + outer.packed);
+  const int64_t gathered = 2 * largest.packed + outer.packed;
   if (!with_gradients) return gathered;
   return gathered + kFloatBytes * (2 * largest.elements + outer.elements + 2 * reduced);
 }
@@ -82,13 +77,13 @@ bool may_need_reference(const AlgorithmConfig& algorithm) {
 
 }  // namespace
 
-TrainerMemory plan_trainer_memory(const TrainerConfig& config, int rank, int world) {
+TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh, int rank) {
   const ModelConfig model =
       parse_model_config(read_hf_config(config.model), (config.model / "config.json").string());
   const ParameterTable table = model_parameters(model);
-  const ShardLayout train{&table, config.train_plan, rank, world};
-  const ShardLayout serve{&table, config.serve_plan, rank, world};
-  const ShardLayout reference{&table, plan_bf16(table), rank, world};
+  const ShardLayout train{&table, config.train_plan, mesh, rank};
+  const ShardLayout serve{&table, config.serve_plan, mesh, rank};
+  const ShardLayout reference{&table, plan_bf16(table), mesh, rank};
   int64_t elements = 0;
   for (int64_t p = 0; p < table.size(); ++p) elements += train.shard_elements(p);
 

@@ -22,6 +22,6 @@ struct TrainerMemory {
 };
 
 /// `config.model` needs its config.json only. Throws Error as parse_model_config().
-TrainerMemory plan_trainer_memory(const TrainerConfig& config, int rank, int world);
+TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh, int rank);
 
 }  // namespace nibble

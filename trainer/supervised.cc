@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/base/clock.h"
+#include "core/comm/reduce.h"
 #include "core/models/tape_executor.h"
 #include "trainer/tape_values.h"
 #include "trainer/token_records.h"
@@ -27,6 +28,7 @@ Trainer::RecordPass Trainer::plan_pass(std::span<const TokenRecord* const> recor
     counts[0] += static_cast<double>(totals.num_samples);
     counts[1] += static_cast<double>(totals.num_tokens);
   }
+  if (!counts_figures()) counts = {};
   all_reduce_sum(group_, counts);
   pass.totals = {static_cast<int64_t>(counts[0]), static_cast<int64_t>(counts[1])};
   const int64_t rounds = all_reduce_max(group_, static_cast<int64_t>(pass.batches.size()));
@@ -62,6 +64,7 @@ void Trainer::run_records(RecordPass& pass, bool trains) {
 TokenLoss Trainer::finish_pass(const RecordPass& pass) {
   std::array<double, 3> sums = {pass.sums.loss, pass.sums.entropy,
                                 static_cast<double>(pass.sums.computed_tokens)};
+  if (!counts_figures()) sums = {};
   all_reduce_sum(group_, sums);
   return {sums[0], sums[1] / static_cast<double>(std::max<int64_t>(1, pass.totals.num_tokens)),
           pass.totals.num_tokens, static_cast<int64_t>(sums[2])};

@@ -9,6 +9,7 @@
 
 #include "core/base/clock.h"
 #include "core/base/fail.h"
+#include "core/comm/reduce.h"
 #include "core/models/checkpoint_tensors.h"
 #include "core/models/rope_table.h"
 #include "core/models/tape_executor.h"
@@ -22,9 +23,13 @@
 namespace nibble {
 namespace {
 
-ModelSpec load_spec(const std::filesystem::path& directory) {
-  return make_model_spec(
-      parse_model_config(read_hf_config(directory), (directory / "config.json").string()));
+ModelSpec load_spec(const std::filesystem::path& directory, const Mesh& mesh) {
+  const ModelConfig config =
+      parse_model_config(read_hf_config(directory), (directory / "config.json").string());
+  if (const auto problem = mesh_problem(config, mesh)) {
+    fail(ErrorCode::kInvalidArgument, "'{}' cannot be shared so: {}", directory.string(), *problem);
+  }
+  return make_model_spec(config);
 }
 
 std::vector<float> widen_rows(const std::vector<uint16_t>& bf16, const RowShard& shard,
@@ -58,22 +63,22 @@ struct Trainer::Sums {
   PositionGap gap;
 };
 
-Trainer::Trainer(TrainerConfig config, ProcessGroup& group)
-    : Trainer(std::move(config), group, group, ops::cpu_backend()) {}
+Trainer::Trainer(TrainerConfig config, const MeshGroups& groups)
+    : Trainer(std::move(config), groups.owners(Sharing::kAll), groups, ops::cpu_backend()) {}
 
-Trainer::Trainer(TrainerConfig config, ProcessGroup& group, ProcessGroup& device_group,
+Trainer::Trainer(TrainerConfig config, ProcessGroup& group, const MeshGroups& groups,
                  const ops::Backend& backend)
     : config_(std::move(config)),
       group_(group),
-      device_group_(device_group),
+      groups_(groups),
       backend_(backend),
-      spec_(load_spec(config_.model)),
-      train_layout_{&spec_.table, config_.train_plan, group.rank(), group.world()},
-      serve_layout_{&spec_.table, config_.serve_plan, group.rank(), group.world()},
+      spec_(load_spec(config_.model, groups.mesh())),
+      train_layout_{&spec_.table, config_.train_plan, groups.mesh(), groups.rank()},
+      serve_layout_{&spec_.table, config_.serve_plan, groups.mesh(), groups.rank()},
       rope_(backend.place(
           make_rope_table(spec_.config.rope, spec_.config.head_dim, config_.max_positions))),
       state_(train_layout_, state_device()),
-      weights_(train_layout_, device_group, backend.weight_kernels()) {
+      weights_(train_layout_, groups, backend.weight_kernels()) {
   validate(config_.algorithm.loss);
   load_masters();
   if (config_.algorithm.reference == ReferenceMode::kAlways || needs_reference(0) ||
@@ -117,7 +122,7 @@ void Trainer::load_masters() {
 
 void Trainer::load_reference() {
   const HfDirectory model(config_.reference);
-  const ShardLayout layout{&spec_.table, plan_bf16(spec_.table), group_.rank(), group_.world()};
+  const ShardLayout layout{&spec_.table, plan_bf16(spec_.table), groups_.mesh(), groups_.rank()};
   const ShardHome home = config_.offload_reference ? ShardHome::kHost : ShardHome::kDevice;
   const DeviceKind device =
       home == ShardHome::kHost ? offload_kind(backend_.kind()) : backend_.kind();
@@ -132,8 +137,7 @@ void Trainer::load_reference() {
     StoredParameter stored{Array<uint16_t>(rows, device), {}, {}};
     shards->parameters.push_back(std::move(stored));
   }
-  reference_ =
-      std::make_unique<GatheredWeights>(layout, device_group_, backend_.weight_kernels(), home);
+  reference_ = std::make_unique<GatheredWeights>(layout, groups_, backend_.weight_kernels(), home);
   reference_->set_shards(std::move(shards));
 }
 
@@ -181,7 +185,8 @@ std::vector<float> Trainer::forward_log_probs(GatheredWeights& weights, const Pa
 
 TapeResult Trainer::run_tape(GatheredWeights& weights, const PackedBatch& batch) {
   weights.begin_pass();
-  return run_log_probs(spec_, weights, rope_, {batch, {}, &backend_},
+  const ops::RankGroups ranks{groups_.tensor(), groups_.expert()};
+  return run_log_probs(spec_, weights, rope_, {batch, {}, &backend_, ranks},
                        static_cast<float>(config_.temperature), ActivationType::kFloat32);
 }
 
@@ -212,6 +217,7 @@ void Trainer::run_update(const std::vector<SampleGroup>& groups, bool with_refer
   for (const MicroBatch& batch : batches) totals += count_totals(batch.mask, batch.sample_begin);
   std::vector<double> counts = {static_cast<double>(totals.num_samples),
                                 static_cast<double>(totals.num_tokens)};
+  if (!counts_figures()) counts = {0.0, 0.0};
   all_reduce_sum(group_, counts);
   totals = {static_cast<int64_t>(counts[0]), static_cast<int64_t>(counts[1])};
   const int64_t rounds = all_reduce_max(group_, static_cast<int64_t>(batches.size()));
@@ -223,6 +229,7 @@ void Trainer::run_update(const std::vector<SampleGroup>& groups, bool with_refer
     run_micro_batch(batch, totals, with_reference, sums, metrics);
   }
   const double local_max = sums.diff_max;
+  if (!counts_figures()) sums = {};
   std::vector<double> all = {sums.loss.loss,
                              sums.loss.policy_loss,
                              sums.loss.kl_loss,

@@ -78,15 +78,17 @@ struct SupervisedMetrics {
 };
 
 /// One trainer rank: float32 masters of its rows, the model's forward and backward passes over
-/// gathered packed weights, AdamW. All ranks call the same methods in the same order. One thread.
+/// gathered packed weights, AdamW. All ranks call the same methods in the same order; tensor ranks
+/// pass the same samples. One thread.
 class Trainer {
  public:
   /// Loads masters and, if it may be needed, the reference, on `backend`'s device. `group` moves
-  /// host bytes, `device_group` bytes of the device, among the same ranks. All must outlive this.
-  Trainer(TrainerConfig config, ProcessGroup& group, ProcessGroup& device_group,
+  /// host bytes among all ranks; `groups` bytes of the device. Both and `backend` must outlive
+  /// this. Throws Error{kInvalidArgument} if the mesh does not fit the model.
+  Trainer(TrainerConfig config, ProcessGroup& group, const MeshGroups& groups,
           const ops::Backend& backend);
   /// On the CPU.
-  Trainer(TrainerConfig config, ProcessGroup& group);
+  Trainer(TrainerConfig config, const MeshGroups& groups);
   ~Trainer();
 
   /// Trains on one rollout: one optimizer step per element of `updates`, each this rank's share of
@@ -116,6 +118,8 @@ class Trainer {
   struct Sums;
   struct RecordPass;
   bool needs_reference(int64_t step) const;
+  // Of the ranks that work on the same samples, the one whose figures count.
+  bool counts_figures() const { return groups_.mesh().tensor_rank(groups_.rank()) == 0; }
   struct Step {
     UpdateStats update;
     PackChanges changes;
@@ -139,7 +143,7 @@ class Trainer {
 
   const TrainerConfig config_;
   ProcessGroup& group_;
-  ProcessGroup& device_group_;
+  const MeshGroups& groups_;
   const ops::Backend& backend_;
   const ModelSpec spec_;
   const ShardLayout train_layout_;

@@ -113,7 +113,8 @@ class TrainerService::Impl final : public v1::Trainer::Service {
                      v1::StartTrainerResponse* response) override {
     return run_rpc([&] {
       thread_.run([&] { start(*request, *response); });
-      log_->info("ready rank={} world={} step={}", options_.rank, options_.world, response->step());
+      log_->info("ready rank={} world={} step={}", options_.rank, options_.mesh.world,
+                 response->step());
     });
   }
 
@@ -134,7 +135,7 @@ class TrainerService::Impl final : public v1::Trainer::Service {
       for (const int64_t index : request->records()) {
         batch.push_back(&train_record(index));
       }
-      const auto share = share_records(batch, options_.rank, options_.world);
+      const auto share = share_of(batch);
       encode_metrics(thread_.run([&] { return trainer().train_records(share); }), *response);
     });
   }
@@ -144,7 +145,7 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     return run_rpc([&] {
       std::vector<const TokenRecord*> all;
       for (const TokenRecord& record : records().eval) all.push_back(&record);
-      const auto share = share_records(all, options_.rank, options_.world);
+      const auto share = share_of(all);
       const TokenLoss loss = thread_.run([&] { return trainer().evaluate_records(share); });
       response->set_loss(loss.loss);
       response->set_tokens(loss.target_tokens);
@@ -209,22 +210,26 @@ class TrainerService::Impl final : public v1::Trainer::Service {
       records_ = load_token_records(*options_.records);
       response.set_train_records(std::ssize(records_->train));
     }
-    group_ = options_.world == 1 ? solo_group("trainers")
-                                 : join_gloo_group(decode_rendezvous(request.rendezvous()),
-                                                   options_.rank, options_.world);
+    const int world = options_.mesh.world;
+    Rendezvous meeting = decode_rendezvous(request.rendezvous());
+    group_ = world == 1 ? solo_group("trainers") : join_gloo_group(meeting, options_.rank, world);
+    const auto join_part = [&](const std::string& name, int rank, int size) {
+      meeting.group_name = name;
+      return join_group(meeting, rank, size);
+    };
     if (options_.gpu != nullptr) {
       ops::bind_cuda_thread();
-      Rendezvous ring = decode_rendezvous(request.rendezvous());
-      ring.group_name += "/gpu";
       device_group_ =
-          options_.world == 1 ? solo_group("trainers/gpu") : join_group(ring, options_.world);
+          world == 1 ? solo_group("trainers/gpu") : join_part("trainers/gpu", options_.rank, world);
       kernels_ = ops::make_cuda_weight_kernels();
-      trainer_ = std::make_unique<nibble::Trainer>(options_.trainer, *group_, *device_group_,
-                                                   *options_.gpu);
     } else {
       kernels_ = std::make_unique<kernels::CpuWeightKernels>(serial_);
-      trainer_ = std::make_unique<nibble::Trainer>(options_.trainer, *group_);
     }
+    mesh_groups_ = std::make_unique<MeshGroups>(
+        options_.mesh, device_group_ ? *device_group_ : *group_, join_part);
+    trainer_ = std::make_unique<nibble::Trainer>(
+        options_.trainer, *group_, *mesh_groups_,
+        options_.gpu != nullptr ? *options_.gpu : ops::cpu_backend());
     if (!request.checkpoint().empty()) {
       const TrainProgress progress = trainer_->load(request.checkpoint());
       response.set_step(progress.step);
@@ -236,10 +241,11 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   }
 
   // A group that moves weights from where they are.
-  std::unique_ptr<ProcessGroup> join_group(const Rendezvous& rendezvous, int world) const {
-    if (options_.gpu == nullptr) return join_gloo_group(rendezvous, options_.rank, world);
+  std::unique_ptr<ProcessGroup> join_group(const Rendezvous& rendezvous, int rank,
+                                           int world) const {
+    if (options_.gpu == nullptr) return join_gloo_group(rendezvous, rank, world);
     ops::bind_cuda_thread();
-    return join_gpu_group(options_.gpu_wire, rendezvous, options_.rank, world);
+    return join_gpu_group(options_.gpu_wire, rendezvous, rank, world);
   }
 
   bool is_own_engine(int engine) const {
@@ -251,14 +257,14 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   EngineLink join_engine(int engine, const Rendezvous& rendezvous) const {
     const bool colocated = options_.store != nullptr;
     const DeviceKind device = options_.gpu != nullptr ? DeviceKind::kCuda : DeviceKind::kCpu;
-    auto group = join_group(rendezvous, colocated ? options_.world : options_.world + 1);
-    auto transport =
-        std::make_unique<GroupTransport>(*group, colocated ? engine : options_.world, device);
+    const int world = options_.mesh.world;
+    auto group = join_group(rendezvous, options_.rank, colocated ? world : world + 1);
+    auto transport = std::make_unique<GroupTransport>(*group, colocated ? engine : world, device);
     return {std::move(group), std::move(transport)};
   }
 
-  // This rank's share of the global batch, one list of groups per optimizer step. All ranks compute
-  // the same shares from the same request.
+  // This rank's share of the global batch, one list of groups per optimizer step; tensor ranks get
+  // the same. All ranks compute the same shares from the same request.
   std::vector<std::vector<SampleGroup>> fetch_share(const v1::TrainRequest& request) {
     const int64_t updates = options_.trainer.optimizer.steps_per_rollout;
     const int64_t count = request.groups_size();
@@ -271,7 +277,8 @@ class TrainerService::Impl final : public v1::Trainer::Service {
         sources.push_back({source.prompt_id(), source.engine_address(), source.computed_tokens()});
         tokens.push_back(source.computed_tokens());
       }
-      const auto mine = balance_groups(tokens, options_.world)[static_cast<size_t>(options_.rank)];
+      const auto mine =
+          balance_groups(tokens, options_.mesh.num_data())[static_cast<size_t>(data_rank())];
       std::map<std::string, std::vector<uint64_t>> by_engine;
       for (const int64_t g : mine) {
         const Source& source = sources[static_cast<size_t>(g)];
@@ -304,13 +311,18 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     } else {
       sender_->retire_before(version - 1);
     }
-    sender_->publish(
-        version,
-        shard_tensors(sender_->manifest(), shards->parameters, options_.rank, options_.world),
-        shards);
+    sender_->publish(version,
+                     shard_tensors(sender_->manifest(), shards->parameters,
+                                   owned_slices(sender_->manifest(), trainer().spec().table,
+                                                options_.mesh, options_.rank)),
+                     shards);
     published_ = version;
   }
 
+  int data_rank() const { return options_.mesh.data_rank(options_.rank); }
+  std::vector<const TokenRecord*> share_of(std::span<const TokenRecord* const> batch) const {
+    return share_records(batch, data_rank(), options_.mesh.num_data());
+  }
   const TokenRecords& records() const {
     if (!records_) {
       fail(ErrorCode::kFailedPrecondition, "trainer {} has no records: algorithm.loss is not sft",
@@ -341,9 +353,8 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     return *found->second->transport;
   }
   SyncPlan make_sync_plan(int64_t epoch, std::vector<std::string> membership) {
-    trainer();
     const Manifest& manifest = sender_->manifest();
-    const Layout senders = row_shard_layout(manifest, options_.world);
+    const Layout senders = trainer_layout(manifest, trainer().spec().table, options_.mesh);
     const auto destination = replica_slices(manifest);
     return make_plan({manifest, senders, destination, epoch, membership});
   }
@@ -351,11 +362,12 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   const TrainerServiceOptions options_;
   const Logger log_;
   const kernels::Serial serial_;
-  std::optional<TokenRecords> records_;  // set by Start, like the next five
+  std::optional<TokenRecords> records_;  // set by Start, like the next six
   std::unique_ptr<const kernels::WeightKernels> kernels_;
   std::unique_ptr<ProcessGroup> group_;
   std::unique_ptr<ProcessGroup> device_group_;  // moves bytes of the GPU
-  std::unique_ptr<nibble::Trainer> trainer_;    // lives on thread_
+  std::unique_ptr<MeshGroups> mesh_groups_;
+  std::unique_ptr<nibble::Trainer> trainer_;  // lives on thread_
   std::unique_ptr<WeightSender> sender_;
   std::mutex mutex_;
   std::map<int, std::unique_ptr<EngineLink>> engines_;  // guarded by mutex_

@@ -18,7 +18,7 @@ namespace nibble {
 struct TrainerServiceOptions {
   std::string job;
   int rank = 0;
-  int world = 1;
+  Mesh mesh;
   TrainerConfig trainer;
   std::optional<RecordSource> records;  ///< of supervised training; empty: rollouts
   const ops::Backend* gpu = nullptr;    ///< a CUDA backend, borrowed; null: the CPU

@@ -1,7 +1,5 @@
 #include "weight_sync/layout.h"
 
-#include "core/comm/reduce.h"
-
 namespace nibble {
 
 std::vector<Slice> replica_slices(const Manifest& manifest) {
@@ -10,15 +8,20 @@ std::vector<Slice> replica_slices(const Manifest& manifest) {
   return slices;
 }
 
-Layout row_shard_layout(const Manifest& manifest, int world) {
+std::vector<Slice> owned_slices(const Manifest& manifest, const ParameterTable& table,
+                                const Mesh& mesh, int rank) {
+  std::vector<Slice> slices;
+  for (int64_t t = 0; t < manifest.size(); ++t) {
+    const RowShard rows = owned_rows(table, manifest.at(t).parameter, mesh, rank);
+    if (rows.rows() > 0) slices.push_back({t, rows.begin, rows.end});
+  }
+  return slices;
+}
+
+Layout trainer_layout(const Manifest& manifest, const ParameterTable& table, const Mesh& mesh) {
   Layout layout;
-  layout.ranks.resize(static_cast<size_t>(world));
-  for (int rank = 0; rank < world; ++rank) {
-    for (int64_t t = 0; t < manifest.size(); ++t) {
-      const RowShard shard = row_shard(manifest.at(t).rows, rank, world);
-      if (shard.rows() == 0) continue;
-      layout.ranks[static_cast<size_t>(rank)].push_back({t, shard.begin, shard.end});
-    }
+  for (int rank = 0; rank < mesh.world; ++rank) {
+    layout.ranks.push_back(owned_slices(manifest, table, mesh, rank));
   }
   return layout;
 }

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "core/spec/mesh.h"
+#include "core/spec/parameters.h"
 #include "weight_sync/manifest.h"
 
 namespace nibble {
@@ -25,7 +27,9 @@ struct Layout {
 /// Everything: a rollout worker that serves the model alone.
 std::vector<Slice> replica_slices(const Manifest& manifest);
 
-/// The trainer's row shards: of every parameter, rank r owns row_shard(rows, r, world).
-Layout row_shard_layout(const Manifest& manifest, int world);
+/// What trainer ranks own (owned_rows), `table` being the manifest's. Every row is somebody's.
+Layout trainer_layout(const Manifest& manifest, const ParameterTable& table, const Mesh& mesh);
+std::vector<Slice> owned_slices(const Manifest& manifest, const ParameterTable& table,
+                                const Mesh& mesh, int rank);
 
 }  // namespace nibble

@@ -27,7 +27,7 @@ HeldPacking PackedStore::take(int64_t version, Deadline deadline) {
          version_ != version ? fmt::format("version {} took its place", version_)
                              : std::string("it was taken before"));
   }
-  return {rank_, world_, std::move(parameters_)};
+  return {rank_, mesh_, std::move(parameters_)};
 }
 
 }  // namespace nibble

@@ -6,13 +6,14 @@
 
 #include "core/base/clock.h"
 #include "core/models/weights.h"
+#include "core/spec/mesh.h"
 
 namespace nibble {
 
-/// Rows that a process has packed: those that row_shard_layout(manifest, world) gives `rank`.
+/// Rows that a process has packed: those that trainer rank `rank` owns (owned_slices).
 struct HeldPacking {
   int rank = 0;
-  int world = 1;
+  Mesh mesh;
   SharedPacking parameters;
 };
 
@@ -21,8 +22,8 @@ struct HeldPacking {
 /// keeps none alive, and memory is the holders' business. Any thread may call any method.
 class PackedStore {
  public:
-  /// The process is trainer rank `rank` of `world`, and engine number `rank`.
-  PackedStore(int rank, int world) : rank_(rank), world_(world) {}
+  /// The process is trainer rank `rank` of `mesh`, and engine number `rank`.
+  PackedStore(int rank, const Mesh& mesh) : rank_(rank), mesh_(mesh) {}
 
   void put(int64_t version, SharedPacking parameters);
   /// Waits for `version`. Throws Error{kDeadlineExceeded} naming it if the rank has not put it in
@@ -30,11 +31,11 @@ class PackedStore {
   HeldPacking take(int64_t version, Deadline deadline);
 
   int rank() const { return rank_; }
-  int world() const { return world_; }
+  const Mesh& mesh() const { return mesh_; }
 
  private:
   const int rank_;
-  const int world_;
+  const Mesh mesh_;
   std::mutex mutex_;
   std::condition_variable changed_;
   int64_t version_ = 0;       // guarded by mutex_: the last one put

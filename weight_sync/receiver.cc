@@ -181,7 +181,8 @@ void WeightReceiver::receive_held(const Transaction& transaction, const HeldPack
 
 // The own sender's edge: in a flip its memory is what will be served, else it is copied from.
 void WeightReceiver::take_held(Attempt& attempt, const HeldPacking& held) const {
-  const auto tensors = shard_tensors(manifest_, *held.parameters, held.rank, held.world);
+  const auto tensors = shard_tensors(manifest_, *held.parameters,
+                                     owned_slices(manifest_, table_, held.mesh, held.rank));
   DeviceMemory& memory = device_memory(kernels_.device());
   HashBatch hashes(kernels_, attempt.plan.bucket_bytes);
   for (size_t e = 0; e < attempt.edges.size(); ++e) {

@@ -3,7 +3,6 @@
 #include <limits>
 
 #include "core/base/fail.h"
-#include "core/comm/reduce.h"
 #include "weight_sync/hash_batch.h"
 
 namespace nibble {
@@ -27,18 +26,24 @@ std::span<std::byte> stored_bytes(StoredParameter& parameter, const StoredTensor
 }
 
 std::vector<LocalTensor> shard_tensors(const Manifest& manifest,
-                                       std::span<const StoredParameter> parameters, int rank,
-                                       int world) {
-  std::vector<LocalTensor> tensors;
-  for (const StoredTensor& tensor : manifest.tensors) {
-    const RowShard shard = row_shard(tensor.rows, rank, world);
-    const auto bytes = stored_bytes(parameters[static_cast<size_t>(tensor.parameter)], tensor);
-    if (static_cast<int64_t>(bytes.size()) != shard.rows() * tensor.row_bytes()) {
+                                       std::span<const StoredParameter> parameters,
+                                       std::span<const Slice> slices) {
+  std::vector<LocalTensor> tensors(static_cast<size_t>(manifest.size()));
+  for (const Slice& slice : slices) {
+    LocalTensor& local = tensors[static_cast<size_t>(slice.tensor)];
+    local.row_begin = slice.row_begin;
+    local.row_end = slice.row_end;
+  }
+  for (int64_t t = 0; t < manifest.size(); ++t) {
+    const StoredTensor& tensor = manifest.at(t);
+    LocalTensor& local = tensors[static_cast<size_t>(t)];
+    local.bytes = stored_bytes(parameters[static_cast<size_t>(tensor.parameter)], tensor);
+    const int64_t rows = local.row_end - local.row_begin;
+    if (std::ssize(local.bytes) != rows * tensor.row_bytes()) {
       fail(ErrorCode::kInvalidArgument,
-           "tensor '{}': rank {} of {} has {} bytes for its {} rows of {} bytes", tensor.name, rank,
-           world, bytes.size(), shard.rows(), tensor.row_bytes());
+           "tensor '{}': {} bytes are held for rows [{}, {}) of {} bytes", tensor.name,
+           local.bytes.size(), local.row_begin, local.row_end, tensor.row_bytes());
     }
-    tensors.push_back({shard.begin, shard.end, bytes});
   }
   return tensors;
 }

@@ -26,12 +26,12 @@ std::span<const std::byte> stored_bytes(const StoredParameter& parameter,
                                         const StoredTensor& tensor);
 std::span<std::byte> stored_bytes(StoredParameter& parameter, const StoredTensor& tensor);
 
-/// A trainer rank's rows, one entry per manifest tensor: `parameters` holds the rows that
-/// `row_shard_layout(manifest, world)` gives `rank`. They must outlive the result. Throws
+/// A trainer rank's rows, one entry per manifest tensor, no rows where it has no slice:
+/// `parameters` holds the rows of `slices` (owned_slices), and must outlive the result. Throws
 /// Error{kInvalidArgument} naming the tensor if an array has another size.
 std::vector<LocalTensor> shard_tensors(const Manifest& manifest,
-                                       std::span<const StoredParameter> parameters, int rank,
-                                       int world);
+                                       std::span<const StoredParameter> parameters,
+                                       std::span<const Slice> slices);
 
 /// All rows of resident weights: a worker that hands its version on, or a trainer of one rank.
 std::vector<LocalTensor> replica_tensors(const Manifest& manifest, const ResidentWeights& weights);

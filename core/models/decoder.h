@@ -42,8 +42,10 @@ void run_layer(Executor& run, const ModelSpec& spec, int64_t layer,
       const auto active = run.silu_mul(run.linear(x, p.gate), run.linear(x, p.up));
       residual = run.add(residual, run.linear(active, p.down));
     } else {
-      const auto routing = run.route(layer, run.router_logits(x, p.router));
-      residual = run.add(residual, run.experts(x, routing, p.first_expert));
+      // Ranks that share their tokens each take some of them through the experts.
+      const auto own = run.own_tokens(x);
+      const auto routing = run.route(layer, run.router_logits(own, p.router));
+      residual = run.add(residual, run.all_tokens(run.experts(own, routing, p.first_expert)));
     }
   }
   run.leave_layer(layer, residual);

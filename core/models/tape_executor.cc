@@ -4,6 +4,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
+#include <optional>
 
 #include "core/base/fail.h"
 #include "core/kernels/activation.h"
@@ -56,7 +57,12 @@ TapeExecutor::Value TapeExecutor::rounded(Value value) const {
 TapeExecutor::Value TapeExecutor::embed(int64_t parameter) {
   const at::Tensor anchor = at::zeros({1}, backend_.options()).set_requires_grad(true);
   const at::Tensor ids = to_tensor(inputs_.batch.tokens, at::kInt).to(backend_.options().device());
-  return ops::embed(backend_, anchor, ids, {&source_, parameter}, spec_.config.pad_token);
+  return ops::embed(backend_, anchor, ids, stream_weight(parameter), spec_.config.pad_token);
+}
+
+// A weight that all tensor ranks apply to the whole residual stream.
+ops::Weight TapeExecutor::stream_weight(int64_t parameter) const {
+  return {&source_, parameter, groups().tensor == nullptr || groups().tensor->rank() == 0};
 }
 
 void TapeExecutor::enter_layer(int64_t layer, Value& residual) {
@@ -68,11 +74,20 @@ void TapeExecutor::leave_layer(int64_t layer, Value& residual) {
 }
 
 TapeExecutor::Value TapeExecutor::rms_norm(const Value& x, int64_t parameter) {
-  return rounded(ops::rms_norm(backend_, x, {&source_, parameter}, spec_.config.rms_eps));
+  const bool is_head_norm = spec_.table.is_head_norm(parameter);
+  const ops::Weight weight =
+      is_head_norm ? ops::Weight{&source_, parameter} : stream_weight(parameter);
+  const Value y = rounded(ops::rms_norm(backend_, x, weight, spec_.config.rms_eps));
+  return groups().tensor == nullptr || is_head_norm ? y : ops::sum_gradients(y, *groups().tensor);
 }
 
 TapeExecutor::Value TapeExecutor::linear(const Value& x, int64_t parameter) {
-  return rounded(ops::linear(backend_, x, {&source_, parameter}));
+  if (groups().tensor == nullptr || !spec_.table.is_output_projection(parameter)) {
+    return rounded(ops::linear(backend_, x, {&source_, parameter}));
+  }
+  const Value all = ops::gather_columns(x, *groups().tensor, ops::RankGradient::kPartial);
+  const Value rows = rounded(ops::linear(backend_, all, {&source_, parameter}));
+  return ops::gather_columns(rows, *groups().tensor, ops::RankGradient::kSame);
 }
 
 TapeExecutor::Value TapeExecutor::router_logits(const Value& x, int64_t parameter) {
@@ -86,8 +101,8 @@ TapeExecutor::Value TapeExecutor::rope(const Value& x) {
 TapeExecutor::Value TapeExecutor::attention(int64_t /*layer*/, const Value& q, const Value& k,
                                             const Value& v) {
   const ModelConfig& config = spec_.config;
-  const kernels::AttentionShape shape{q.size(0), config.num_heads, config.num_kv_heads,
-                                      config.head_dim,
+  const kernels::AttentionShape shape{q.size(0), config.num_heads / num_tensor_ranks(),
+                                      config.num_kv_heads / num_tensor_ranks(), config.head_dim,
                                       1.0f / std::sqrt(static_cast<float>(config.head_dim))};
   return rounded(ops::attention(backend_, q, k, v, index_, shape));
 }
@@ -100,17 +115,34 @@ TapeExecutor::Value TapeExecutor::add(const Value& a, const Value& b) { return r
 
 TapeExecutor::Routing TapeExecutor::route(int64_t /*layer*/, const Value& logits) {
   const MoeConfig& moe = spec_.config.moe;
-  const at::Tensor replay = inputs_.replay.empty() ? at::Tensor() : inputs_.replay[routes_.size()];
+  at::Tensor replay = inputs_.replay.empty() ? at::Tensor() : inputs_.replay[routes_.size()];
+  if (replay.defined()) replay = own_tokens(replay);
   Routing routing = ops::route(backend_, logits, replay,
                                {logits.size(0), moe.num_experts, moe.top_k, moe.norm_topk_prob});
-  routes_.push_back(routing.expert);
+  routes_.push_back(all_tokens(routing.expert));
   return routing;
 }
 
 TapeExecutor::Value TapeExecutor::experts(const Value& x, const Routing& routing,
                                           int64_t first_expert) {
+  const int64_t experts = spec_.config.moe.num_experts;
+  ProcessGroup* const ranks = groups().expert;
+  const int64_t held = ranks == nullptr ? experts : experts / ranks->world();
+  const int64_t begin = ranks == nullptr ? 0 : held * ranks->rank();
   return rounded(
-      ops::experts(backend_, x, routing, {&source_, first_expert}, spec_.config.moe.num_experts));
+      ops::experts(backend_, x, routing, {{&source_, first_expert}, experts, begin, held}, ranks));
+}
+
+TapeExecutor::Value TapeExecutor::own_tokens(const Value& x) const {
+  if (groups().tensor == nullptr) return x;
+  const ops::RowPart part = ops::row_part(x.size(0), *groups().tensor);
+  return x.narrow(0, part.begin(), part.rows()).contiguous();
+}
+
+TapeExecutor::Value TapeExecutor::all_tokens(const Value& x) const {
+  if (groups().tensor == nullptr) return x;
+  const auto tokens = static_cast<int64_t>(inputs_.batch.tokens.size());
+  return ops::gather_rows(x, ops::row_part(tokens, *groups().tensor), *groups().tensor);
 }
 
 TapeResult run_log_probs(const ModelSpec& spec, ops::WeightSource& source,
@@ -120,10 +152,21 @@ TapeResult run_log_probs(const ModelSpec& spec, ops::WeightSource& source,
   const ops::Backend& backend = inputs.backend != nullptr ? *inputs.backend : ops::cpu_backend();
   const at::Device device = backend.options().device();
   const at::Tensor hidden = run_decoder(run, spec);
-  const ops::Backend::Targets targets{to_tensor(inputs.batch.target_row, at::kLong).to(device),
-                                      to_tensor(inputs.batch.target, at::kInt).to(device),
-                                      temperature};
-  auto scored = ops::token_log_probs(backend, hidden, {&source, spec.table.lm_head}, targets);
+  at::Tensor row = to_tensor(inputs.batch.target_row, at::kLong);
+  at::Tensor target = to_tensor(inputs.batch.target, at::kInt);
+  ProcessGroup* const ranks = inputs.groups.tensor;
+  std::optional<ops::RowPart> part;
+  if (ranks != nullptr) {
+    part = ops::row_part(row.size(0), *ranks);
+    row = row.narrow(0, part->begin(), part->rows());
+    target = target.narrow(0, part->begin(), part->rows());
+  }
+  auto scored = ops::token_log_probs(backend, hidden, {&source, spec.table.lm_head},
+                                     {row.to(device), target.to(device), temperature});
+  if (part) {
+    scored.log_prob = ops::gather_rows(scored.log_prob, *part, *ranks);
+    scored.entropy = ops::gather_rows(scored.entropy, *part, *ranks);
+  }
   return {scored.log_prob, scored.entropy, run.routes()};
 }
 

@@ -8,6 +8,7 @@
 #include "core/models/activation_type.h"
 #include "core/models/decoder.h"
 #include "core/models/packing.h"
+#include "core/ops/rank_ops.h"
 #include "core/ops/tape_ops.h"
 
 namespace nibble {
@@ -17,10 +18,18 @@ struct TapeInputs {
   const PackedBatch& batch;
   std::vector<at::Tensor> replay = {};    ///< R3: int32 [T, k] per MoE layer, or empty
   const ops::Backend* backend = nullptr;  ///< null: the CPU's
+  ops::RankGroups groups = {};            ///< ranks that compute this pass together
 };
 
 /// Runs a decoder under autograd over packed sequences (run_decoder). Source, rope table and replay
 /// are on the backend's device. One thread, one pass each.
+///
+/// Tensor ranks hold the same batch and the same residual stream. Each multiplies with its rows of
+/// attention's and the MLP's matrices, and takes its part of the tokens through the experts and of
+/// the targets through the head. Nothing is summed over ranks in the forward pass, so that its bits
+/// do not depend on their number. In the backward pass, what a norm of the residual stream gives to
+/// a block gets a summand of its gradient on each rank; the stream's own gradient is whole on all,
+/// and one of them counts it.
 class TapeExecutor {
  public:
   using Value = at::Tensor;
@@ -42,12 +51,17 @@ class TapeExecutor {
   Value add(const Value& a, const Value& b);
   Routing route(int64_t layer, const Value& logits);
   Value experts(const Value& x, const Routing& routing, int64_t first_expert);
+  Value own_tokens(const Value& x) const;
+  Value all_tokens(const Value& x) const;
 
   /// Chosen experts of each MoE layer, int32 [T, k], in layer order.
   const std::vector<at::Tensor>& routes() const { return routes_; }
 
  private:
   Value rounded(Value value) const;
+  ops::Weight stream_weight(int64_t parameter) const;
+  int num_tensor_ranks() const { return groups().tensor == nullptr ? 1 : groups().tensor->world(); }
+  const ops::RankGroups& groups() const { return inputs_.groups; }
 
   const ModelSpec& spec_;
   ops::WeightSource& source_;

@@ -89,6 +89,8 @@ class CudaArena {
   Value add(Value residual, Value x);
   Routing route(int64_t layer, Value logits);
   Value experts(Value x, const Routing& routing, int64_t first_expert);
+  static Value own_tokens(Value x) { return x; }
+  static Value all_tokens(Value x) { return x; }
 
  private:
   uint16_t* allocate(int64_t values);  // BF16, aligned; float32 and int32 take two each

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "core/kernels/attention.h"
-#include "core/kernels/expert_order.h"
 #include "core/kernels/rope.h"
 #include "core/kernels/router.h"
 #include "core/kernels/weight_kernels.h"
@@ -113,21 +112,37 @@ class Backend {
   virtual at::Tensor route_backward(const Route& route, const at::Tensor& dweight,
                                     const kernels::RouterShape& shape) const = 0;
 
-  struct Experts {
+  /// (token, slot) pairs sorted by expert, stable in token order; a pair is token * k + slot.
+  struct PairOrder {
+    at::Tensor begin;  ///< int32 [E + 1]: expert e has places [begin[e], begin[e + 1])
+    at::Tensor pair;   ///< int32 [T * k], by place
+    at::Tensor place;  ///< int32 [T * k], by pair: the inverse
+  };
+  ///   expert  int32 [T, k], each in [0, num_experts)
+  virtual PairOrder order_pairs(const at::Tensor& expert, int64_t num_experts) const = 0;
+  /// x[token of each place]: [T, C] -> [T * k, C]. `scale` (float32 [T, k], or undefined: ones)
+  /// multiplies each by its pair's, rounded once.
+  virtual at::Tensor gather_pairs(const at::Tensor& x, const PairOrder& order, int64_t top_k,
+                                  const at::Tensor& scale) const = 0;
+  /// y[t] = sum over slots, in their order, of weight[t, s] * part[place of (t, s)]. `weight`
+  /// (float32 [T, k]) may be undefined: ones.
+  virtual at::Tensor combine_pairs(const at::Tensor& part, const PairOrder& order, int64_t top_k,
+                                   const at::Tensor& weight) const = 0;
+  /// part[place of (t, s)] . dy[t], float32 [T, k]: the gradient of combine_pairs' weights.
+  virtual at::Tensor pair_dots(const at::Tensor& part, const PairOrder& order, int64_t top_k,
+                               const at::Tensor& dy) const = 0;
+
+  /// SwiGLU of each expert over its rows of x: rows [begin[e], begin[e + 1]) are expert e's.
+  struct GroupedMlp {
     at::Tensor y;
-    std::vector<at::Tensor> saved;  ///< for experts_backward
-    kernels::ExpertOrder order;
+    at::Tensor gate, up, active;  ///< for the backward pass
   };
-  virtual Experts experts(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& expert,
-                          const ExpertWeights& weights) const = 0;
-  struct ExpertsGradients {
-    at::Tensor x, weight;
-  };
-  /// `saved` and `order` are the forward call's.
-  virtual ExpertsGradients experts_backward(const at::Tensor& x, const at::Tensor& weight,
-                                            const std::vector<at::Tensor>& saved,
-                                            const kernels::ExpertOrder& order, const at::Tensor& dy,
-                                            const ExpertWeights& weights) const = 0;
+  virtual GroupedMlp grouped_mlp(const at::Tensor& x, const at::Tensor& begin,
+                                 const ExpertWeights& weights) const = 0;
+  /// dL/dx; gradients of the experts' matrices are added to theirs.
+  virtual at::Tensor grouped_mlp_backward(const at::Tensor& x, const GroupedMlp& result,
+                                          const at::Tensor& dy, const at::Tensor& begin,
+                                          const ExpertWeights& weights) const = 0;
 
   /// log p(target[i]) after hidden[row[i]] at a temperature. Logits exist for a chunk of rows at a
   /// time.

@@ -1,4 +1,7 @@
+#include <optional>
+
 #include "core/base/fail.h"
+#include "core/ops/expert_exchange.h"
 #include "core/ops/tape_saved.h"
 #include "core/tensor/check.h"
 
@@ -31,40 +34,85 @@ struct RouteFunction : torch::autograd::Function<RouteFunction> {
   }
 };
 
-ExpertWeights expert_weights(const Weight& first, int64_t num_experts, bool with_grads) {
+ExpertWeights expert_weights(const ExpertLayer& layer, bool with_grads) {
   ExpertWeights weights;
-  for (int64_t i = first.index; i < first.index + 3 * num_experts; ++i) {
-    weights.views.push_back(first.source->weight(i));
-    if (with_grads) weights.grads.push_back(first.source->grad(i));
+  const int64_t first = layer.first.index + 3 * layer.held_begin;
+  for (int64_t i = first; i < first + 3 * layer.num_held; ++i) {
+    weights.views.push_back(layer.first.source->weight(i));
+    if (with_grads) weights.grads.push_back(layer.first.source->grad(i));
   }
   return weights;
 }
 
+// How a layer's tokens reach their experts. Without other ranks, sorted by expert they are there.
+struct Dispatch {
+  Backend::PairOrder order;  // of this rank's pairs
+  std::optional<ExpertExchange> exchange;
+  Backend::PairOrder arrived;  // of what came to this rank's experts
+
+  const at::Tensor& begin() const { return exchange ? arrived.begin : order.begin; }
+  // From sorted by expert on this rank to sorted by expert where the experts are.
+  at::Tensor there(const Backend& backend, const at::Tensor& rows) const {
+    if (!exchange) return rows;
+    return backend.gather_pairs(exchange->to_holders(rows), arrived, 1, {});
+  }
+  at::Tensor back(const Backend& backend, const at::Tensor& rows) const {
+    if (!exchange) return rows;
+    return exchange->to_routers(backend.combine_pairs(rows, arrived, 1, {}));
+  }
+};
+
+Dispatch make_dispatch(const Backend& backend, const at::Tensor& expert, const ExpertLayer& layer,
+                       ProcessGroup* ranks) {
+  Dispatch dispatch;
+  dispatch.order = backend.order_pairs(expert, layer.num_experts);
+  if (ranks == nullptr) return dispatch;
+  dispatch.exchange.emplace(*ranks, dispatch.order.begin);
+  dispatch.arrived = backend.order_pairs(dispatch.exchange->arrived_experts(), layer.num_held);
+  return dispatch;
+}
+
 struct ExpertsFunction : torch::autograd::Function<ExpertsFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& expert, const Backend* backend, Weight first,
-                            int64_t num_experts) {
-    Backend::Experts out =
-        backend->experts(x, weight, expert, expert_weights(first, num_experts, false));
-    variable_list saved = {x, weight};
-    saved.insert(saved.end(), out.saved.begin(), out.saved.end());
-    context->save_for_backward(std::move(saved));
+                            const at::Tensor& expert, const Backend* backend,
+                            const ExpertLayer& layer, ProcessGroup* ranks) {
+    const int64_t top_k = weight.size(1);
+    Dispatch dispatch = make_dispatch(*backend, expert, layer, ranks);
+    const at::Tensor input =
+        dispatch.there(*backend, backend->gather_pairs(x, dispatch.order, top_k, {}));
+    const Backend::GroupedMlp mlp =
+        backend->grouped_mlp(input, dispatch.begin(), expert_weights(layer, false));
+    const at::Tensor part = dispatch.back(*backend, mlp.y);
+    // Alone, a rank gathers its rows again; from others they would have to come again.
+    context->save_for_backward(
+        {ranks == nullptr ? x : input, weight, part, mlp.gate, mlp.up, mlp.active});
+    at::Tensor y = backend->combine_pairs(part, dispatch.order, top_k, weight);
     keep(context, "backend", backend);
-    keep(context, "order", std::move(out.order));
-    keep(context, "first", first);
-    context->saved_data["num_experts"] = num_experts;
-    return out.y;
+    keep(context, "dispatch", std::move(dispatch));
+    keep(context, "layer", layer);
+    return y;
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    const auto weights = expert_weights(kept<Weight>(context, "first"),
-                                        context->saved_data["num_experts"].toInt(), true);
-    const auto d = kept<const Backend*>(context, "backend")
-                       ->experts_backward(saved[0], saved[1], {saved.begin() + 2, saved.end()},
-                                          kept<kernels::ExpertOrder>(context, "order"),
-                                          grads[0].contiguous(), weights);
-    return {d.x, d.weight, at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+    const Backend& backend = *kept<const Backend*>(context, "backend");
+    const Dispatch& dispatch = kept<Dispatch>(context, "dispatch");
+    const at::Tensor& weight = saved[1];
+    const int64_t top_k = weight.size(1);
+    const at::Tensor dy = grads[0].contiguous();
+    const at::Tensor input =
+        dispatch.exchange ? saved[0] : backend.gather_pairs(saved[0], dispatch.order, top_k, {});
+    const at::Tensor dpart =
+        dispatch.there(backend, backend.gather_pairs(dy, dispatch.order, top_k, weight));
+    const at::Tensor dinput = backend.grouped_mlp_backward(
+        input, {at::Tensor(), saved[3], saved[4], saved[5]}, dpart, dispatch.begin(),
+        expert_weights(kept<ExpertLayer>(context, "layer"), true));
+    return {backend.combine_pairs(dispatch.back(backend, dinput), dispatch.order, top_k, {}),
+            backend.pair_dots(saved[2], dispatch.order, top_k, dy),
+            at::Tensor(),
+            at::Tensor(),
+            at::Tensor(),
+            at::Tensor()};
   }
 };
 
@@ -81,8 +129,8 @@ Routing route(const Backend& backend, const at::Tensor& logits, const at::Tensor
 }
 
 at::Tensor experts(const Backend& backend, const at::Tensor& x, const Routing& routing,
-                   Weight first, int64_t num_experts) {
-  return ExpertsFunction::apply(x, routing.weight, routing.expert, &backend, first, num_experts);
+                   const ExpertLayer& layer, ProcessGroup* ranks) {
+  return ExpertsFunction::apply(x, routing.weight, routing.expert, &backend, layer, ranks);
 }
 
 }  // namespace nibble::ops

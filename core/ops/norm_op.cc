@@ -19,7 +19,7 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
     const auto eps = static_cast<float>(context->saved_data["eps"].toDouble());
     return {kept<const Backend*>(context, "backend")
                 ->rms_norm_backward(x, weight.source->weight(weight.index), grads[0].contiguous(),
-                                    eps, weight.source->grad(weight.index)),
+                                    eps, weight.grad()),
             at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
@@ -40,7 +40,7 @@ struct EmbedFunction : torch::autograd::Function<EmbedFunction> {
     const at::Tensor ids = context->get_saved_variables()[0];
     kept<const Backend*>(context, "backend")
         ->embed_backward(ids, context->saved_data["padding"].toInt(), grads[0].contiguous(),
-                         weight.source->grad(weight.index));
+                         weight.grad());
     return {at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/comm/process_group.h"
 #include "core/ops/backend.h"
 #include "core/ops/weight_source.h"
 
@@ -21,6 +22,9 @@ namespace nibble::ops {
 struct Weight {
   WeightSource* source = nullptr;
   int64_t index = -1;
+  bool has_gradient = true;  ///< false: another rank computes the same one and adds it
+
+  float* grad() const { return has_gradient ? source->grad(index) : nullptr; }
 };
 
 /// Embedding rows of `ids` (int32 [T]) -> [T, C]. `anchor` is any float tensor; the result needs a
@@ -62,10 +66,17 @@ struct Routing {
 Routing route(const Backend& backend, const at::Tensor& logits, const at::Tensor& replay,
               kernels::RouterShape shape);
 
-/// Weighted sum of the chosen experts' SwiGLU outputs; experts e at weight.index + 3 e + {gate, up,
-/// down}. Each expert multiplies its tokens only.
+/// A layer's experts: e at first.index + 3 e + {gate, up, down}. Of them this rank holds some.
+struct ExpertLayer {
+  Weight first;
+  int64_t num_experts = 0;
+  int64_t held_begin = 0;
+  int64_t num_held = 0;
+};
+/// Weighted sum of the chosen experts' SwiGLU outputs. Each expert multiplies its tokens only.
+/// `ranks` hold the experts together, in rank order (ExpertExchange); null: this one holds all.
 at::Tensor experts(const Backend& backend, const at::Tensor& x, const Routing& routing,
-                   Weight first, int64_t num_experts);
+                   const ExpertLayer& layer, ProcessGroup* ranks = nullptr);
 
 /// Log-probability of target[i] after hidden[row[i]], and the distribution's entropy.
 struct TokenLogProbs {

@@ -43,12 +43,18 @@ class CudaBackend final : public Backend {
               const kernels::RouterShape& shape) const override;
   at::Tensor route_backward(const Route& route, const at::Tensor& dweight,
                             const kernels::RouterShape& shape) const override;
-  Experts experts(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& expert,
-                  const ExpertWeights& weights) const override;
-  ExpertsGradients experts_backward(const at::Tensor& x, const at::Tensor& weight,
-                                    const std::vector<at::Tensor>& saved,
-                                    const kernels::ExpertOrder& order, const at::Tensor& dy,
-                                    const ExpertWeights& weights) const override;
+  PairOrder order_pairs(const at::Tensor& expert, int64_t num_experts) const override;
+  at::Tensor gather_pairs(const at::Tensor& x, const PairOrder& order, int64_t top_k,
+                          const at::Tensor& scale) const override;
+  at::Tensor combine_pairs(const at::Tensor& part, const PairOrder& order, int64_t top_k,
+                           const at::Tensor& weight) const override;
+  at::Tensor pair_dots(const at::Tensor& part, const PairOrder& order, int64_t top_k,
+                       const at::Tensor& dy) const override;
+  GroupedMlp grouped_mlp(const at::Tensor& x, const at::Tensor& begin,
+                         const ExpertWeights& weights) const override;
+  at::Tensor grouped_mlp_backward(const at::Tensor& x, const GroupedMlp& result,
+                                  const at::Tensor& dy, const at::Tensor& begin,
+                                  const ExpertWeights& weights) const override;
   LogProbs log_probs(const at::Tensor& hidden, const kernels::WeightView& head,
                      const Targets& targets) const override;
   at::Tensor log_probs_backward(const at::Tensor& hidden, const kernels::WeightView& head,

@@ -10,13 +10,6 @@
 #include "core/ops_cuda/gemm.h"
 
 namespace nibble::ops {
-namespace {
-
-// What experts() leaves for its backward pass, by place in `saved`.
-enum Saved { kPart, kInput, kGate, kUp, kActive, kPair, kPlace, kBegin };
-
-}  // namespace
-
 Backend::Route CudaBackend::route(const at::Tensor& logits, const at::Tensor& replay,
                                   const kernels::RouterShape& shape) const {
   Route out;
@@ -63,70 +56,89 @@ at::Tensor CudaBackend::grouped(const at::Tensor& x, const ExpertWeights& weight
   return y;
 }
 
-Backend::Experts CudaBackend::experts(const at::Tensor& x, const at::Tensor& weight,
-                                      const at::Tensor& expert,
-                                      const ExpertWeights& weights) const {
-  const int64_t tokens = x.size(0);
-  const int64_t top_k = weight.size(1);
-  const int64_t pairs = tokens * top_k;
-  const int64_t cols = x.size(1);
-  const auto integers = [&](int64_t count) {
-    return at::empty({count}, x.options().dtype(at::kInt));
-  };
-  const at::Tensor begin = integers(weights.num_experts() + 1);
-  const at::Tensor pair = integers(pairs), place = integers(pairs);
-  kernels::cuda::order_by_expert(expert.const_data_ptr<int32_t>(), pairs, weights.num_experts(),
-                                 begin.data_ptr<int32_t>(), pair.data_ptr<int32_t>(),
+Backend::PairOrder CudaBackend::order_pairs(const at::Tensor& expert, int64_t num_experts) const {
+  const int64_t pairs = expert.numel();
+  const auto integers = [&](int64_t count) { return at::empty({count}, expert.options()); };
+  PairOrder out{integers(num_experts + 1), integers(pairs), integers(pairs)};
+  if (pairs == 0) {
+    out.begin.zero_();
+    return out;
+  }
+  kernels::cuda::order_by_expert(expert.const_data_ptr<int32_t>(), pairs, num_experts,
+                                 out.begin.data_ptr<int32_t>(), out.pair.data_ptr<int32_t>(),
                                  current_stream());
-  kernels::cuda::invert_pairs(pair.const_data_ptr<int32_t>(), pairs, place.data_ptr<int32_t>(),
-                              current_stream());
-  const at::Tensor input = at::empty({pairs, cols}, x.options());
-  kernels::cuda::gather_pairs(const_bf16_bits(x), pair.const_data_ptr<int32_t>(), pairs, top_k,
-                              cols, bf16_bits(input), current_stream());
-  const at::Tensor gate = grouped(input, weights, 0, begin);
-  const at::Tensor up = grouped(input, weights, 1, begin);
-  const at::Tensor active = silu_mul(gate, up);
-  const at::Tensor part = grouped(active, weights, 2, begin);
-  Experts out{at::empty_like(x), {part, input, gate, up, active, pair, place, begin}, {}};
-  kernels::cuda::combine_experts(const_bf16_bits(part), place.const_data_ptr<int32_t>(),
-                                 weight.const_data_ptr<float>(), tokens, top_k, cols,
-                                 bf16_bits(out.y), current_stream());
+  kernels::cuda::invert_pairs(out.pair.const_data_ptr<int32_t>(), pairs,
+                              out.place.data_ptr<int32_t>(), current_stream());
   return out;
 }
 
-Backend::ExpertsGradients CudaBackend::experts_backward(const at::Tensor& x,
-                                                        const at::Tensor& weight,
-                                                        const std::vector<at::Tensor>& saved,
-                                                        const kernels::ExpertOrder& /*order*/,
-                                                        const at::Tensor& dy,
-                                                        const ExpertWeights& weights) const {
-  const int64_t tokens = x.size(0);
-  const int64_t top_k = weight.size(1);
+at::Tensor CudaBackend::gather_pairs(const at::Tensor& x, const PairOrder& order, int64_t top_k,
+                                     const at::Tensor& scale) const {
+  const int64_t pairs = order.pair.numel();
   const int64_t cols = x.size(1);
-  const int64_t pairs = tokens * top_k;
+  at::Tensor out = at::empty({pairs, cols}, x.options());
+  if (pairs == 0) return out;
+  const auto* pair = order.pair.const_data_ptr<int32_t>();
+  if (scale.defined()) {
+    kernels::cuda::gather_scaled_pairs(const_bf16_bits(x), pair, scale.const_data_ptr<float>(),
+                                       pairs, top_k, cols, bf16_bits(out), current_stream());
+  } else {
+    kernels::cuda::gather_pairs(const_bf16_bits(x), pair, pairs, top_k, cols, bf16_bits(out),
+                                current_stream());
+  }
+  return out;
+}
+
+at::Tensor CudaBackend::combine_pairs(const at::Tensor& part, const PairOrder& order, int64_t top_k,
+                                      const at::Tensor& weight) const {
+  const int64_t tokens = order.pair.numel() / top_k;
+  at::Tensor y = at::empty({tokens, part.size(1)}, part.options());
+  if (tokens == 0) return y;
+  kernels::cuda::combine_experts(const_bf16_bits(part), order.place.const_data_ptr<int32_t>(),
+                                 weight.defined() ? weight.const_data_ptr<float>() : nullptr,
+                                 tokens, top_k, part.size(1), bf16_bits(y), current_stream());
+  return y;
+}
+
+at::Tensor CudaBackend::pair_dots(const at::Tensor& part, const PairOrder& order, int64_t top_k,
+                                  const at::Tensor& dy) const {
+  at::Tensor dots = at::empty({dy.size(0), top_k}, dy.options().dtype(at::kFloat));
+  kernels::cuda::pair_dots(const_bf16_bits(part), order.place.const_data_ptr<int32_t>(),
+                           const_bf16_bits(dy), dy.size(0), top_k, dy.size(1),
+                           dots.data_ptr<float>(), current_stream());
+  return dots;
+}
+
+Backend::GroupedMlp CudaBackend::grouped_mlp(const at::Tensor& x, const at::Tensor& begin,
+                                             const ExpertWeights& weights) const {
+  if (x.size(0) == 0) {
+    const at::Tensor none = at::empty({0, weights.views[0].rows}, x.options());
+    return {at::empty_like(x), none, none, none};
+  }
+  GroupedMlp out;
+  out.gate = grouped(x, weights, 0, begin);
+  out.up = grouped(x, weights, 1, begin);
+  out.active = silu_mul(out.gate, out.up);
+  out.y = grouped(out.active, weights, 2, begin);
+  return out;
+}
+
+at::Tensor CudaBackend::grouped_mlp_backward(const at::Tensor& x, const GroupedMlp& result,
+                                             const at::Tensor& dy, const at::Tensor& begin,
+                                             const ExpertWeights& weights) const {
+  if (x.size(0) == 0) return at::empty_like(x);
   const int64_t experts = weights.num_experts();
-  const auto* pair = saved[kPair].const_data_ptr<int32_t>();
-  const auto* place = saved[kPlace].const_data_ptr<int32_t>();
-  ExpertsGradients d{at::empty_like(x), at::empty_like(weight)};
-  kernels::cuda::pair_dots(const_bf16_bits(saved[kPart]), place, const_bf16_bits(dy), tokens, top_k,
-                           cols, d.weight.data_ptr<float>(), current_stream());
-  const at::Tensor dpart = at::empty({pairs, cols}, x.options());
-  kernels::cuda::gather_scaled_pairs(const_bf16_bits(dy), pair, weight.const_data_ptr<float>(),
-                                     pairs, top_k, cols, bf16_bits(dpart), current_stream());
-  const at::Tensor ends = saved[kBegin].narrow(0, 1, experts);
+  const at::Tensor ends = begin.narrow(0, 1, experts);
   const auto back = [&](const at::Tensor& dout, int which) {
     return at::_grouped_mm(dout, weight_panel(&weights.views[static_cast<size_t>(which)], experts),
                            ends);
   };
-  const at::Tensor dactive = back(dpart, 2);
-  const GateGradients inner = silu_mul_backward(saved[kGate], saved[kUp], dactive);
-  at::Tensor dinput = back(inner.gate, 0);
-  dinput.add_(back(inner.up, 1));
-  kernels::cuda::combine_experts(const_bf16_bits(dinput), place, nullptr, tokens, top_k, cols,
-                                 bf16_bits(d.x), current_stream());
+  const GateGradients inner = silu_mul_backward(result.gate, result.up, back(dy, 2));
+  at::Tensor dx = back(inner.gate, 0);
+  dx.add_(back(inner.up, 1));
   // One product an expert, in float32 to the end; the host needs to know where experts begin.
-  const at::Tensor begin = saved[kBegin].cpu();
-  const auto* at_expert = begin.const_data_ptr<int32_t>();
+  const at::Tensor begin_on_host = begin.cpu();
+  const auto* at_expert = begin_on_host.const_data_ptr<int32_t>();
   for (int64_t e = 0; e < experts; ++e) {
     const int64_t first = at_expert[e], count = at_expert[e + 1] - first;
     if (count == 0) continue;
@@ -135,11 +147,11 @@ Backend::ExpertsGradients CudaBackend::experts_backward(const at::Tensor& x,
       if (grad == nullptr) return;
       add_weight_gradient(dout.narrow(0, first, count), in.narrow(0, first, count), grad);
     };
-    add(inner.gate, saved[kInput], 0);
-    add(inner.up, saved[kInput], 1);
-    add(dpart, saved[kActive], 2);
+    add(inner.gate, x, 0);
+    add(inner.up, x, 1);
+    add(dy, result.active, 2);
   }
-  return d;
+  return dx;
 }
 
 }  // namespace nibble::ops

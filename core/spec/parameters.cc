@@ -67,6 +67,7 @@ class TableBuilder {
     table_.lm_head = config_.tied_embeddings
                          ? table_.embedding
                          : add("lm_head", ParameterRole::kLmHead, config_.vocab, config_.hidden);
+    table_.num_experts = config_.moe.num_experts;
     return std::move(table_);
   }
 
@@ -78,6 +79,20 @@ class TableBuilder {
 };
 
 }  // namespace
+
+bool ParameterTable::is_head_norm(int64_t index) const {
+  const int64_t layer = at(index).layer;
+  if (layer < 0) return false;
+  const LayerParameters& p = layers[static_cast<size_t>(layer)];
+  return index == p.q_norm || index == p.k_norm;
+}
+
+bool ParameterTable::is_output_projection(int64_t index) const {
+  const int64_t layer = at(index).layer;
+  if (layer < 0) return false;
+  const LayerParameters& p = layers[static_cast<size_t>(layer)];
+  return index == p.o || index == p.down;
+}
 
 ParameterTable model_parameters(const ModelConfig& config) { return TableBuilder(config).build(); }
 

@@ -44,7 +44,12 @@ struct ParameterTable {
   int64_t embedding = -1;
   int64_t final_norm = -1;
   int64_t lm_head = -1;
+  int64_t num_experts = 0;  ///< of a layer that has them
 
+  /// Norms of single heads, rather than of the residual stream.
+  bool is_head_norm(int64_t index) const;
+  /// Attention's and a dense MLP's last matrix: its inputs are what the layer's others made.
+  bool is_output_projection(int64_t index) const;
   const ParameterSpec& at(int64_t index) const { return parameters[static_cast<size_t>(index)]; }
   int64_t size() const { return static_cast<int64_t>(parameters.size()); }
 };

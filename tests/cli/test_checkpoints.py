@@ -26,10 +26,16 @@ def train(config, directory, *overrides):
 def masters(checkpoint):
     """name -> (shape, float32 bytes, of all rows), and the same of the moments."""
     files = [Safetensors(path) for path in sorted(Path(checkpoint).glob("rank-*.safetensors"))]
+    parts = {}  # name -> [(first row, shape, bytes)]; a rank without rows has no tensor
+    for file in files:
+        for name, (_, shape, data) in file.tensors.items():
+            first = int(file.metadata["first_row/" + name.split("/", 1)[1]])
+            parts.setdefault(name, []).append((first, shape, data))
     out = {}
-    for name, (_, shape, _) in files[0].tensors.items():
-        rows = sum(file.tensors[name][1][0] for file in files)
-        out[name] = ([rows, shape[1]], b"".join(file.tensors[name][2] for file in files))
+    for name, held in parts.items():
+        held.sort()
+        out[name] = ([sum(shape[0] for _, shape, _ in held), held[0][1][1]],
+                     b"".join(data for _, _, data in held))
     return out
 
 

@@ -50,6 +50,11 @@ class SameTraining(JobTest):
             with self.subTest(ranks=ranks):
                 self.compare(ranks, config=TINY_MOE)
 
+    def test_ranks_that_share_experts_or_heads(self):
+        for key in ("parallel__expert", "parallel__tensor"):
+            with self.subTest(key):
+                self.compare(2, *settings(**{key: 2}), config=TINY_MOE)
+
     def test_several_optimizer_steps_for_a_publication(self):
         self.compare(1, *settings(optimizer__steps_per_rollout=2, optimizer__global_batch=8,
                                   run__steps=4))

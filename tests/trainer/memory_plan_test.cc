@@ -35,7 +35,7 @@ TEST(TrainerMemory, OfAllRanksIsTheStateAndTwoPackingsOfTheModel) {
     for (const int world : {1, 2, 3}) {
       int64_t state = 0, packed = 0;
       for (int rank = 0; rank < world; ++rank) {
-        const TrainerMemory memory = plan_trainer_memory(job.config, rank, world);
+        const TrainerMemory memory = plan_trainer_memory(job.config, Mesh{world}, rank);
         state += memory.state_bytes;
         packed += memory.packed_bytes;
         EXPECT_EQ(memory.reference_bytes, 0);
@@ -51,9 +51,9 @@ TEST(TrainerMemory, OfAllRanksIsTheStateAndTwoPackingsOfTheModel) {
 TEST(TrainerMemory, OffloadLeavesGradientsAndARingOfTheReference) {
   Job job("dense_untied");
   job.config.algorithm.reference = ReferenceMode::kAlways;
-  const TrainerMemory before = plan_trainer_memory(job.config, 0, 1);
+  const TrainerMemory before = plan_trainer_memory(job.config, Mesh{1}, 0);
   job.config.optimizer.offload = job.config.offload_reference = true;
-  const TrainerMemory after = plan_trainer_memory(job.config, 0, 1);
+  const TrainerMemory after = plan_trainer_memory(job.config, Mesh{1}, 0);
   EXPECT_EQ(before.state_bytes, 16 * job.num_elements());
   EXPECT_EQ(after.state_bytes, 4 * job.num_elements());
   EXPECT_EQ(before.ring_bytes, 0);
@@ -66,10 +66,10 @@ TEST(TrainerMemory, OffloadLeavesGradientsAndARingOfTheReference) {
 
 TEST(TrainerMemory, KnowsTheReferenceAndASecondPlan) {
   Job job("dense_untied");
-  const int64_t packed = plan_trainer_memory(job.config, 0, 1).packed_bytes;
+  const int64_t packed = plan_trainer_memory(job.config, Mesh{1}, 0).packed_bytes;
   job.config.algorithm.reference = ReferenceMode::kAlways;
   job.config.train_plan = plan_bf16(job.table);
-  const TrainerMemory memory = plan_trainer_memory(job.config, 0, 1);
+  const TrainerMemory memory = plan_trainer_memory(job.config, Mesh{1}, 0);
   EXPECT_EQ(memory.reference_bytes, 2 * job.num_elements());
   EXPECT_EQ(memory.packed_bytes, packed + 4 * job.num_elements());
 }

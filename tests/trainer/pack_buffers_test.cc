@@ -31,7 +31,7 @@ struct Model {
 
 TEST(PackBuffers, TwoAreEnoughWhileOneIsServed) {
   const Model model("dense_untied");
-  const ShardLayout layout{&model.table, model.plan, 0, 1};
+  const ShardLayout layout{&model.table, model.plan, Mesh{1}, 0};
   PackBuffers buffers;
   std::shared_ptr<const PackedShards> served;
   for (int step = 0; step < 5; ++step) {
@@ -45,7 +45,7 @@ TEST(PackBuffers, TwoAreEnoughWhileOneIsServed) {
 
 TEST(PackBuffers, WhatSomebodyHoldsIsNeverPackedInto) {
   const Model model("moe_norm");
-  const ShardLayout layout{&model.table, model.plan, 1, 2};
+  const ShardLayout layout{&model.table, model.plan, Mesh{2}, 1};
   PackBuffers buffers;
   const auto held = pack_shards(layout, model.masters(layout, 1.0f), model.kernels, buffers);
   PackedShards before;
@@ -63,7 +63,7 @@ TEST(PackBuffers, WhatSomebodyHoldsIsNeverPackedInto) {
 
 TEST(PackBuffers, OneThatIsUsedAgainHoldsExactlyTheNewPacking) {
   const Model model("moe_norm");
-  const ShardLayout layout{&model.table, model.plan, 0, 1};
+  const ShardLayout layout{&model.table, model.plan, Mesh{1}, 0};
   PackBuffers buffers;
   (void)pack_shards(layout, model.masters(layout, -3.0f), model.kernels, buffers);
   const auto again = pack_shards(layout, model.masters(layout, 0.25f), model.kernels, buffers);

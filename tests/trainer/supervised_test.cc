@@ -82,9 +82,10 @@ class Supervised : public ::testing::TestWithParam<Case> {};
 TEST_P(Supervised, LossAndGradientsAreThoseOfTransformers) {
   const auto [name, qat] = GetParam();
   const auto group = solo_group("t");
+  const MeshGroups groups(*group);
   const TempFolder folder;
   const TrainerConfig config = make_config(name, qat);
-  Trainer trainer(config, *group);
+  Trainer trainer(config, groups);
   const auto records = oracle_records(name);
   const SupervisedMetrics metrics = trainer.train_records(pointers(records));
   const auto tokens = static_cast<double>(target_tokens(records));
@@ -126,7 +127,8 @@ TEST_P(Supervised, LossAndGradientsAreThoseOfTransformers) {
 TEST_P(Supervised, OnlyTheResponseCounts) {
   const auto [name, qat] = GetParam();
   const auto group = solo_group("t");
-  Trainer trainer(make_config(name, qat), *group);
+  const MeshGroups groups(*group);
+  Trainer trainer(make_config(name, qat), groups);
   const std::vector<TokenRecord> records = {{{5, 9, 200}, {31, 77}}, {{8, 8, 4, 12}, {3, 90, 41}}};
   double sum = 0.0;
   for (const TokenRecord& record : records) {
@@ -149,12 +151,13 @@ TEST_P(Supervised, OnlyTheResponseCounts) {
 TEST_P(Supervised, MicroBatchesDoNotChangeTheStep) {
   const auto [name, qat] = GetParam();
   const auto group = solo_group("t");
+  const MeshGroups groups(*group);
   const auto records = oracle_records(name);
   std::vector<SupervisedMetrics> metrics;
   for (const int64_t limit : {1, 64, 4096}) {
     TrainerConfig config = make_config(name, qat);
     config.max_tokens_per_device = limit;
-    Trainer trainer(config, *group);
+    Trainer trainer(config, groups);
     metrics.push_back(trainer.train_records(pointers(records)));
   }
   for (const SupervisedMetrics& other : metrics) {
@@ -166,14 +169,15 @@ TEST_P(Supervised, MicroBatchesDoNotChangeTheStep) {
 TEST_P(Supervised, ResumeContinuesBitForBit) {
   const auto [name, qat] = GetParam();
   const auto group = solo_group("t");
+  const MeshGroups groups(*group);
   const TempFolder folder;
   const auto records = oracle_records(name);
-  Trainer whole(make_config(name, qat), *group);
+  Trainer whole(make_config(name, qat), groups);
   whole.train_records(pointers(records));
   whole.save(folder.path / "middle", {1, 0, 0});
   whole.train_records(pointers(records));
   whole.save(folder.path / "whole", {2, 0, 0});
-  Trainer resumed(make_config(name, qat), *group);
+  Trainer resumed(make_config(name, qat), groups);
   EXPECT_EQ(resumed.load(folder.path / "middle").step, 1);
   resumed.train_records(pointers(records));
   resumed.save(folder.path / "resumed", {2, 0, 0});
@@ -210,7 +214,8 @@ void run_world(int world, const std::string& model, const fs::path& out) {
                     if (rank == 0) server = std::make_unique<RendezvousServer>(port);
                     group = join_gloo_group({"127.0.0.1", port, "trainers", 30s}, rank, world);
                   }
-                  Trainer trainer(random_config(model), *group);
+                  const MeshGroups groups(*group);
+                  Trainer trainer(random_config(model), groups);
                   trainer.save(out.string() + ".start", {0, 0, 0});
                   const auto records = oracle_records(model);
                   const auto share = share_records(pointers(records), rank, world);
@@ -261,7 +266,8 @@ TEST(SupervisedRandomStart, NeedsNoWeightsAndLearns) {
     config.optimizer.clip_norm = 1.0;
     config.optimizer.lr = 3e-3;
     const auto group = solo_group("t");
-    Trainer trainer(config, *group);
+    const MeshGroups groups(*group);
+    Trainer trainer(config, groups);
     const auto records = oracle_records(name);
     const double first = trainer.evaluate_records(pointers(records)).loss;
     EXPECT_NEAR(first, std::log(512.0), 1.0) << "no better than a guess among all tokens";

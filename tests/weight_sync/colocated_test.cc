@@ -22,11 +22,10 @@ std::unique_ptr<WeightReceiver> colocated_receiver(const SyncWorld& world, int o
 
 // Publishes what rank `rank` packed of a version; the packing is shared with the caller.
 SharedPacking publish_packing(SyncWorld& world, int64_t version, int rank) {
-  const int ranks = world.layout.world();
-  SharedPacking packing = row_shards(world.model, *world.model.version(version), rank, ranks);
+  SharedPacking packing = row_shards(world.model, *world.model.version(version), rank, world.mesh);
   WeightSender& sender = *world.senders[static_cast<size_t>(rank)];
   sender.retire_before(version);
-  sender.publish(version, shard_tensors(world.model.manifest, *packing, rank, ranks), packing);
+  sender.publish(version, local_tensors(world.model, *packing, rank, world.mesh), packing);
   return packing;
 }
 
@@ -36,7 +35,7 @@ void flip_until_verified(SyncWorld& world, WeightReceiver& receiver, int64_t ver
   const Transaction transaction = world.transaction(version);
   const SyncPlan plan = world.plan();
   receiver.reserve(transaction, plan);
-  receiver.receive_held(transaction, {0, 1, packing}, nullptr, soon());
+  receiver.receive_held(transaction, {0, {1}, packing}, nullptr, soon());
   HeldTransport nothing;
   const SenderReport report = world.senders[0]->move(transaction, plan, nothing, soon());
   receiver.verify(transaction, std::vector{report});
@@ -99,8 +98,9 @@ int64_t sync_colocated(SyncWorld& world, WeightReceiver& receiver, int64_t versi
     }));
   }
   CountingTransport counting(*ends.receiver);
-  receiver.receive_held(transaction, {own_rank, ranks, packings[static_cast<size_t>(own_rank)]},
-                        &counting, soon());
+  receiver.receive_held(transaction,
+                        {own_rank, world.mesh, packings[static_cast<size_t>(own_rank)]}, &counting,
+                        soon());
   std::vector<SenderReport> reports;
   reports.reserve(moves.size());
   for (auto& move : moves) reports.push_back(move.get());
@@ -113,7 +113,7 @@ int64_t sync_colocated(SyncWorld& world, WeightReceiver& receiver, int64_t versi
 TEST(ColocatedReceiver, ServesTheVeryMemoryThatTheOnlySenderPacked) {
   for (const char* name : {"dense_untied", "moe_norm"}) {
     const SyncModel model(name);
-    SyncWorld world(model, 1);
+    SyncWorld world(model, {1});
     const auto receiver = colocated_receiver(world, 0);
     for (int64_t version = 1; version <= 3; ++version) {
       const SharedPacking packing = publish_packing(world, version, 0);
@@ -128,7 +128,7 @@ TEST(ColocatedReceiver, ServesTheVeryMemoryThatTheOnlySenderPacked) {
 
 TEST(ColocatedReceiver, LetsGoOfTheOldPackingWhenTheNextIsCommitted) {
   const SyncModel model("dense_untied");
-  SyncWorld world(model, 1);
+  SyncWorld world(model, {1});
   const auto receiver = colocated_receiver(world, 0);
   SharedPacking first = publish_packing(world, 1, 0);
   const std::weak_ptr<const std::vector<StoredParameter>> old = first;
@@ -143,11 +143,11 @@ TEST(ColocatedReceiver, LetsGoOfTheOldPackingWhenTheNextIsCommitted) {
 
 TEST(ColocatedReceiver, RefusesAPackingThatIsNotWhatTheSenderHashed) {
   const SyncModel model("dense_untied");
-  SyncWorld world(model, 1);
+  SyncWorld world(model, {1});
   const auto receiver = colocated_receiver(world, 0);
   flip(world, *receiver, 1, publish_packing(world, 1, 0));
   publish_packing(world, 2, 0);
-  const SharedPacking other = row_shards(model, *model.version(3), 0, 1);
+  const SharedPacking other = row_shards(model, *model.version(3), 0, {1});
   try {
     flip_until_verified(world, *receiver, 2, other);
     FAIL() << "another packing was taken for version 2";
@@ -161,7 +161,7 @@ TEST(ColocatedReceiver, RefusesAPackingThatIsNotWhatTheSenderHashed) {
 
 TEST(ColocatedReceiver, AnAbortedFlipLeavesTheServedVersionAndTheNextOneWorks) {
   const SyncModel model("dense_untied");
-  SyncWorld world(model, 1);
+  SyncWorld world(model, {1});
   const auto receiver = colocated_receiver(world, 0);
   flip(world, *receiver, 1, publish_packing(world, 1, 0));
   const SharedPacking second = publish_packing(world, 2, 0);
@@ -170,7 +170,7 @@ TEST(ColocatedReceiver, AnAbortedFlipLeavesTheServedVersionAndTheNextOneWorks) {
   EXPECT_EQ(receiver->served().version, 1);
   EXPECT_THROW(receiver->prepare(world.transaction(2)), Error);
   // A retry publishes the same packing under the next number.
-  world.senders[0]->publish(3, shard_tensors(model.manifest, *second, 0, 1), second);
+  world.senders[0]->publish(3, local_tensors(model, *second, 0, {1}), second);
   EXPECT_EQ(flip(world, *receiver, 3, second).weights->stored(0).words.data(),
             (*second)[0].words.data());
 }
@@ -180,7 +180,7 @@ TEST(ColocatedReceiver, OnlyRowsOfOtherRanksComeOverTheTransport) {
     const SyncModel model(name);
     for (const int ranks : {2, 3}) {
       for (int own_rank = 0; own_rank < ranks; ++own_rank) {
-        SyncWorld world(model, ranks);
+        SyncWorld world(model, {ranks});
         const auto receiver = colocated_receiver(world, own_rank);
         const SyncPlan plan = world.plan();
         for (int64_t version = 1; version <= 2; ++version) {
@@ -195,13 +195,13 @@ TEST(ColocatedReceiver, OnlyRowsOfOtherRanksComeOverTheTransport) {
 
 TEST(ColocatedReceiver, APackingOfAnotherSizeIsRefusedByName) {
   const SyncModel model("dense_untied");
-  SyncWorld world(model, 1);
+  SyncWorld world(model, {1});
   const auto receiver = colocated_receiver(world, 0);
   const Transaction transaction = world.transaction(1);
   receiver->reserve(transaction, world.plan());
-  const SharedPacking half = row_shards(model, *model.version(1), 0, 2);
+  const SharedPacking half = row_shards(model, *model.version(1), 0, {2});
   try {
-    receiver->receive_held(transaction, {0, 1, half}, nullptr, soon());
+    receiver->receive_held(transaction, {0, {1}, half}, nullptr, soon());
     FAIL() << "half of the rows were taken for all";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
@@ -212,7 +212,7 @@ TEST(ColocatedReceiver, APackingOfAnotherSizeIsRefusedByName) {
 
 TEST(ResidentWeights, OfAnotherOwnerAreReadOnly) {
   const SyncModel model("dense_untied");
-  const SharedPacking packing = row_shards(model, *model.source, 0, 1);
+  const SharedPacking packing = row_shards(model, *model.source, 0, {1});
   ResidentWeights weights(model.spec.table, model.source->plan(), packing, DeviceKind::kCpu);
   EXPECT_TRUE(same_bytes(model, weights, *model.source));
   EXPECT_EQ(weights.num_bytes(), model.source->num_bytes());
@@ -222,18 +222,18 @@ TEST(ResidentWeights, OfAnotherOwnerAreReadOnly) {
 SharedPacking some_packing() { return std::make_shared<std::vector<StoredParameter>>(1); }
 
 TEST(PackedStore, GivesAVersionOnceToWhoeverWaitsForIt) {
-  PackedStore store(1, 4);
+  PackedStore store(1, {4});
   const SharedPacking packing = some_packing();
   std::jthread rank([&] { store.put(7, packing); });
   const HeldPacking taken = store.take(7, soon());
   EXPECT_EQ(taken.parameters, packing);
   EXPECT_EQ(taken.rank, 1);
-  EXPECT_EQ(taken.world, 4);
+  EXPECT_EQ(taken.mesh, Mesh{4});
   EXPECT_THROW(store.take(7, soon()), Error);
 }
 
 TEST(PackedStore, KeepsNothingAliveThatWasTaken) {
-  PackedStore store(0, 1);
+  PackedStore store(0, {1});
   SharedPacking packing = some_packing();
   const std::weak_ptr<const std::vector<StoredParameter>> alive = packing;
   store.put(1, std::move(packing));
@@ -243,7 +243,7 @@ TEST(PackedStore, KeepsNothingAliveThatWasTaken) {
 }
 
 TEST(PackedStore, AVersionThatDoesNotComeOrIsPastIsRefusedByNumber) {
-  PackedStore store(0, 1);
+  PackedStore store(0, {1});
   const auto refusal = [&](int64_t version) {
     try {
       (void)store.take(version, Deadline::after(1ms));

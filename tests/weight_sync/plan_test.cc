@@ -60,14 +60,15 @@ void expect_each_row_once(const Manifest& manifest, const Layout& senders,
 TEST(MakePlan, SendsEveryDestinationRowOnceFromASenderThatHoldsIt) {
   RandomModels random(1);
   for (int round = 0; round < 150; ++round) {
-    const Manifest manifest = random.manifest();
+    const RandomModel model = random.model();
+    const Manifest& manifest = model.manifest;
     const int world = 1 + round % 5;
     const Layout senders =
-        round % 3 == 0 ? row_shard_layout(manifest, world) : random.layout(manifest, world);
+        round % 3 == 0 ? random.layout(manifest, world)
+                       : trainer_layout(manifest, model.table, random.mesh(model.config, 8));
     std::vector<Slice> destination = replica_slices(manifest);
     if (round % 2 == 1) {  // one rank of a receiver that is sharded too
-      const Layout receivers = row_shard_layout(manifest, 3);
-      destination = receivers.ranks[static_cast<size_t>(round / 2 % 3)];
+      destination = owned_slices(manifest, model.table, Mesh{3}, round / 2 % 3);
     }
     const SyncPlan plan = make_plan({manifest, senders, destination, 1, kMembers});
     expect_each_row_once(manifest, senders, destination, plan);
@@ -87,8 +88,8 @@ TEST(MakePlan, ShipsThePackedBytesAndNothingElse) {
   const ParameterTable table = model_parameters(config);
   const Manifest manifest =
       make_manifest(table, plan_quantization(table, QuantTargets::kLinear, 4, 128));
-  const SyncPlan plan =
-      make_plan({manifest, row_shard_layout(manifest, 2), replica_slices(manifest), 1, kMembers});
+  const SyncPlan plan = make_plan(
+      {manifest, trainer_layout(manifest, table, {2}), replica_slices(manifest), 1, kMembers});
   const int64_t quantized = 2 * 7 * 256 * 256;  // two layers of seven matrices
   const int64_t plain = 64 * 256 + 5 * 256;     // embedding, norms
   EXPECT_EQ(plan.bytes, quantized / 2 + quantized / 128 * 2 + plain * 2);
@@ -97,7 +98,8 @@ TEST(MakePlan, ShipsThePackedBytesAndNothingElse) {
 TEST(MakePlan, EvensOutTheLoadsOfSendersThatAllHoldEverything) {
   RandomModels random(2);
   for (int world = 2; world <= 5; ++world) {
-    const Manifest manifest = random.manifest();
+    const RandomModel model = random.model();
+    const Manifest& manifest = model.manifest;
     Layout senders;
     senders.ranks.assign(static_cast<size_t>(world), replica_slices(manifest));
     const SyncPlan plan = make_plan({manifest, senders, replica_slices(manifest), 1, kMembers});
@@ -113,11 +115,12 @@ TEST(MakePlan, EvensOutTheLoadsOfSendersThatAllHoldEverything) {
 
 TEST(MakePlan, DigestChangesWithEveryInputAndOnlyThen) {
   RandomModels random(3);
-  const Manifest manifest = random.manifest();
+  const RandomModel model = random.model();
+  const Manifest& manifest = model.manifest;
   Manifest other = manifest;
   other.digest.low ^= 1;
-  const Layout two = row_shard_layout(manifest, 2);
-  const Layout three = row_shard_layout(manifest, 3);
+  const Layout two = trainer_layout(manifest, model.table, {2});
+  const Layout three = trainer_layout(manifest, model.table, {3});
   const auto all = replica_slices(manifest);
   const std::vector<Slice> part(all.begin(), all.end() - 1);
   const std::vector<std::string> renamed = {"trainer/0", "rollout/1"};
@@ -151,25 +154,26 @@ std::string refusal(const PlanInputs& inputs) {
 
 TEST(MakePlan, RefusesLayoutsThatCannotWorkByTensorAndRows) {
   RandomModels random(4);
-  const Manifest manifest = random.manifest();
+  const RandomModel model = random.model();
+  const Manifest& manifest = model.manifest;
   const auto all = replica_slices(manifest);
   const std::string& name = manifest.at(0).name;
   const int64_t rows = manifest.at(0).rows;
-  Layout gap = row_shard_layout(manifest, 2);
+  Layout gap = trainer_layout(manifest, model.table, {2});
   gap.ranks[1][0].row_begin += 1;
-  const int64_t half = row_shard_layout(manifest, 2).ranks[1][0].row_begin;
+  const int64_t half = trainer_layout(manifest, model.table, {2}).ranks[1][0].row_begin;
   EXPECT_THAT(refusal({manifest, gap, all, 1, kMembers}),
               HasSubstr("no sender holds rows [" + std::to_string(half) + ", " +
                         std::to_string(half + 1) + ") of tensor '" + name + "'"));
   auto twice = all;
   twice.push_back({0, 1, 2});
-  EXPECT_THAT(refusal({manifest, row_shard_layout(manifest, 2), twice, 1, kMembers}),
+  EXPECT_THAT(refusal({manifest, trainer_layout(manifest, model.table, {2}), twice, 1, kMembers}),
               HasSubstr("rows [1, 2) of tensor '" + name + "' twice"));
   auto outside = all;
   outside[0].row_end = rows + 1;
-  EXPECT_THAT(refusal({manifest, row_shard_layout(manifest, 2), outside, 1, kMembers}),
+  EXPECT_THAT(refusal({manifest, trainer_layout(manifest, model.table, {2}), outside, 1, kMembers}),
               HasSubstr("'" + name + "', which has " + std::to_string(rows)));
-  Layout unknown = row_shard_layout(manifest, 2);
+  Layout unknown = trainer_layout(manifest, model.table, {2});
   unknown.ranks[0].push_back({manifest.size(), 0, 1});
   EXPECT_THAT(refusal({manifest, unknown, all, 1, kMembers}), HasSubstr("sender 0 lists tensor"));
   EXPECT_THAT(refusal({manifest, gap, all, 1, kMembers, 6}), HasSubstr("bucket_bytes is 6"));
@@ -177,7 +181,8 @@ TEST(MakePlan, RefusesLayoutsThatCannotWorkByTensorAndRows) {
 
 TEST(CoverageProblem, NamesRowsThatAreMissingRepeatedOrForeign) {
   RandomModels random(5);
-  const Manifest manifest = random.manifest();
+  const RandomModel model = random.model();
+  const Manifest& manifest = model.manifest;
   const auto all = replica_slices(manifest);
   const std::string& name = manifest.at(0).name;
   EXPECT_EQ(coverage_problem(manifest, all, all), std::nullopt);

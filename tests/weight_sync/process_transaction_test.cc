@@ -132,11 +132,11 @@ TEST_P(ProcessTransaction, TwoTrainersPublishTwiceToTwoWorkers) {
     const int good = run_ranks(4, 100s, [&](int rank) {
       const Member member(GetParam(), port, rank, rank == 0);
       const SyncModel model(name);
-      SyncWorld world(model, 2, member.kernels());
+      SyncWorld world(model, {2}, member.kernels());
       if (rank < 2) {
         const Groups first(member, "worker0", rank, 3), second(member, "worker1", rank, 3);
         for (int64_t version = 1; version <= 2; ++version) {
-          publish_shard(model, *world.senders[static_cast<size_t>(rank)], version, rank, 2,
+          publish_shard(model, *world.senders[static_cast<size_t>(rank)], version, rank, {2},
                         member.device());
           send_version(world, first, rank, world.transaction(version));
           send_version(world, second, rank, world.transaction(version));
@@ -166,11 +166,12 @@ TEST_P(ProcessTransaction, AByteFlippedOnTheWireIsDataLossAndARetryOnTheSameGrou
   const int good = run_ranks(3, 100s, [&](int rank) {
     const Member member(GetParam(), port, rank, rank == 2);
     const SyncModel model("llama_smol");
-    SyncWorld world(model, 2, member.kernels());
+    SyncWorld world(model, {2}, member.kernels());
     const Groups groups(member, "worker", rank, 3);
     const Transaction first = world.transaction(1);
     if (rank < 2) {
-      publish_shard(model, *world.senders[static_cast<size_t>(rank)], 1, rank, 2, member.device());
+      publish_shard(model, *world.senders[static_cast<size_t>(rank)], 1, rank, {2},
+                    member.device());
       send_version(world, groups, rank, first, rank == 1 ? Fault::kFlipByte : Fault::kNone, 2);
       send_version(world, groups, rank, first);
       std::byte done{};
@@ -262,7 +263,7 @@ void lose_a_trainer(Wire wire, Fault fault) {
   const int good = run_ranks(3, 100s, [&](int rank) {
     const Member member(wire, port, rank, rank == 2);
     const SyncModel model("dense_tied");
-    SyncWorld world(model, 2, member.kernels());
+    SyncWorld world(model, {2}, member.kernels());
     const auto receiver = world.receiver();
     auto groups = std::make_unique<Groups>(member, "epoch1", rank, 3);
     double detected_ms = 0.0;
@@ -279,7 +280,7 @@ void lose_a_trainer(Wire wire, Fault fault) {
       }
       auto& sender = *world.senders[static_cast<size_t>(rank)];
       for (int64_t version = 1; version <= 2; ++version) {
-        publish_shard(model, sender, version, rank, 2, member.device());
+        publish_shard(model, sender, version, rank, {2}, member.device());
       }
       send_version(world, *groups, rank, world.transaction(1));
       try {
@@ -294,11 +295,11 @@ void lose_a_trainer(Wire wire, Fault fault) {
     const Stopwatch watch;
     groups.reset();
     const double left_ms = watch.elapsed_ms();
-    SyncWorld smaller(model, 1, member.kernels());
+    SyncWorld smaller(model, {1}, member.kernels());
     const Groups next(member, "epoch2", rank == 0 ? 0 : 1, 2);
     const double joined_ms = watch.elapsed_ms();
     if (rank == 0) {
-      publish_shard(model, *smaller.senders[0], 3, 0, 1, member.device());
+      publish_shard(model, *smaller.senders[0], 3, 0, {1}, member.device());
       send_version(smaller, next, 0, smaller.transaction(3, 2));
       std::byte done{};
       next.control->receive(std::span(&done, 1), 1, kControlTag)->wait();
@@ -329,7 +330,7 @@ TEST_P(ProcessTransaction, AWorkerKilledMidMoveIsATypedErrorForTheTrainer) {
   const int good = run_ranks(2, 100s, [&](int rank) {
     const Member member(GetParam(), port, rank, rank == 0);
     const SyncModel model("llama_smol");
-    SyncWorld world(model, 1, member.kernels());
+    SyncWorld world(model, {1}, member.kernels());
     const Groups groups(member, "worker", rank, 2);
     if (rank == 1) {
       std::byte go{};
@@ -338,7 +339,7 @@ TEST_P(ProcessTransaction, AWorkerKilledMidMoveIsATypedErrorForTheTrainer) {
     }
     const std::byte go{};
     groups.control->send(std::span(&go, 1), 1, kControlTag)->wait();
-    publish_shard(model, *world.senders[0], 1, 0, 1, member.device());
+    publish_shard(model, *world.senders[0], 1, 0, {1}, member.device());
     GroupTransport transport(*groups.weights, 1, groups.device);
     const Stopwatch watch;
     try {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <random>
 
+#include "core/spec/mesh.h"
 #include "core/spec/model_config.h"
 #include "core/spec/parameters.h"
 #include "core/spec/quantization.h"
@@ -10,6 +11,12 @@
 #include "weight_sync/manifest.h"
 
 namespace nibble {
+
+struct RandomModel {
+  ModelConfig config;
+  ParameterTable table;
+  Manifest manifest;
+};
 
 /// Draws model shapes and layouts; the same seed draws the same.
 class RandomModels {
@@ -40,11 +47,24 @@ class RandomModels {
     return config;
   }
 
-  Manifest manifest() {
-    const ParameterTable table = model_parameters(config());
-    if (draw(0, 4) == 0) return make_manifest(table, plan_bf16(table));
+  RandomModel model() {
+    RandomModel model{config(), {}, {}};
+    model.table = model_parameters(model.config);
+    const bool plain = draw(0, 4) == 0;
     const auto targets = static_cast<QuantTargets>(draw(0, 2));
-    return make_manifest(table, plan_quantization(table, targets, 4, 32));
+    model.manifest =
+        make_manifest(model.table, plain ? plan_bf16(model.table)
+                                         : plan_quantization(model.table, targets, 4, 32));
+    return model;
+  }
+
+  /// Of trainers, or of the ranks of an engine: any that can share the model.
+  Mesh mesh(const ModelConfig& config, int most) {
+    for (;;) {
+      const Mesh mesh{static_cast<int>(draw(1, most)), static_cast<int>(draw(1, most)),
+                      static_cast<int>(draw(1, most))};
+      if (!mesh_problem(config, mesh)) return mesh;
+    }
   }
 
   /// Every row is held by somebody; some by several.

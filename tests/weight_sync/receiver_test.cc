@@ -41,7 +41,7 @@ class TamperingTransport final : public Transport {
 // A worker that serves version 1, with version 2 published.
 class ReceiverTest : public ::testing::Test {
  protected:
-  ReceiverTest() : model("llama_smol"), world(model, 2), receiver(world.receiver()) {
+  ReceiverTest() : model("llama_smol"), world(model, {2}), receiver(world.receiver()) {
     world.publish(1);
     sync_once(world, *receiver, world.transaction(1));
     world.publish(2);

@@ -12,7 +12,7 @@ using namespace std::chrono_literals;
 
 class SenderTest : public ::testing::Test {
  protected:
-  SenderTest() : model("llama_smol"), world(model, 2), ends(make_local_transports(2)) {}
+  SenderTest() : model("llama_smol"), world(model, {2}), ends(make_local_transports(2)) {}
 
   std::string refusal(const Transaction& transaction, const SyncPlan& plan, int rank = 0) {
     try {
@@ -39,7 +39,7 @@ TEST_F(SenderTest, RefusesWhatItDoesNotHoldWithoutSendingAByte) {
   EXPECT_THAT(refusal(world.transaction(1, 5), world.plan(5)), HasSubstr("version 1"));
   EXPECT_THAT(refusal(world.transaction(2, 4), world.plan(4)), HasSubstr("epoch 4 is stale"));
   // Rank 1's rows are not rank 0's.
-  SyncWorld swapped(model, 2);
+  SyncWorld swapped(model, {2});
   std::swap(swapped.layout.ranks[0], swapped.layout.ranks[1]);
   EXPECT_THAT(refusal(swapped.transaction(2, 5), swapped.plan(5)), HasSubstr("it holds"));
 }
@@ -47,24 +47,24 @@ TEST_F(SenderTest, RefusesWhatItDoesNotHoldWithoutSendingAByte) {
 TEST_F(SenderTest, VersionsRiseAndRetiredOnesAreLetGo) {
   std::weak_ptr<const std::vector<StoredParameter>> first;
   {
-    auto shards = row_shards(model, *model.source, 0, 2);
+    auto shards = row_shards(model, *model.source, 0, {2});
     first = shards;
-    world.senders[0]->publish(1, shard_tensors(model.manifest, *shards, 0, 2), shards);
+    world.senders[0]->publish(1, local_tensors(model, *shards, 0, {2}), shards);
   }
   EXPECT_FALSE(first.expired());
-  EXPECT_THROW(publish_shard(model, *world.senders[0], 1, 0, 2), Error);
-  publish_shard(model, *world.senders[0], 2, 0, 2);
+  EXPECT_THROW(publish_shard(model, *world.senders[0], 1, 0, {2}), Error);
+  publish_shard(model, *world.senders[0], 2, 0, {2});
   world.senders[0]->retire_before(2);
   EXPECT_TRUE(first.expired());
   EXPECT_THROW(world.senders[0]->content_hashes(1), Error);
   EXPECT_EQ(world.senders[0]->content_hashes(2).size(), model.manifest.tensors.size());
   world.senders[0]->retire_before(3);
-  EXPECT_THROW(publish_shard(model, *world.senders[0], 2, 0, 2), Error);
+  EXPECT_THROW(publish_shard(model, *world.senders[0], 2, 0, {2}), Error);
 }
 
 TEST_F(SenderTest, RefusesRowsThatTheirBytesContradict) {
-  const auto shards = row_shards(model, *model.source, 0, 2);
-  auto tensors = shard_tensors(model.manifest, *shards, 0, 2);
+  const auto shards = row_shards(model, *model.source, 0, {2});
+  auto tensors = local_tensors(model, *shards, 0, {2});
   tensors[3].row_end += 1;
   try {
     world.senders[0]->publish(1, tensors, shards);
@@ -72,7 +72,7 @@ TEST_F(SenderTest, RefusesRowsThatTheirBytesContradict) {
   } catch (const Error& error) {
     EXPECT_THAT(error.what(), HasSubstr("'" + model.manifest.at(3).name + "'"));
   }
-  EXPECT_THROW(shard_tensors(model.manifest, *shards, 0, 3), Error);
+  EXPECT_THROW(local_tensors(model, *shards, 0, {3}), Error);
 }
 
 TEST_F(SenderTest, ReportsTheSameHashesToEveryReceiver) {

@@ -49,14 +49,13 @@ struct SyncModel {
 
 /// Rank r's rows of `weights`, copied, as the trainer's packer makes them, on a device.
 inline std::shared_ptr<const std::vector<StoredParameter>> row_shards(
-    const SyncModel& model, const ResidentWeights& weights, int rank, int world,
+    const SyncModel& model, const ResidentWeights& weights, int rank, const Mesh& mesh,
     DeviceKind device = DeviceKind::kCpu) {
   auto shards = std::make_shared<std::vector<StoredParameter>>();
   for (int64_t p = 0; p < model.spec.table.size(); ++p) {
     const StoredParameter& whole = weights.stored(p);
     const int64_t rows = model.spec.table.at(p).rows;
-    const int64_t begin = rows * rank / world;
-    const int64_t end = rows * (rank + 1) / world;
+    const auto [begin, end] = owned_rows(model.spec.table, p, mesh, rank);
     const auto cut = [&](const auto& values) {
       const auto row = static_cast<int64_t>(values.size()) / rows;
       return std::decay_t<decltype(values)>(
@@ -68,10 +67,18 @@ inline std::shared_ptr<const std::vector<StoredParameter>> row_shards(
   return shards;
 }
 
+/// The same as a sender takes them.
+inline std::vector<LocalTensor> local_tensors(const SyncModel& model,
+                                              const std::vector<StoredParameter>& shards, int rank,
+                                              const Mesh& mesh) {
+  return shard_tensors(model.manifest, shards,
+                       owned_slices(model.manifest, model.spec.table, mesh, rank));
+}
+
 inline void publish_shard(const SyncModel& model, WeightSender& sender, int64_t version, int rank,
-                          int world, DeviceKind device = DeviceKind::kCpu) {
-  auto shards = row_shards(model, *model.version(version), rank, world, device);
-  auto tensors = shard_tensors(model.manifest, *shards, rank, world);
+                          const Mesh& mesh, DeviceKind device = DeviceKind::kCpu) {
+  auto shards = row_shards(model, *model.version(version), rank, mesh, device);
+  auto tensors = local_tensors(model, *shards, rank, mesh);
   sender.publish(version, std::move(tensors), std::move(shards));
 }
 
@@ -89,18 +96,19 @@ constexpr int64_t kTestBucketBytes = 16 << 10;
 /// A trainer of `num_senders` ranks and the plan for one worker that serves the whole model; on the
 /// CPU, or on the device of `gpu` (borrowed).
 struct SyncWorld {
-  SyncWorld(const SyncModel& sync_model, int num_senders,
+  SyncWorld(const SyncModel& sync_model, const Mesh& senders_mesh,
             const kernels::WeightKernels* gpu = nullptr)
       : model(sync_model),
-        layout(row_shard_layout(model.manifest, num_senders)),
+        mesh(senders_mesh),
+        layout(trainer_layout(model.manifest, model.spec.table, mesh)),
         kernels(gpu != nullptr ? *gpu : cpu) {
-    for (int rank = 0; rank < num_senders; ++rank) {
+    for (int rank = 0; rank < mesh.world; ++rank) {
       senders.push_back(std::make_unique<WeightSender>(rank, model.manifest, kernels));
     }
   }
   void publish(int64_t version) {
     for (int rank = 0; rank < layout.world(); ++rank) {
-      publish_shard(model, *senders[static_cast<size_t>(rank)], version, rank, layout.world());
+      publish_shard(model, *senders[static_cast<size_t>(rank)], version, rank, mesh);
     }
   }
   std::unique_ptr<WeightReceiver> receiver() const {
@@ -117,6 +125,7 @@ struct SyncWorld {
   }
 
   const SyncModel& model;
+  const Mesh mesh;
   Layout layout;
   kernels::Serial serial;
   kernels::CpuWeightKernels cpu{serial};

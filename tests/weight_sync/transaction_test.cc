@@ -11,7 +11,7 @@ class Transaction1To3 : public ::testing::TestWithParam<std::tuple<const char*, 
 
 TEST_P(Transaction1To3, EveryWorkerServesTheTrainersBytes) {
   const SyncModel model(std::get<0>(GetParam()));
-  SyncWorld world(model, std::get<1>(GetParam()));
+  SyncWorld world(model, {std::get<1>(GetParam())});
   const auto first = world.receiver();
   const auto second = world.receiver();
   for (int64_t version = 1; version <= 3; ++version) {
@@ -28,7 +28,7 @@ TEST_P(Transaction1To3, EveryWorkerServesTheTrainersBytes) {
 
 TEST_P(Transaction1To3, HashesOfShardsAddUpToTheServedHashes) {
   const SyncModel model(std::get<0>(GetParam()));
-  SyncWorld world(model, std::get<1>(GetParam()));
+  SyncWorld world(model, {std::get<1>(GetParam())});
   world.publish(1);
   const auto receiver = world.receiver();
   const ServedWeights served = sync_once(world, *receiver, world.transaction(1));
@@ -65,14 +65,35 @@ INSTANTIATE_TEST_SUITE_P(Models, Transaction1To3,
                                   std::to_string(std::get<1>(param.param));
                          });
 
+TEST(WholeTransaction, TrainersThatShareTheModelInAnyWayPublishTheSameBytes) {
+  for (const char* name : {"dense_untied", "moe_norm", "moe_mixed"}) {
+    const SyncModel model(name);
+    int tried = 0;
+    for (const Mesh mesh : {Mesh{2, 2, 1}, Mesh{2, 1, 2}, Mesh{2, 2, 2}, Mesh{4, 2, 4},
+                            Mesh{4, 2, 2}, Mesh{8, 1, 8}, Mesh{6, 2, 2}}) {
+      if (mesh_problem(model.spec.config, mesh)) continue;
+      ++tried;
+      SyncWorld world(model, mesh);
+      world.publish(2);
+      const auto receiver = world.receiver();
+      const ServedWeights served = sync_once(world, *receiver, world.transaction(2));
+      EXPECT_TRUE(same_bytes(model, *served.weights, *model.version(2)))
+          << name << ", " << mesh.world << " ranks, tensor " << mesh.tensor << ", expert "
+          << mesh.expert;
+      EXPECT_EQ(world.plan().bytes, model.manifest.bytes);
+    }
+    EXPECT_GE(tried, model.spec.config.num_moe_layers() > 0 ? 7 : 1);
+  }
+}
+
 TEST(WholeTransaction, AStaleWorkerPullsTheCommittedVersionFromAPeer) {
   const SyncModel model("dense_tied");
-  SyncWorld world(model, 2);
+  SyncWorld world(model, {2});
   world.publish(1);
   const auto peer = world.receiver();
   const ServedWeights served = sync_once(world, *peer, world.transaction(1));
 
-  SyncWorld handover(model, 1);  // the peer is the one sender
+  SyncWorld handover(model, {1});  // the peer is the one sender
   handover.senders[0]->publish(1, replica_tensors(model.manifest, *served.weights), served.weights);
   const auto late = handover.receiver();
   EXPECT_EQ(late->status().state, ReceiverState::kStale);
@@ -82,7 +103,7 @@ TEST(WholeTransaction, AStaleWorkerPullsTheCommittedVersionFromAPeer) {
 
 TEST(WholeTransaction, AnEngineMayHoldAnOldVersionWhileTheNextIsServed) {
   const SyncModel model("llama_smol");
-  SyncWorld world(model, 2);
+  SyncWorld world(model, {2});
   const auto receiver = world.receiver();
   world.publish(1);
   ServedWeights held = sync_once(world, *receiver, world.transaction(1));

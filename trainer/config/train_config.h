@@ -165,11 +165,19 @@ void visit_fields(Visitor& v, OptimizerConfig& c) {
 
 /// Key `parallel`: how trainers share the work.
 struct ParallelConfig {
+  int64_t tensor = 1;
+  int64_t expert = 1;
   int64_t max_tokens_per_device = 4096;
 };
 
 template <typename Visitor>
 void visit_fields(Visitor& v, ParallelConfig& c) {
+  v.field("tensor", c.tensor, "ranks",
+          "that work on the same tokens, each with its rows of attention and dense MLPs",
+          Range{1, 1024});
+  v.field("expert", c.expert, "ranks",
+          "that hold a layer's experts together; each expert is whole on one of them",
+          Range{1, 1024});
   v.field("max_tokens_per_device", c.max_tokens_per_device, "tokens", "of one micro-batch",
           AtLeast{1});
 }

@@ -6,12 +6,14 @@
 
 namespace nibble {
 
-RowShard ShardLayout::shard_of(int64_t parameter, int of_rank) const {
-  return row_shard(table->at(parameter).rows, of_rank, world);
-}
-
 int64_t ShardLayout::shard_elements(int64_t parameter) const {
   return shard(parameter).rows() * table->at(parameter).cols;
+}
+
+int64_t packed_bytes(const ShardLayout& layout, int64_t parameter, int64_t rows) {
+  const int64_t cols = layout.table->at(parameter).cols;
+  if (!layout.quantized(parameter)) return rows * cols * 2;
+  return rows * (cols / 2 + cols / layout.plan.config.group_size * 2);
 }
 
 struct PackBuffers::Shelf {

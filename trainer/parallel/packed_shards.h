@@ -7,27 +7,32 @@
 #include <string>
 #include <vector>
 
-#include "core/comm/reduce.h"
 #include "core/kernels/weight_kernels.h"
 #include "core/models/weights.h"
+#include "core/spec/mesh.h"
 #include "core/spec/parameters.h"
 #include "core/spec/quantization.h"
 
 namespace nibble {
 
-/// How this rank's share of a model is cut: contiguous rows of every parameter, so that no group
-/// of the quantizer is ever split.
+/// How a model is cut among ranks: contiguous rows of every parameter, so that no group of the
+/// quantizer is ever split.
 struct ShardLayout {
   const ParameterTable* table = nullptr;
   QuantizationPlan plan;
+  Mesh mesh;
   int rank = 0;
-  int world = 1;
 
-  RowShard shard(int64_t parameter) const { return shard_of(parameter, rank); }
-  RowShard shard_of(int64_t parameter, int of_rank) const;
+  /// Rows that this rank owns, and those that it multiplies with.
+  RowShard shard(int64_t parameter) const { return owned_rows(*table, parameter, mesh, rank); }
+  RowShard used(int64_t parameter) const { return used_rows(*table, parameter, mesh, rank); }
+  Sharing sharing(int64_t parameter) const { return sharing_of(table->at(parameter), mesh); }
   int64_t shard_elements(int64_t parameter) const;
   bool quantized(int64_t parameter) const { return plan.quantized[static_cast<size_t>(parameter)]; }
 };
+
+/// Bytes of `rows` rows of a parameter as they are stored, sent and gathered.
+int64_t packed_bytes(const ShardLayout& layout, int64_t parameter, int64_t rows);
 
 /// This rank's rows of every parameter as they are multiplied with and published: packed INT4 where
 /// quantized, BF16 elsewhere. Immutable once made; a new optimizer step makes a new one.

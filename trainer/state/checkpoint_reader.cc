@@ -155,15 +155,20 @@ void CheckpointReader::read_rows(const std::string& kind, int64_t parameter, Row
                                  std::vector<float>& out) const {
   const ParameterSpec& spec = spec_.table.at(parameter);
   out.resize(static_cast<size_t>(rows.rows() * spec.cols));
-  int64_t copied = 0;
+  const std::string name = kind + "/" + spec.name();
+  std::vector<std::pair<RowShard, const SafetensorsFile*>> parts;
   for (const SafetensorsFile& file : files_) {
-    const RowShard held = rows_in_file(file, kind, spec);
-    // Ranks hold rows in rank order, so the wanted rows come one after another.
+    if (file.contains(name)) parts.emplace_back(rows_in_file(file, kind, spec), &file);
+  }
+  std::sort(parts.begin(), parts.end(),
+            [](const auto& a, const auto& b) { return a.first.begin < b.first.begin; });
+  int64_t copied = 0;
+  for (const auto& [held, file] : parts) {
     const int64_t begin = std::max(held.begin, rows.begin + copied);
     const int64_t end = std::min(held.end, rows.end);
     if (begin != rows.begin + copied || begin >= end) continue;
-    check_hash(file, kind, spec, held.begin);
-    const TensorView view = file.tensor(kind + "/" + spec.name());
+    check_hash(*file, kind, spec, held.begin);
+    const TensorView view = file->tensor(name);
     std::memcpy(out.data() + (begin - rows.begin) * spec.cols,
                 view.bytes.data() + (begin - held.begin) * spec.cols * int64_t{sizeof(float)},
                 static_cast<size_t>((end - begin) * spec.cols) * sizeof(float));

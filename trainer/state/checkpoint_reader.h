@@ -8,11 +8,11 @@
 
 #include "core/base/json.h"
 #include "core/checkpoint/safetensors.h"
-#include "core/comm/reduce.h"
 #include "core/kernels/parallel.h"
 #include "core/models/decoder.h"
 #include "core/models/weights.h"
 #include "core/quant/hash.h"
+#include "core/spec/mesh.h"
 #include "core/spec/quantization.h"
 
 namespace nibble {

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/base/fail.h"
+#include "core/comm/reduce.h"
 #include "trainer/algo/grad_clip.h"
 
 namespace nibble {

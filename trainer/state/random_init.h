@@ -5,8 +5,8 @@
 #include <string>
 
 #include "core/base/json.h"
-#include "core/comm/reduce.h"
 #include "core/kernels/parallel.h"
+#include "core/spec/mesh.h"
 #include "core/spec/parameters.h"
 
 namespace nibble {

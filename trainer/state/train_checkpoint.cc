@@ -12,6 +12,7 @@
 #include "core/base/sha256.h"
 #include "core/checkpoint/safetensors.h"
 #include "core/checkpoint/weights_digest.h"
+#include "core/comm/reduce.h"
 
 namespace nibble {
 namespace {
@@ -34,6 +35,7 @@ void write_rank_file(const fs::path& path, const ShardLayout& layout, const Opti
     for (int64_t p = 0; p < layout.table->size(); ++p) {
       const ParameterSpec& whole = layout.table->at(p);
       const RowShard shard = layout.shard(p);
+      if (shard.rows() == 0) continue;
       infos.push_back(
           {fmt::format("{}/{}", kind, whole.name()), DType::kF32, {shard.rows(), whole.cols}});
       metadata["first_row/" + whole.name()] = std::to_string(shard.begin);
@@ -51,6 +53,7 @@ void write_rank_file(const fs::path& path, const ShardLayout& layout, const Opti
   for (const char* kind : kKinds) {
     for (int64_t p = 0; p < layout.table->size(); ++p) {
       const Array<float>& array = arrays_of(state, kind)[static_cast<size_t>(p)];
+      if (array.empty()) continue;
       const Array<float> on_host =
           array.device() == DeviceKind::kCpu ? Array<float>() : array.to(DeviceKind::kCpu);
       const Array<float>& values = on_host.empty() ? array : on_host;

@@ -188,19 +188,5 @@ TEST(GlooGroup, AMissingRankIsADeadlineThatNamesTheGroup) {
   EXPECT_EQ(good, 1);
 }
 
-TEST(RowShard, PartitionsRowsForAnyWorld) {
-  for (int64_t rows : {1, 7, 64, 577}) {
-    for (int world : {1, 2, 3, 8}) {
-      int64_t next = 0;
-      for (int rank = 0; rank < world; ++rank) {
-        const RowShard shard = row_shard(rows, rank, world);
-        EXPECT_EQ(shard.begin, next);
-        next = shard.end;
-      }
-      EXPECT_EQ(next, rows);
-    }
-  }
-}
-
 }  // namespace
 }  // namespace nibble
