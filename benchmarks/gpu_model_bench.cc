@@ -380,7 +380,9 @@ void measure_weights(const Setup& s, const ops::Backend& backend, DeviceKind sta
                     (28.0 * count + bytes) / both[4] / s.limits.bytes_per_s));
 }
 
-void measure(const std::string& name, const std::string& weights_name) {
+// What to measure: "engine", "weights" or "training"; empty: all.
+void measure(const std::string& name, const std::string& weights_name, const std::string& part) {
+  const auto wants = [&part](const char* one) { return part.empty() || part == one; };
   Setup s{name, weights_name, make_model_spec(config_of(name)), nullptr, measure_limits()};
   const bool moe = s.spec.config.num_moe_layers() > 0;
   const QuantizationPlan plan =
@@ -397,11 +399,16 @@ void measure(const std::string& name, const std::string& weights_name) {
   const auto exact = ops::make_cuda_backend(Numerics::kExact);
   const auto fast = ops::make_cuda_backend(Numerics::kFast);
   check(s, *exact);
-  measure_engine(s, *fast, Numerics::kFast);
-  measure_engine(s, *exact, Numerics::kExact);
+  if (wants("engine")) {
+    measure_engine(s, *fast, Numerics::kFast);
+    measure_engine(s, *exact, Numerics::kExact);
+  }
   if (moe) return;  // float32 gradients of 30 billion weights do not fit
-  measure_weights(s, *fast, DeviceKind::kCuda);
-  measure_weights(s, *fast, DeviceKind::kCudaHost);
+  if (wants("weights")) {
+    measure_weights(s, *fast, DeviceKind::kCuda);
+    measure_weights(s, *fast, DeviceKind::kCudaHost);
+  }
+  if (!wants("training")) return;
   s.weights->enable_gradients();
   measure_training(s, *fast, Numerics::kFast);
   measure_training(s, *exact, Numerics::kExact);
@@ -411,14 +418,15 @@ void measure(const std::string& name, const std::string& weights_name) {
 }  // namespace nibble
 
 int main(int argc, char** argv) {
-  std::string model = "qwen3-0.6b", weights = "int4";
+  std::string model = "qwen3-0.6b", weights = "int4", part;
   CLI::App app("Rollout, training pass and packing of real shapes on one GPU");
   app.add_option("--model", model)->check(CLI::IsMember({"qwen3-0.6b", "qwen3-4b", "30b-a3b"}));
   app.add_option("--weights", weights)->check(CLI::IsMember({"int4", "bf16"}));
+  app.add_option("--part", part)->check(CLI::IsMember({"engine", "weights", "training"}));
   CLI11_PARSE(app, argc, argv);
   try {
     nibble::ops::use_cuda_device(0);
-    nibble::measure(model, weights);
+    nibble::measure(model, weights, part);
   } catch (const nibble::Error& error) {
     fmt::print(stderr, "{}\n", error.what());
     return 1;

@@ -70,14 +70,15 @@ __global__ void __launch_bounds__(kChains* kWarp) decode_kernel(const Product<Ou
       const int64_t feature = begin + t * kLaneFeatures;
       const Lane a = feature < w.cols ? Lane::load(w, rows, feature) : Lane::zero();
 #pragma unroll
-      for (int i = 0; i < kSteps; i += 2) {
-        const AFragment low = a.step(i), high = a.step(i + 1);
+      for (int word = 0; word < kWords; ++word) {
+        AFragment pair[2];
+        a.pair(word, pair);
 #pragma unroll
         for (int n = 0; n < kTiles; ++n) {
           BFragment b[2];
-          pair_features(load_features(p, first + n * kTokenTile + g, feature + i * 4), b[0], b[1]);
-          multiply_add(acc[n], low, b[0]);
-          multiply_add(acc[n], high, b[1]);
+          token_pair(load_features(p, first + n * kTokenTile + g, feature + 8 * word), b);
+          multiply_add(acc[n], pair[0], b[0]);
+          multiply_add(acc[n], pair[1], b[1]);
         }
       }
     }
@@ -132,16 +133,17 @@ __global__ void __launch_bounds__(4 * kWarp) prefill_kernel(const Product<Out> p
         const Lane a = feature < w.cols ? Lane::load(w, rows, feature) : Lane::zero();
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < kSteps; i += 2) {
-          const AFragment low = a.step(i), high = a.step(i + 1);
+        for (int word = 0; word < kWords; ++word) {
+          AFragment pair[2];
+          a.pair(word, pair);
 #pragma unroll
           for (int n = 0; n < kTiles; ++n) {
             BFragment b[2];
-            pair_features(*reinterpret_cast<const uint4*>(
-                              &tile[n * kTokenTile + g][t * kLaneFeatures + i * 4]),
-                          b[0], b[1]);
-            multiply_add(acc[n], low, b[0]);
-            multiply_add(acc[n], high, b[1]);
+            token_pair(*reinterpret_cast<const uint4*>(
+                           &tile[n * kTokenTile + g][t * kLaneFeatures + 8 * word]),
+                       b);
+            multiply_add(acc[n], pair[0], b[0]);
+            multiply_add(acc[n], pair[1], b[1]);
           }
         }
       }

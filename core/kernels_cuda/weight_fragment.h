@@ -5,9 +5,9 @@
 //
 // A warp takes 128 input features at a time. Lane 4 g + t holds features [32 t, 32 t + 32) of rows
 // g and g + 8 (one group's worth, or less), and the same features of token g. Which features meet
-// in one instruction is free as long as A and B agree, so packed words are used as they lie in
-// files: instruction 2 w + h of a chunk takes nibbles {2 h, 2 h + 4} and {2 h + 1, 2 h + 5} of word
-// w.
+// in one instruction is free as long as A and B agree: of every lane's features 8 w .. 8 w + 7, one
+// packed word or 16 bytes of BF16, instruction 2 w of a chunk takes the first four and instruction
+// 2 w + 1 the others. So BF16 is used as it lies in memory.
 
 #include "core/kernels/weight_view.h"
 #include "core/kernels_cuda/launch.h"
@@ -17,7 +17,7 @@ namespace nibble::kernels::cuda {
 constexpr int kChunk = 128;          // input features of a warp's turn
 constexpr int kChains = 8;           // partial sums of an output
 constexpr int kLaneFeatures = 32;    // of a chunk
-constexpr int kSteps = kChunk / 16;  // instructions of a chunk
+constexpr int kWords = kChunk / 32;  // of a lane's chunk: two instructions each
 
 struct AFragment {
   uint32_t reg[4];
@@ -43,6 +43,16 @@ __device__ inline uint32_t dequantize_pair(uint32_t word, int j, __nv_bfloat162 
   const __nv_bfloat162 offset = *reinterpret_cast<const __nv_bfloat162*>(&offset_bits);
   const __nv_bfloat162 weight = __hmul2(__hsub2(biased, offset), scale);
   return *reinterpret_cast<const uint32_t*>(&weight);
+}
+
+/// w' of a word's nibbles, two a register, in order.
+__device__ inline void dequantize_word(uint32_t word, __nv_bfloat162 scale, uint32_t (&out)[4]) {
+  uint32_t apart[4];  // nibbles j and j + 4
+  for (int j = 0; j < 4; ++j) apart[j] = dequantize_pair(word, j, scale);
+  out[0] = __byte_perm(apart[0], apart[1], 0x5410);
+  out[1] = __byte_perm(apart[2], apart[3], 0x5410);
+  out[2] = __byte_perm(apart[0], apart[1], 0x7632);
+  out[3] = __byte_perm(apart[2], apart[3], 0x7632);
 }
 
 __device__ inline __nv_bfloat162 both(uint16_t scale) {
@@ -80,13 +90,15 @@ struct Int4Lane {
             __ldg(reinterpret_cast<const uint4*>(w.words() + high / 8)),
             __ldg(w.scale + low / w.group), __ldg(w.scale + high / w.group)};
   }
-  __device__ AFragment step(int i) const {
+  /// The A of instructions 2 w and 2 w + 1.
+  __device__ void pair(int w, AFragment (&a)[2]) const {
     const uint32_t lows[4] = {low.x, low.y, low.z, low.w};
     const uint32_t highs[4] = {high.x, high.y, high.z, high.w};
-    const int j = 2 * (i % 2);
-    const __nv_bfloat162 s = both(low_scale), t = both(high_scale);
-    return {{dequantize_pair(lows[i / 2], j, s), dequantize_pair(highs[i / 2], j, t),
-             dequantize_pair(lows[i / 2], j + 1, s), dequantize_pair(highs[i / 2], j + 1, t)}};
+    uint32_t of_low[4], of_high[4];
+    dequantize_word(lows[w], both(low_scale), of_low);
+    dequantize_word(highs[w], both(high_scale), of_high);
+    a[0] = {{of_low[0], of_high[0], of_low[1], of_high[1]}};
+    a[1] = {{of_low[2], of_high[2], of_low[3], of_high[3]}};
   }
 };
 
@@ -109,23 +121,16 @@ struct Bf16Lane {
     }
     return lane;
   }
-  __device__ AFragment step(int i) const;
+  __device__ void pair(int w, AFragment (&a)[2]) const {
+    a[0] = {{low[w].x, high[w].x, low[w].y, high[w].y}};
+    a[1] = {{low[w].z, high[w].z, low[w].w, high[w].w}};
+  }
 };
 
-/// Eight features of a token -> the B of two instructions, in the words' order.
-__device__ inline void pair_features(const uint4& x, BFragment& first, BFragment& second) {
-  first.reg[0] = __byte_perm(x.x, x.z, 0x5410);
-  first.reg[1] = __byte_perm(x.x, x.z, 0x7632);
-  second.reg[0] = __byte_perm(x.y, x.w, 0x5410);
-  second.reg[1] = __byte_perm(x.y, x.w, 0x7632);
-}
-
-__device__ inline AFragment Bf16Lane::step(int i) const {
-  BFragment l[2], h[2];
-  pair_features(low[i / 2], l[0], l[1]);
-  pair_features(high[i / 2], h[0], h[1]);
-  const int half = i % 2;
-  return {{l[half].reg[0], h[half].reg[0], l[half].reg[1], h[half].reg[1]}};
+/// The B of two instructions from eight features of a token.
+__device__ inline void token_pair(const uint4& x, BFragment (&b)[2]) {
+  b[0] = {{x.x, x.y}};
+  b[1] = {{x.z, x.w}};
 }
 
 }  // namespace nibble::kernels::cuda

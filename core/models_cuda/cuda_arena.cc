@@ -13,6 +13,7 @@
 #include "core/kernels_cuda/elementwise.h"
 #include "core/kernels_cuda/linear.h"
 #include "core/kernels_cuda/norm.h"
+#include "core/kernels_cuda/panel_linear.h"
 #include "core/kernels_cuda/router.h"
 #include "core/models/rope_table.h"
 #include "core/ops_cuda/gemm.h"
@@ -20,8 +21,11 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kAlignment = 128;   // values
-constexpr int64_t kPanelTokens = 65;  // from so many on `fast` multiplies with a panel
+constexpr int64_t kAlignment = 128;  // values
+// From so many tokens on a step multiplies with dequantized panels; captured graphs are smaller
+// than the second.
+constexpr int64_t kPanelTokens = 65;
+constexpr int64_t kExactPanelTokens = 512;
 
 int64_t aligned(int64_t values) { return (values + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -107,7 +111,7 @@ uint16_t* CudaArena::allocate(int64_t values) {
 }
 
 bool CudaArena::uses_panels(int64_t tokens) const {
-  return numerics_ == Numerics::kFast && tokens >= kPanelTokens;
+  return tokens >= (numerics_ == Numerics::kFast ? kPanelTokens : kExactPanelTokens);
 }
 
 CudaArena::Value CudaArena::embed(int64_t parameter) {
@@ -131,17 +135,23 @@ CudaArena::Value CudaArena::rms_norm(Value x, int64_t parameter) {
 
 CudaArena::Value CudaArena::linear(Value x, int64_t parameter) {
   const auto w = weight(parameter);
-  const Value y{allocate(w.view.rows * step_->num_tokens), w.view.rows};
-  if (uses_panels(step_->num_tokens)) {
+  const int64_t tokens = step_->num_tokens;
+  const Value y{allocate(w.view.rows * tokens), w.view.rows};
+  if (numerics_ == Numerics::kExact && uses_panels(tokens) &&
+      kernels::cuda::suits_panel_linear(1, w.view.rows, w.view.cols, tokens)) {
+    const at::Tensor panel = ops::weight_matrix(w.view);
+    kernels::cuda::panel_linear(bf16(x), reinterpret_cast<const uint16_t*>(panel.const_data_ptr()),
+                                w.view.rows, w.view.cols, tokens, bf16(y), stream_);
+  } else if (numerics_ == Numerics::kFast && uses_panels(tokens)) {
     const auto options =
         at::TensorOptions()
             .dtype(at::kBFloat16)
             .device(at::kCUDA, static_cast<c10::DeviceIndex>(at::cuda::current_device()));
-    at::Tensor out = at::from_blob(y.data, {step_->num_tokens, y.width}, options);
-    at::mm_out(out, at::from_blob(x.data, {step_->num_tokens, x.width}, options),
+    at::Tensor out = at::from_blob(y.data, {tokens, y.width}, options);
+    at::mm_out(out, at::from_blob(x.data, {tokens, x.width}, options),
                ops::weight_matrix(w.view).t());
   } else {
-    kernels::cuda::linear(bf16(x), w, step_->num_tokens, bf16(y), stream_);
+    kernels::cuda::linear(bf16(x), w, tokens, bf16(y), stream_);
   }
   return y;
 }

@@ -11,6 +11,7 @@
 #include "core/kernels_cuda/elementwise.h"
 #include "core/kernels_cuda/linear.h"
 #include "core/kernels_cuda/norm.h"
+#include "core/kernels_cuda/panel_linear.h"
 #include "core/ops_cuda/cuda_backend_impl.h"
 #include "core/ops_cuda/gemm.h"
 #include "core/tensor/check.h"
@@ -95,8 +96,13 @@ at::Tensor CudaBackend::linear(const at::Tensor& x, const kernels::WeightView& w
   check_activations(x, w.cols, "linear input");
   if (numerics_ == Numerics::kFast) return at::mm(x, weight_matrix(w).t());
   at::Tensor y = at::empty({x.size(0), w.rows}, x.options());
-  kernels::cuda::linear(const_bf16_bits(x), {w, nullptr}, x.size(0), bf16_bits(y),
-                        current_stream());
+  if (kernels::cuda::suits_panel_linear(1, w.rows, w.cols, x.size(0))) {
+    kernels::cuda::panel_linear(const_bf16_bits(x), const_bf16_bits(weight_matrix(w)), w.rows,
+                                w.cols, x.size(0), bf16_bits(y), current_stream());
+  } else {
+    kernels::cuda::linear(const_bf16_bits(x), {w, nullptr}, x.size(0), bf16_bits(y),
+                          current_stream());
+  }
   return y;
 }
 
@@ -104,8 +110,13 @@ at::Tensor CudaBackend::linear_float(const at::Tensor& x, const kernels::WeightV
   check_activations(x, w.cols, "linear input");
   if (numerics_ == Numerics::kFast) return at::mm(x, weight_matrix(w).t(), at::kFloat);
   at::Tensor y = at::empty({x.size(0), w.rows}, x.options().dtype(at::kFloat));
-  kernels::cuda::linear(const_bf16_bits(x), {w, nullptr}, x.size(0), y.data_ptr<float>(),
-                        current_stream());
+  if (kernels::cuda::suits_panel_linear(1, w.rows, w.cols, x.size(0))) {
+    kernels::cuda::panel_linear(const_bf16_bits(x), const_bf16_bits(weight_matrix(w)), w.rows,
+                                w.cols, x.size(0), y.data_ptr<float>(), current_stream());
+  } else {
+    kernels::cuda::linear(const_bf16_bits(x), {w, nullptr}, x.size(0), y.data_ptr<float>(),
+                          current_stream());
+  }
   return y;
 }
 

@@ -5,6 +5,7 @@
 
 #include "core/base/fail.h"
 #include "core/kernels_cuda/linear.h"
+#include "core/kernels_cuda/panel_linear.h"
 #include "core/kernels_cuda/router.h"
 #include "core/ops_cuda/cuda_backend_impl.h"
 #include "core/ops_cuda/gemm.h"
@@ -43,12 +44,18 @@ at::Tensor CudaBackend::grouped(const at::Tensor& x, const ExpertWeights& weight
     return at::_grouped_mm(x, weight_panel(first, experts).transpose(1, 2),
                            begin.narrow(0, 1, experts));
   }
+  at::Tensor y = at::empty({x.size(0), first->rows}, x.options());
+  if (kernels::cuda::suits_panel_linear(experts, first->rows, first->cols, x.size(0) / experts)) {
+    kernels::cuda::grouped_panel_linear(
+        const_bf16_bits(x), const_bf16_bits(weight_panel(first, experts)), experts, first->rows,
+        first->cols, begin.const_data_ptr<int32_t>(), x.size(0), bf16_bits(y), current_stream());
+    return y;
+  }
   std::vector<kernels::WeightView> views;
   for (int64_t e = 0; e < experts; ++e) views.push_back(first[3 * e]);
   const auto bytes = static_cast<int64_t>(views.size() * sizeof(kernels::WeightView));
   const at::Tensor table =
       at::from_blob(views.data(), {bytes}, at::TensorOptions().dtype(at::kByte)).to(x.device());
-  at::Tensor y = at::empty({x.size(0), first->rows}, x.options());
   kernels::cuda::grouped_linear(
       const_bf16_bits(x),
       {*first, reinterpret_cast<const kernels::WeightView*>(table.const_data_ptr()), experts, 1},

@@ -103,6 +103,49 @@ TEST_F(AttentionCuda, WhereKeysLieAndWhoElseIsComputedDoNotChangeABit) {
   }
 }
 
+TEST_F(AttentionCuda, TokensThatShareKeysGetTheBitsTheyGetAlone) {
+  // Two prompts and two responses to the second one, laid out as a step of an engine and as a
+  // training batch are: a token sees its list up to itself.
+  for (const auto& [heads, kv_heads, dim] :
+       {std::tuple{8, 2, 128}, {6, 2, 64}, {4, 4, 32}, {10, 2, 80}, {16, 1, 16}, {34, 2, 96}}) {
+    Case all = make_case(heads, kv_heads, dim, {});
+    const auto add_list = [&](int tokens, int shared) {
+      const auto first = static_cast<int64_t>(all.rows.size());
+      for (int i = 0; i < shared + tokens; ++i) {
+        all.rows.push_back((i * 379 + static_cast<int>(first) * (i < shared ? 0 : 7)) %
+                           static_cast<int>(all.num_rows));
+      }
+      for (int i = 0; i < tokens; ++i) {
+        all.first.push_back(first);
+        all.count.push_back(shared + i + 1);
+      }
+    };
+    add_list(41, 0);
+    add_list(170, 0);
+    add_list(90, 170);
+    add_list(3, 170);
+    all.shape.tokens = std::ssize(all.count);
+    ASSERT_GT(all.shape.tokens, 256) << "or the launch is the one of few tokens";
+    const int64_t width = int64_t{heads} * dim;
+    all.q = random_bf16(all.shape.tokens * width, 4, 2.0f);
+    const Result together = run(all);
+    for (const int64_t t : {0, 1, 40, 41, 100, 210, 211, 212, 263, 300, 301, 303}) {
+      Case alone = all;
+      alone.shape.tokens = 1;
+      alone.first = {all.first[static_cast<size_t>(t)]};
+      alone.count = {all.count[static_cast<size_t>(t)]};
+      alone.q.assign(all.q.begin() + t * width, all.q.begin() + (t + 1) * width);
+      const Result one = run(alone);
+      EXPECT_TRUE(std::equal(one.out.begin(), one.out.end(), together.out.begin() + t * width))
+          << heads << " " << dim << ", token " << t;
+      for (int64_t h = 0; h < heads; ++h) {
+        EXPECT_EQ(one.lse[static_cast<size_t>(h)],
+                  together.lse[static_cast<size_t>(h * all.shape.tokens + t)]);
+      }
+    }
+  }
+}
+
 TEST_F(AttentionCuda, RefusesAHeadSizeItDoesNotHave) {
   Case c = make_case(4, 2, 48, {3});
   EXPECT_THROW(run(c), Error);

@@ -4,6 +4,7 @@
 #include "core/kernels/quantize.h"
 #include "core/kernels_cuda/dequantize.h"
 #include "core/kernels_cuda/linear.h"
+#include "core/kernels_cuda/panel_linear.h"
 #include "tests/core/kernels_cuda/gpu_test.h"
 
 namespace nibble::kernels {
@@ -86,6 +87,57 @@ TEST_F(LinearCuda, ATokensResultHasTheSameBitsInEveryBatch) {
       EXPECT_TRUE(std::equal(some.begin(), some.begin() + tokens * rows, all.begin())) << tokens;
     }
   }
+}
+
+TEST_F(LinearCuda, ManyTokensThroughAPanelGetTheSameBits) {
+  for (const auto& [rows, cols, group] : {std::tuple{128, 128, 32},
+                                          {136, 96, 32},
+                                          {1000, 2304, 128},
+                                          {64, 1024, 0},
+                                          {264, 2560, 64},
+                                          {520, 9728, 128}}) {
+    const Matrix m = make_matrix(rows, cols, group);
+    const auto panel = poisoned<uint16_t>(int64_t{rows} * cols);
+    cuda::dequantize(std::span(&m.device.view, 1), panel.data(), nullptr);
+    for (const int64_t tokens : {1, 127, 128, 300}) {
+      const auto dx = on_device(random_bf16(tokens * cols, 5));
+      const auto y = poisoned<float>(tokens * rows), want = poisoned<float>(tokens * rows);
+      const auto rounded = poisoned<uint16_t>(tokens * rows);
+      const auto want_rounded = poisoned<uint16_t>(tokens * rows);
+      cuda::linear(dx.data(), m.device, tokens, want.data(), nullptr);
+      cuda::linear(dx.data(), m.device, tokens, want_rounded.data(), nullptr);
+      cuda::panel_linear(dx.data(), panel.data(), rows, cols, tokens, y.data(), nullptr);
+      cuda::panel_linear(dx.data(), panel.data(), rows, cols, tokens, rounded.data(), nullptr);
+      EXPECT_EQ(on_host(y), on_host(want)) << rows << " " << cols << " " << tokens;
+      EXPECT_EQ(on_host(rounded), on_host(want_rounded)) << rows << " " << cols << " " << tokens;
+    }
+  }
+}
+
+TEST_F(LinearCuda, ExpertsThroughPanelsGetTheSameBits) {
+  const int64_t rows = 72, cols = 1184, experts = 3;
+  const std::vector<int32_t> begin = {0, 131, 131, 400};
+  const Matrix m = make_matrix(experts * rows, cols, 32);
+  const auto panel = poisoned<uint16_t>(experts * rows * cols);
+  cuda::dequantize(std::span(&m.device.view, 1), panel.data(), nullptr);
+  std::vector<WeightView> views;
+  for (int64_t e = 0; e < experts; ++e) {
+    WeightView view = m.device.view;
+    view.rows = rows;
+    view.data = m.d_words.data() + e * rows * cols / 8;
+    view.scale = m.d_scale.data() + e * rows * cols / 32;
+    views.push_back(view);
+  }
+  const auto table = on_device(views);
+  const auto d_begin = on_device(begin);
+  const int64_t pairs = begin.back();
+  const auto dx = on_device(random_bf16(pairs * cols, 5));
+  const auto y = poisoned<uint16_t>(pairs * rows), want = poisoned<uint16_t>(pairs * rows);
+  cuda::grouped_linear(dx.data(), {views[0], table.data(), experts, 1}, d_begin.data(), pairs,
+                       want.data(), nullptr);
+  cuda::grouped_panel_linear(dx.data(), panel.data(), experts, rows, cols, d_begin.data(), pairs,
+                             y.data(), nullptr);
+  EXPECT_EQ(on_host(y), on_host(want));
 }
 
 TEST_F(LinearCuda, TheMatrixMultipliedWithIsTheQuantizersToTheBit) {
