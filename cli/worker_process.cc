@@ -3,6 +3,7 @@
 #include <grpcpp/grpcpp.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <filesystem>
 #include <vector>
@@ -31,7 +32,10 @@ GpuWire gpu_wire(const RunConfig& config) {
 // The services of a worker's roles; in a colocated worker both, which meet in the store.
 class Roles {
  public:
-  Roles(const Assignment& assignment, const RunConfig& config, bool on_gpu) {
+  // `gpu_sharers`: workers on this one's GPU; 0: it computes on the CPU.
+  Roles(const Assignment& assignment, const RunConfig& config, int gpu_sharers)
+      : gpu_sharers_(gpu_sharers) {
+    const bool on_gpu = gpu_sharers > 0;
     if (assignment.role == WorkerRole::kBoth) {
       store_.emplace(assignment.index, trainer_mesh(config));
       if (on_gpu) shared_gpu_ = plan_shared_gpu(config);
@@ -69,6 +73,7 @@ class Roles {
     options.gpu_wire = gpu_wire(config);
     options.store = store_ ? &*store_ : nullptr;
     options.worker.shared_gpu = shared_gpu_;
+    options.worker.gpu_sharers = std::max(1, gpu_sharers_);
     options.worker.numerics = config.run.numerics;
     options.worker.model = config.model.path;
     options.worker.rollout = config.rollout;
@@ -92,6 +97,7 @@ class Roles {
     return backends_.emplace_back(ops::make_cuda_backend(config.run.numerics)).get();
   }
 
+  const int gpu_sharers_;
   std::vector<std::unique_ptr<ops::Backend>> backends_;
   std::optional<PackedStore> store_;
   std::optional<SharedGpu> shared_gpu_;  // before anything is allocated
@@ -99,13 +105,13 @@ class Roles {
   std::unique_ptr<RolloutService> rollout_;
 };
 
-// Whether a worker computes on a GPU, which becomes the process's: the workers of a job go round
-// the machine's GPUs.
-bool take_gpu(const Assignment& assignment, const RunConfig& config) {
+// Takes a GPU for the process, if a worker computes on one: the workers of a job go round the
+// machine's GPUs. Returns how many of them share it; 0: the worker computes on the CPU.
+int take_gpu(const Assignment& assignment, const RunConfig& config) {
   const DeviceChoice choice = config.cluster.device;
   const int num_gpus = choice == DeviceChoice::kCpu ? 0 : ops::num_cuda_devices();
   if (choice == DeviceChoice::kCpu || (choice == DeviceChoice::kAuto && num_gpus == 0)) {
-    return false;
+    return 0;
   }
   const int64_t place = assignment.role == WorkerRole::kRollout
                             ? config.cluster.trainers + assignment.index
@@ -123,7 +129,7 @@ bool take_gpu(const Assignment& assignment, const RunConfig& config) {
   const auto info = ops::use_cuda_device(num_gpus == 0 ? 0 : static_cast<int>(place % num_gpus));
   get_logger("worker")->info("gpu={} name='{}' memory_mib={}", info.index, info.name,
                              info.total_bytes >> 20);
-  return true;
+  return num_gpus == 0 ? 1 : static_cast<int>((workers + num_gpus - 1) / num_gpus);
 }
 
 }  // namespace
@@ -147,8 +153,7 @@ void run_worker(const std::string& coordinator) {
   const Assignment assignment = client.join(port.port(), rendezvous.port());
   const RunConfig config = parse_effective_yaml(assignment.config_yaml);
   ops::set_num_threads(worker_threads(config, assignment.role));
-  const bool on_gpu = take_gpu(assignment, config);
-  Roles roles(assignment, config, on_gpu);
+  Roles roles(assignment, config, take_gpu(assignment, config));
   RpcServerOptions options;
   options.port = port.release();
   RpcServer server(options, roles.services());

@@ -46,9 +46,11 @@ void visit_fields(Visitor& v, RolloutConfig& c) {
           AtLeast{1});
   v.field("kv_tokens", c.kv_tokens, "tokens",
           "capacity of the KV cache; 0, on a GPU: what memory_fraction leaves", AtLeast{0});
-  v.field("memory_fraction", c.memory_fraction, "",
-          "of the GPU memory that is free at the start, for the engine in all (kv_tokens: 0)",
-          Range{0.01, 1});
+  v.field(
+      "memory_fraction", c.memory_fraction, "",
+      "of the GPU memory that is free at the start, for the engine in all (kv_tokens: 0); workers "
+      "that share a GPU share it too",
+      Range{0.01, 1});
   v.field("graph_max_batch", c.graph_max_batch, "sequences",
           "largest decode batch captured as a CUDA graph (1, 2, 4, 8, then every 8); 0: none",
           Range{0, 4096});

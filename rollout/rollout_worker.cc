@@ -53,8 +53,8 @@ EngineConfig gpu_engine_config(const RolloutWorkerOptions& options, const ModelS
       options.shared_gpu ? *options.shared_gpu : SharedGpu{ops::free_cuda_bytes(), 0, 2};
   const int64_t weights = gpu.weight_buffers * served_bytes(spec.table, options.plan);
   const CudaEngineMemory memory = cuda_engine_memory(spec, config);
-  const auto budget =
-      static_cast<int64_t>(options.rollout.memory_fraction * static_cast<double>(gpu.free_bytes));
+  const auto budget = static_cast<int64_t>(
+      options.rollout.memory_fraction * static_cast<double>(gpu.free_bytes / options.gpu_sharers));
   const int64_t left = budget - gpu.trainer_bytes - weights - memory.fixed_bytes;
   config.kv_slots =
       std::min(left / memory.bytes_per_slot, config.max_running * options.rollout.max_positions);

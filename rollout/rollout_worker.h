@@ -75,6 +75,7 @@ struct RolloutWorkerOptions {
   std::vector<std::string> reward_command;  ///< nibble-reward and its argument
   const ops::Backend* gpu = nullptr;        ///< a CUDA backend, borrowed; null: the CPU
   std::optional<SharedGpu> shared_gpu;      ///< for rollout.kv_tokens: 0
+  int gpu_sharers = 1;                      ///< workers on this GPU; each plans with its part
   Numerics numerics = Numerics::kExact;     ///< of the GPU
   QuantizationPlan plan;                    ///< how weights are served
 };
