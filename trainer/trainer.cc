@@ -169,6 +169,8 @@ void Trainer::use(std::shared_ptr<const PackedShards> packing, PackChanges* chan
 Trainer::Step Trainer::take_step() {
   Step step;
   Stopwatch clock;
+  device_memory(backend_.kind()).finish();
+  groups_.check();  // a gradient of a lost rank must not become an update
   const auto packing = train_buffers_.acquire(train_layout_, backend_.kind());
   step.update = state_.update(train_layout_, config_.optimizer, weights_.gradients(), group_,
                               backend_.weight_kernels(), *packing);
@@ -180,7 +182,13 @@ Trainer::Step Trainer::take_step() {
 
 std::vector<float> Trainer::forward_log_probs(GatheredWeights& weights, const PackedBatch& batch) {
   const at::NoGradGuard no_grad;
-  return host_values(run_tape(weights, batch).log_prob);
+  return values_of(run_tape(weights, batch).log_prob);
+}
+
+std::vector<float> Trainer::values_of(const at::Tensor& tensor) const {
+  std::vector<float> values = host_values(tensor);
+  groups_.check();
+  return values;
 }
 
 TapeResult Trainer::run_tape(GatheredWeights& weights, const PackedBatch& batch) {
@@ -277,8 +285,8 @@ void Trainer::run_micro_batch(const MicroBatch& batch, const LossTotals& totals,
   metrics.reference_ms += clock.restart_ms();
 
   const TapeResult result = run_tape(weights_, batch.packed);
-  const std::vector<float> current = host_values(result.log_prob);
-  const std::vector<float> entropy = host_values(result.entropy);
+  const std::vector<float> current = values_of(result.log_prob);
+  const std::vector<float> entropy = values_of(result.entropy);
   const size_t count = current.size();
   // Taken before the first update, the trainer's own log-probabilities are the old ones. With
   // several updates a rollout the rollout's are: in exact numerics they are the same bits.

@@ -22,6 +22,10 @@
 #include "trainer/state/optimizer_state.h"
 #include "trainer/state/train_checkpoint.h"
 
+namespace at {
+class Tensor;
+}
+
 namespace nibble {
 
 struct TapeResult;
@@ -138,6 +142,8 @@ class Trainer {
   RecordPass plan_pass(std::span<const TokenRecord* const> records);
   void run_records(RecordPass& pass, bool trains);
   TokenLoss finish_pass(const RecordPass& pass);
+  // A pass's result, once nothing that it came from has failed.
+  std::vector<float> values_of(const at::Tensor& tensor) const;
   std::vector<float> forward_log_probs(GatheredWeights& weights, const PackedBatch& batch);
   TapeResult run_tape(GatheredWeights& weights, const PackedBatch& batch);
 

@@ -20,6 +20,11 @@ class PendingTransfer {
   /// Error{kUnavailable} when a peer is gone or the group was aborted; both name group and
   /// operation.
   virtual void wait() = 0;
+  /// What the calling thread enqueues on its device from now on follows the transfer; where the
+  /// bytes are the host's, this is wait(). May return before the data has arrived: the group ends
+  /// what misses its timeout, and check() then says so. The buffers must live until what was
+  /// enqueued has run.
+  virtual void join() { wait(); }
   /// wait() under the caller's deadline instead of the group's timeout. A group that missed a
   /// deadline is spent: its other transfers fail too.
   virtual void wait_until(Deadline deadline) = 0;
@@ -49,6 +54,9 @@ class ProcessGroup {
                                                 int tag) = 0;
   virtual std::unique_ptr<PendingTransfer> receive(std::span<std::byte> bytes, int peer,
                                                    int tag) = 0;
+  /// Throws what became of a transfer that was joined, if it failed. To be called when the device
+  /// has run what followed it, before its results are used.
+  virtual void check() const {}
   /// Makes pending and later waits on sends and receives throw Error{kUnavailable}, and later calls
   /// too; a collective that is waited on ends by its own timeout. Safe from any thread.
   virtual void abort() noexcept = 0;

@@ -8,7 +8,10 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <mutex>
+#include <optional>
+#include <stop_token>
 #include <thread>
 #include <vector>
 
@@ -23,6 +26,7 @@ namespace nibble {
 namespace {
 
 constexpr auto kPoll = std::chrono::microseconds(20);
+constexpr auto kWatchPoll = std::chrono::milliseconds(1);
 constexpr auto kAbortTimeout = std::chrono::seconds(10);
 constexpr int kExitAfterHungAbort = 70;
 
@@ -31,7 +35,11 @@ class Communicator {
  public:
   Communicator(std::string group_name, std::chrono::milliseconds timeout)
       : name(std::move(group_name)), timeout(timeout) {}
-  ~Communicator() { give_up(); }
+  ~Communicator() {
+    give_up();
+    const std::lock_guard lock(watch_mutex_);
+    if (watcher_) watcher_->request_stop();
+  }
 
   void init(const ncclUniqueId& id, int rank, int world) {
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -91,7 +99,21 @@ class Communicator {
     return comm_ == nullptr;
   }
   [[noreturn]] void fail_aborted(const char* operation) const {
+    {
+      const std::lock_guard lock(watch_mutex_);
+      if (failure_) throw Error(*failure_);
+    }
     fail(ErrorCode::kUnavailable, "group '{}': {} was aborted", name, operation);
+  }
+
+  // Gives the communicator up if a transfer that nobody waits for fails or misses its deadline.
+  void watch(CudaEvent done, const char* operation, Deadline deadline) {
+    const std::lock_guard lock(watch_mutex_);
+    watched_.push_back({std::move(done), operation, deadline});
+    watch_changed_.notify_all();
+    if (!watcher_) {
+      watcher_.emplace([this](const std::stop_token& stop) { watch_transfers(stop); });
+    }
   }
 
   const std::string name;
@@ -120,8 +142,39 @@ class Communicator {
          ncclGetErrorString(status));
   }
 
+  struct Watched {
+    CudaEvent done;
+    const char* operation;
+    Deadline deadline;
+  };
+
+  void watch_transfers(const std::stop_token& stop) {
+    std::unique_lock lock(watch_mutex_);
+    while (watch_changed_.wait(lock, stop, [this] { return !watched_.empty(); })) {
+      Watched& oldest = watched_.front();  // only this thread takes any away
+      lock.unlock();
+      std::optional<Error> problem;
+      try {
+        while (!oldest.done.is_reached() && !stop.stop_requested()) {
+          check(oldest.operation, oldest.deadline);
+          std::this_thread::sleep_for(kWatchPoll);
+        }
+      } catch (const Error& error) {
+        problem = error;
+      }
+      lock.lock();
+      if (problem && !failure_) failure_ = problem;
+      watched_.pop_front();
+    }
+  }
+
   mutable std::mutex mutex_;
   ncclComm_t comm_ = nullptr;  // guarded by mutex_; null once given up
+  mutable std::mutex watch_mutex_;
+  std::condition_variable_any watch_changed_;
+  std::deque<Watched> watched_;          // guarded by watch_mutex_, like the next
+  std::optional<Error> failure_;         // of a transfer that was watched
+  std::optional<std::jthread> watcher_;  // last member: it uses the others
 };
 
 class NcclTransfer final : public PendingTransfer {
@@ -131,6 +184,10 @@ class NcclTransfer final : public PendingTransfer {
     done_.record(comm_->stream.get());
   }
   void wait() override { wait_until(Deadline::after(comm_->timeout)); }
+  void join() override {
+    done_.hold(c10::cuda::getCurrentCUDAStream());
+    comm_->watch(std::move(done_), operation_, Deadline::after(comm_->timeout));
+  }
   void wait_until(Deadline deadline) override {
     while (!done_.is_reached()) {
       comm_->check(operation_, deadline);
@@ -203,6 +260,9 @@ class NcclGroup final : public ProcessGroup {
     return enqueue("receive", [&](ncclComm_t comm, cudaStream_t stream) {
       return ncclRecv(bytes.data(), bytes.size(), ncclUint8, peer, comm, stream);
     });
+  }
+  void check() const override {
+    if (comm_->is_given_up()) comm_->fail_aborted("a transfer");
   }
   void abort() noexcept override { comm_->give_up(); }
 

@@ -29,7 +29,7 @@ at::Tensor reduce_scatter(const at::Tensor& parts, ProcessGroup& group) {
   at::Tensor received = at::empty_like(parts);
   const std::vector<int64_t> bytes(static_cast<size_t>(group.world()),
                                    num_bytes(parts) / group.world());
-  group.all_to_all(bytes_of(parts), bytes, writable_bytes(received), bytes)->wait();
+  group.all_to_all(bytes_of(parts), bytes, writable_bytes(received), bytes)->join();
   at::Tensor sum = received[0].to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
   for (int r = 1; r < group.world(); ++r) sum.add_(received[r]);
   return sum.to(parts.scalar_type());
@@ -116,7 +116,7 @@ at::Tensor all_gather(const at::Tensor& x, ProcessGroup& group) {
   std::vector<int64_t> shape = x.sizes().vec();
   shape.insert(shape.begin(), group.world());
   at::Tensor out = at::empty(shape, x.options());
-  group.all_gather(bytes_of(x), writable_bytes(out))->wait();
+  group.all_gather(bytes_of(x), writable_bytes(out))->join();
   return out;
 }
 
@@ -148,7 +148,7 @@ at::Tensor exchange_rows(const at::Tensor& x, std::span<const int64_t> rows_to,
     rows += count;
   }
   at::Tensor out = at::empty({rows, x.size(1)}, x.options());
-  group.all_to_all(bytes_of(x), send, writable_bytes(out), receive)->wait();
+  group.all_to_all(bytes_of(x), send, writable_bytes(out), receive)->join();
   return out;
 }
 

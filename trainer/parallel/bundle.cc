@@ -74,7 +74,7 @@ void BundleGather::start(const Bundle& bundle, const PackedShards& shards, CopyL
 void BundleGather::finish(const ShardLayout& layout, const Bundle& bundle,
                           std::vector<StoredParameter>& full) {
   if (!transfer_) return;
-  transfer_->wait();
+  transfer_->join();
   transfer_.reset();
   for (int owner = 0; owner < bundle.num_owners(); ++owner) {
     const std::byte* source = staging_.data() + owner * bundle.max_owner_bytes;
@@ -124,7 +124,7 @@ void BundleReduction::start(const ShardLayout& layout, const Bundle& bundle,
 void BundleReduction::finish(const kernels::WeightKernels& kernels,
                              std::vector<Array<float>>& shards) {
   if (!transfer_) return;
-  transfer_->wait();
+  transfer_->join();
   transfer_.reset();
   const size_t part = receive_.size() / static_cast<size_t>(bundle_->num_owners());
   size_t offset = 0;

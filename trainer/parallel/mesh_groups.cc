@@ -30,6 +30,13 @@ MeshGroups::MeshGroups(const Mesh& mesh, ProcessGroup& all, const JoinGroup& joi
   }
 }
 
+void MeshGroups::check() const {
+  for (const ProcessGroup* group :
+       {&all_, tensor_.get(), tensor_owners_.get(), expert_.get(), expert_owners_.get()}) {
+    if (group != nullptr) group->check();
+  }
+}
+
 ProcessGroup& MeshGroups::owners(Sharing sharing) const {
   switch (sharing) {
     case Sharing::kTensor:

@@ -25,6 +25,8 @@ class MeshGroups {
   int rank() const { return all_.rank(); }
   /// The ranks that multiply with the same rows as this one, each the owner of a part.
   ProcessGroup& owners(Sharing sharing) const;
+  /// Throws what became of a transfer of any of them (ProcessGroup::check).
+  void check() const;
   /// The ranks that work on the same tokens; null if there is one.
   ProcessGroup* tensor() const { return tensor_.get(); }
   /// The ranks that hold a layer's experts together; null if each holds all.
