@@ -14,6 +14,7 @@
 #include <chrono>
 #include <random>
 
+#include "benchmarks/model_shapes.h"
 #include "core/base/fail.h"
 #include "core/cuda/check.h"
 #include "core/device/cuda_backend.h"
@@ -27,65 +28,6 @@
 
 namespace nibble {
 namespace {
-
-ModelConfig qwen3(int64_t hidden, int64_t intermediate, int64_t layers, int64_t heads,
-                  int64_t kv_heads) {
-  ModelConfig c;
-  c.architecture = Architecture::kQwen3;
-  c.vocab = 151936;
-  c.hidden = hidden;
-  c.intermediate = intermediate;
-  c.num_layers = layers;
-  c.num_heads = heads;
-  c.num_kv_heads = kv_heads;
-  c.head_dim = 128;
-  c.max_position = 40960;
-  c.qk_norm = true;
-  c.tied_embeddings = true;
-  c.rope.theta = 1e6;
-  c.layer_is_moe.assign(static_cast<size_t>(layers), false);
-  return c;
-}
-
-ModelConfig config_of(const std::string& name) {
-  if (name == "qwen3-0.6b") return qwen3(1024, 3072, 28, 16, 8);
-  if (name == "qwen3-4b") return qwen3(2560, 9728, 36, 32, 8);
-  ModelConfig c = qwen3(2048, 6144, 48, 32, 4);
-  c.architecture = Architecture::kQwen3Moe;
-  c.tied_embeddings = false;
-  c.moe = {128, 8, 768, true};
-  c.layer_is_moe.assign(48, true);
-  return c;
-}
-
-/// Random codes, scales that keep activations of order one, unit norms.
-std::shared_ptr<ResidentWeights> random_weights(const ModelSpec& spec,
-                                                const QuantizationPlan& plan) {
-  auto weights = std::make_shared<ResidentWeights>(spec.table, plan, DeviceKind::kCuda);
-  const auto gpu = at::TensorOptions().device(at::kCUDA, at::cuda::current_device());
-  for (int64_t p = 0; p < spec.table.size(); ++p) {
-    const ParameterSpec& parameter = spec.table.at(p);
-    StoredParameter& stored = weights->stored(p);
-    const double width = std::sqrt(static_cast<double>(parameter.cols));
-    if (!stored.words.empty()) {
-      at::from_blob(stored.words.data(), {static_cast<int64_t>(stored.words.size())},
-                    gpu.dtype(at::kInt))
-          .random_();
-      at::from_blob(stored.scale.data(), {static_cast<int64_t>(stored.scale.size())},
-                    gpu.dtype(at::kBFloat16))
-          .fill_(0.25 / width);
-    } else if (!stored.bf16.empty()) {
-      at::Tensor values =
-          at::from_blob(stored.bf16.data(), {parameter.num_elements()}, gpu.dtype(at::kBFloat16));
-      if (parameter.is_vector()) {
-        values.fill_(1.0);
-      } else {
-        values.normal_(0.0, 1.0 / width);
-      }
-    }
-  }
-  return weights;
-}
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   NIBBLE_CUDA_CHECK(cudaDeviceSynchronize());
@@ -383,14 +325,11 @@ void measure_weights(const Setup& s, const ops::Backend& backend, DeviceKind sta
 // What to measure: "engine", "weights" or "training"; empty: all.
 void measure(const std::string& name, const std::string& weights_name, const std::string& part) {
   const auto wants = [&part](const char* one) { return part.empty() || part == one; };
-  Setup s{name, weights_name, make_model_spec(config_of(name)), nullptr, measure_limits()};
+  Setup s{name, weights_name, make_model_spec(shape_of(name)), nullptr, measure_limits()};
   const bool moe = s.spec.config.num_moe_layers() > 0;
   const QuantizationPlan plan =
-      weights_name == "bf16"
-          ? plan_bf16(s.spec.table)
-          : plan_quantization(s.spec.table, moe ? QuantTargets::kExperts : QuantTargets::kLinear, 4,
-                              128);
-  s.weights = random_weights(s.spec, plan);
+      weights_name == "bf16" ? plan_bf16(s.spec.table) : usual_plan(s.spec, 128);
+  s.weights = random_weights(s.spec, plan, DeviceKind::kCuda);
   print(s, "limits",
         fmt::format("\"gpu\": \"{}\", \"copy_GB_per_s\": {:.0f}, \"bf16_TFLOP_per_s\": {:.0f}, "
                     "\"weights_mib\": {}",
