@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes a folder that scripts/gpu_report.sh runs from on a machine with only torch and a driver: nibble, the GPU tests
-# and benchmark, the libraries they need besides torch's and CUDA's, and the data they read. No GPU is needed here.
+# Makes a folder that scripts/gpu_report.sh and scripts/gpu_report_multi.sh run from on a machine with only torch and a
+# driver: nibble, the GPU tests and benchmarks, the libraries they need besides torch's and CUDA's, and the data they read. No GPU is needed here.
 #   scripts/gpu_bundle.sh [FOLDER]      (default: build/gpu-bundle)
 set -euo pipefail
 
@@ -9,11 +9,11 @@ out=${1:-build/gpu-bundle}
 deps=$(realpath -m "${NIBBLE_DEPS_DIR:-.deps}")
 tests=(kernels_cuda_test models_cuda_test engine_cuda_test nccl_group_test process_transaction_test mesh_test)
 cmake --preset cuda "-DNIBBLE_DEPS_DIR=$deps"
-cmake --build --preset cuda --target nibble gpu_model_bench gpu_exact_bench "${tests[@]}"
+cmake --build --preset cuda --target nibble gpu_model_bench gpu_exact_bench gpu_pair_bench "${tests[@]}"
 
 rm -rf "$out"
 mkdir -p "$out/bin" "$out/lib"
-cp build/cuda/bin/{nibble,nibble-reward,gpu_model_bench,gpu_exact_bench} "$out/bin/"
+cp build/cuda/bin/{nibble,nibble-reward,gpu_model_bench,gpu_exact_bench,gpu_pair_bench} "$out/bin/"
 for name in "${tests[@]}"; do cp "build/cuda/tests/$name" "$out/bin/"; done
 strip "$out"/bin/*
 # Torch and CUDA are the other machine's; so are libc and the compiler's runtime.
@@ -28,5 +28,5 @@ mkdir -p "$out/tests" "$out/scripts" "$out/benchmarks"
 cp -r configs tools "$out/"
 cp -r benchmarks/peers "$out/benchmarks/"
 cp -r tests/oracles "$out/tests/"
-cp scripts/gpu_report.sh scripts/summarize_runs.py "$out/scripts/"
+cp scripts/gpu_report.sh scripts/gpu_report_multi.sh scripts/summarize_runs.py "$out/scripts/"
 du -sh "$out"
