@@ -1,6 +1,7 @@
 // Part `exact`: one sequence's log-probabilities from trainers that share a model in each way.
 #include <algorithm>
-#include <cstring>
+#include <bit>
+#include <cstdint>
 #include <thread>
 
 #include "benchmarks/child_processes.h"
@@ -38,7 +39,9 @@ std::vector<float> log_probs(const ExactCase& it, Member& member,
 int64_t num_differing(const std::vector<float>& a, const std::vector<float>& b) {
   NIBBLE_CHECK(a.size() == b.size(), "{} and {} log-probabilities", a.size(), b.size());
   int64_t count = 0;
-  for (size_t i = 0; i < a.size(); ++i) count += std::memcmp(&a[i], &b[i], sizeof(float)) != 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    count += std::bit_cast<uint32_t>(a[i]) != std::bit_cast<uint32_t>(b[i]) ? 1 : 0;
+  }
   return count;
 }
 
@@ -96,6 +99,7 @@ bool run_exact(const PairOptions& options) {
     write_model_directory(directory, it.model, it.layers);
     const int port = free_port();
     std::vector<ChildProcess> ranks;
+    ranks.reserve(2);
     for (int rank = 0; rank < 2; ++rank) {
       ranks.push_back({fmt::format("exact {} rank {}", it.model, rank),
                        [&, rank] { run_rank(it, options, directory, port, rank); }});

@@ -128,6 +128,7 @@ class LayoutBench {
   }
   std::vector<const TokenRecord*> share(const std::vector<TokenRecord>& batch) const {
     std::vector<const TokenRecord*> all;
+    all.reserve(batch.size());
     for (const TokenRecord& record : batch) all.push_back(&record);
     return share_records(all, mesh_.data_rank(rank_), mesh_.num_data());
   }
@@ -288,6 +289,7 @@ bool run_train(const PairOptions& options) {
     write_model_directory(directory, it.model, it.layers);
     const int port = free_port();
     std::vector<ChildProcess> ranks;
+    ranks.reserve(2);
     for (int rank = 0; rank < 2; ++rank) {
       ranks.push_back({fmt::format("train {} rank {}", it.model, rank),
                        [&, rank] { run_rank(it, options, directory, port, rank); }});
