@@ -96,7 +96,7 @@ struct Rank {
         .set("model", world.model)
         .set("group", world.group)
         .set("channels", it.channels.name)
-        .set("bucket_mib", plan.bucket_bytes >> 20)
+        .set("bucket_mib", plan.sizes.bucket_bytes >> 20)
         .set("bytes", plan.bytes)
         .set("pieces", plan.edges.at(0).slices.size())
         .set("transfers", num_transfers(plan));
@@ -151,7 +151,7 @@ void send_wire(Rank& rank, ResidentWeights& weights) {
     GroupTransport transport(*rank.groups.weights, kReceiverRank, rank.member.device());
     time_rounds(rank, [&] {
       transport.send(
-          pieces, plan.bucket_bytes, [](const Segment&) {}, Deadline::after(kMoveLimit));
+          pieces, plan.sizes, [](const Segment&) {}, Deadline::after(kMoveLimit));
     });
     send_hashes(*rank.groups.host, content_hashes(world.manifest, weights, *rank.kernels));
   }
@@ -181,7 +181,7 @@ void receive_wire(Rank& rank) {
       GroupTransport transport(*rank.groups.weights, kReceiverRank, rank.member.device());
       const auto ms = time_rounds(rank, [&] {
         transport.receive(
-            std::span(&edge, 1), plan.bucket_bytes, [](size_t, const Segment&) {},
+            std::span(&edge, 1), plan.sizes, [](size_t, const Segment&) {},
             Deadline::after(kMoveLimit));
       });
       const Stopwatch watch;

@@ -1,5 +1,7 @@
 #include "benchmarks/pair_world.h"
 
+#include <algorithm>
+
 #include "benchmarks/model_shapes.h"
 #include "core/base/fail.h"
 #include "weight_sync/bucket_plan.h"
@@ -23,13 +25,18 @@ PairWorld::PairWorld(const std::string& model_name, int64_t group_size)
 
 SyncPlan PairWorld::plan(int64_t bucket_bytes, int64_t epoch) const {
   const std::vector<std::string> members = {"trainer/0", "rollout/0"};
-  return make_plan({manifest, layout, replica_slices(manifest), epoch, members, bucket_bytes});
+  return make_plan({manifest,
+                    layout,
+                    replica_slices(manifest),
+                    epoch,
+                    members,
+                    {bucket_bytes, std::min(bucket_bytes, kGpuTransfers.direct_bytes)}});
 }
 
 int64_t num_transfers(const SyncPlan& plan) {
   std::vector<int64_t> pieces;
   for (const PlannedSlice& planned : plan.edges.at(0).slices) pieces.push_back(planned.bytes());
-  return std::ssize(plan_buckets(pieces, plan.bucket_bytes));
+  return std::ssize(plan_buckets(pieces, plan.sizes));
 }
 
 void send_hashes(ProcessGroup& host, std::span<const quant::ContentHash> hashes) {

@@ -47,7 +47,7 @@ struct Setup {
         quantization(plan_quantization(spec.table, QuantTargets::kLinear, 4, 64)),
         manifest(make_manifest(spec.table, quantization)),
         layout(trainer_layout(manifest, spec.table, {kSenders})),
-        plan(make_plan({manifest, layout, replica_slices(manifest), 1, members, bucket_bytes})) {}
+        plan(make_plan({manifest, layout, replica_slices(manifest), 1, members, {bucket_bytes}})) {}
   Transaction transaction(int64_t version) const { return {"bench", 1, version, plan.digest}; }
 
   const std::vector<std::string> members = {"trainer/0", "trainer/1", "rollout/0"};
@@ -117,7 +117,7 @@ void run_sender(const Setup& setup, ProcessGroup& group, int rounds) {
       pieces.push_back(tensors[static_cast<size_t>(planned.slice.tensor)].bytes);
     }
     transport.send(
-        pieces, setup.plan.bucket_bytes, [](const Segment&) {}, Deadline::after(60s));
+        pieces, setup.plan.sizes, [](const Segment&) {}, Deadline::after(60s));
     start_together(group);
     group.send(raw, kSenders, kRawTag)->wait();
   }
@@ -158,7 +158,7 @@ void move_only(const Setup& setup, Transport& transport, ResidentWeights& weight
     }
   }
   transport.receive(
-      edges, setup.plan.bucket_bytes, [](size_t, const Segment&) {}, Deadline::after(60s));
+      edges, setup.plan.sizes, [](size_t, const Segment&) {}, Deadline::after(60s));
 }
 
 void raw_receive(const Setup& setup, ProcessGroup& group,
@@ -208,9 +208,9 @@ void run_worker(const Setup& setup, ProcessGroup& group, int rounds) {
       "\"bucket_kib\":{},\"n\":{},\"wire_ms\":{:.2f},\"wire_GB/s\":{:.2f},\"raw_gloo_ms\":{:.2f},"
       "\"raw_GB/s\":{:.2f},\"wire_of_raw\":{:.3f},\"hash_one_side_ms\":{:.2f},"
       "\"move_verify_ms\":{:.2f},\"commit_us\":{:.1f}}}\n",
-      kSenders, setup.plan.bytes, setup.plan.bucket_bytes >> 10, whole_ms.size(), median(wire_ms),
-      rate(median(wire_ms)), median(raw_ms), rate(median(raw_ms)), median(raw_ms) / median(wire_ms),
-      median(hash_ms), median(whole_ms), median(commit_us));
+      kSenders, setup.plan.bytes, setup.plan.sizes.bucket_bytes >> 10, whole_ms.size(),
+      median(wire_ms), rate(median(wire_ms)), median(raw_ms), rate(median(raw_ms)),
+      median(raw_ms) / median(wire_ms), median(hash_ms), median(whole_ms), median(commit_us));
 }
 
 void run_rank(const Setup& setup, int port, int rank, int rounds) {
@@ -252,7 +252,7 @@ int run(int rounds, int64_t bucket_bytes) {
 
 int main(int argc, char** argv) {
   const int rounds = argc > 1 ? std::max(3, atoi(argv[1])) : 20;
-  const int64_t bucket_kib = argc > 2 ? atoll(argv[2]) : nibble::kDefaultBucketBytes >> 10;
+  const int64_t bucket_kib = argc > 2 ? atoll(argv[2]) : nibble::TransferSizes{}.bucket_bytes >> 10;
   try {
     return nibble::run(rounds, bucket_kib << 10);
   } catch (const nibble::Error& error) {

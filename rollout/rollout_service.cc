@@ -239,7 +239,8 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     const Manifest& manifest = receiver().manifest();
     const Layout senders = trainer_layout(manifest, worker().spec().table, options_.trainers);
     const auto destination = replica_slices(manifest);
-    return make_plan({manifest, senders, destination, epoch, membership});
+    const TransferSizes sizes = options_.worker.gpu != nullptr ? kGpuTransfers : TransferSizes{};
+    return make_plan({manifest, senders, destination, epoch, membership, sizes});
   }
 
   const RolloutServiceOptions options_;

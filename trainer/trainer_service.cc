@@ -356,7 +356,8 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     const Manifest& manifest = sender_->manifest();
     const Layout senders = trainer_layout(manifest, trainer().spec().table, options_.mesh);
     const auto destination = replica_slices(manifest);
-    return make_plan({manifest, senders, destination, epoch, membership});
+    const TransferSizes sizes = options_.gpu != nullptr ? kGpuTransfers : TransferSizes{};
+    return make_plan({manifest, senders, destination, epoch, membership, sizes});
   }
 
   const TrainerServiceOptions options_;

@@ -20,8 +20,9 @@ auto bytes_of(PieceSpan pieces, const Segment& segment) {
 
 }  // namespace
 
-std::vector<Bucket> plan_buckets(std::span<const int64_t> piece_bytes, int64_t bucket_bytes) {
-  const int64_t direct_bytes = std::min(kDirectBytes, bucket_bytes);
+std::vector<Bucket> plan_buckets(std::span<const int64_t> piece_bytes, const TransferSizes& sizes) {
+  const int64_t bucket_bytes = sizes.bucket_bytes;
+  const int64_t direct_bytes = std::min(sizes.direct_bytes, bucket_bytes);
   std::vector<Bucket> buckets;
   const auto count = static_cast<int64_t>(piece_bytes.size());
   for (int64_t piece = 0; piece < count; ++piece) {
@@ -47,11 +48,11 @@ std::vector<Bucket> plan_buckets(std::span<const int64_t> piece_bytes, int64_t b
   return buckets;
 }
 
-std::vector<Bucket> plan_buckets(ConstPieces pieces, int64_t bucket_bytes) {
-  return plan_buckets(sizes_of(pieces), bucket_bytes);
+std::vector<Bucket> plan_buckets(ConstPieces pieces, const TransferSizes& sizes) {
+  return plan_buckets(sizes_of(pieces), sizes);
 }
-std::vector<Bucket> plan_buckets(Pieces pieces, int64_t bucket_bytes) {
-  return plan_buckets(sizes_of(pieces), bucket_bytes);
+std::vector<Bucket> plan_buckets(Pieces pieces, const TransferSizes& sizes) {
+  return plan_buckets(sizes_of(pieces), sizes);
 }
 
 std::span<const std::byte> segment_bytes(ConstPieces pieces, const Segment& segment) {
@@ -63,20 +64,24 @@ std::span<std::byte> segment_bytes(Pieces pieces, const Segment& segment) {
 
 void pack(const Bucket& bucket, ConstPieces pieces, std::span<std::byte> bytes,
           DeviceMemory& memory) {
+  std::vector<MemoryCopy> copies;
   for (const Segment& segment : bucket.segments) {
     const auto from = bytes_of(pieces, segment);
-    memory.copy(bytes.data(), from.data(), static_cast<int64_t>(from.size()));
+    copies.push_back({bytes.data(), from.data(), static_cast<int64_t>(from.size())});
     bytes = bytes.subspan(from.size());
   }
+  memory.copy_all(copies);
 }
 
 void unpack(const Bucket& bucket, std::span<const std::byte> bytes, Pieces pieces,
             DeviceMemory& memory) {
+  std::vector<MemoryCopy> copies;
   for (const Segment& segment : bucket.segments) {
     const auto to = bytes_of(pieces, segment);
-    memory.copy(to.data(), bytes.data(), static_cast<int64_t>(to.size()));
+    copies.push_back({to.data(), bytes.data(), static_cast<int64_t>(to.size())});
     bytes = bytes.subspan(to.size());
   }
+  memory.copy_all(copies);
 }
 
 }  // namespace nibble

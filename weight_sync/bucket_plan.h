@@ -9,9 +9,15 @@
 
 namespace nibble {
 
-/// Pieces of this size or more go from and into their place; smaller ones are packed, because a
-/// transfer costs more than copying that little twice.
-constexpr int64_t kDirectBytes = 128 << 10;
+/// How an edge is cut into transfers.
+struct TransferSizes {
+  int64_t bucket_bytes = int64_t{8} << 20;  ///< of a transfer, at most; a multiple of 4
+  /// Pieces of this size or more go from and into their place; smaller ones are packed, because a
+  /// transfer costs more than copying that little twice.
+  int64_t direct_bytes = int64_t{128} << 10;
+};
+/// Between GPUs a copy is cheap and a transfer is not.
+constexpr TransferSizes kGpuTransfers = {int64_t{128} << 20, int64_t{64} << 20};
 
 /// Bytes [offset, offset + bytes) of one piece of an edge.
 struct Segment {
@@ -27,15 +33,15 @@ struct Bucket {
   bool is_packed() const { return segments.size() > 1; }
 };
 
-/// Cuts an edge's pieces into transfers of at most `bucket_bytes` (a multiple of 4): large pieces
+/// Cuts an edge's pieces into transfers: large pieces
 /// first, each alone; then small ones, whole, packed together in order. A segment never splits an
 /// element. Pure: both sides of an edge compute the same.
-std::vector<Bucket> plan_buckets(std::span<const int64_t> piece_bytes, int64_t bucket_bytes);
+std::vector<Bucket> plan_buckets(std::span<const int64_t> piece_bytes, const TransferSizes& sizes);
 
 using ConstPieces = std::span<const std::span<const std::byte>>;
 using Pieces = std::span<const std::span<std::byte>>;
-std::vector<Bucket> plan_buckets(ConstPieces pieces, int64_t bucket_bytes);
-std::vector<Bucket> plan_buckets(Pieces pieces, int64_t bucket_bytes);
+std::vector<Bucket> plan_buckets(ConstPieces pieces, const TransferSizes& sizes);
+std::vector<Bucket> plan_buckets(Pieces pieces, const TransferSizes& sizes);
 
 /// The memory of a segment.
 std::span<const std::byte> segment_bytes(ConstPieces pieces, const Segment& segment);

@@ -33,8 +33,8 @@ std::span<std::byte> GroupTransport::Staging::take(int64_t bytes, DeviceKind dev
 // that Gloo makes for each.
 class GroupTransport::InFlight {
  public:
-  InFlight(StagingPair& staging, int64_t bucket_bytes, DeviceKind device)
-      : staging_(staging), device_(device), max_bytes_(kMaxInflightBuckets * bucket_bytes) {}
+  InFlight(StagingPair& staging, const TransferSizes& sizes, DeviceKind device)
+      : staging_(staging), device_(device), max_bytes_(kMaxInflightBuckets * sizes.bucket_bytes) {}
 
   bool empty() const { return transfers_.empty(); }
   bool has_room_for(const Bucket& bucket) const {
@@ -86,12 +86,12 @@ class GroupTransport::InFlight {
 class GroupTransport::Incoming {
  public:
   Incoming(ProcessGroup& group, const IncomingEdge& edge, StagingPair& staging,
-           int64_t bucket_bytes, DeviceKind device)
+           const TransferSizes& sizes, DeviceKind device)
       : group_(group),
         edge_(edge),
         device_(device),
-        buckets_(plan_buckets(Pieces(edge.pieces), bucket_bytes)),
-        in_flight_(staging, bucket_bytes, device) {
+        buckets_(plan_buckets(Pieces(edge.pieces), sizes)),
+        in_flight_(staging, sizes, device) {
     post_all_that_fit();
   }
   bool done() const { return in_flight_.empty(); }
@@ -129,10 +129,11 @@ class GroupTransport::Incoming {
   size_t posted_ = 0;
 };
 
-void GroupTransport::send(std::span<const std::span<const std::byte>> pieces, int64_t bucket_bytes,
-                          const SentHandler& on_sent, Deadline deadline) {
-  const std::vector<Bucket> buckets = plan_buckets(pieces, bucket_bytes);
-  InFlight in_flight(staging_[receiver_rank_], bucket_bytes, device_);
+void GroupTransport::send(std::span<const std::span<const std::byte>> pieces,
+                          const TransferSizes& sizes, const SentHandler& on_sent,
+                          Deadline deadline) {
+  const std::vector<Bucket> buckets = plan_buckets(pieces, sizes);
+  InFlight in_flight(staging_[receiver_rank_], sizes, device_);
   for (const Bucket& bucket : buckets) {
     while (!in_flight.has_room_for(bucket)) {
       in_flight.wait_for_oldest(deadline, "receiver", receiver_rank_);
@@ -152,12 +153,12 @@ void GroupTransport::send(std::span<const std::span<const std::byte>> pieces, in
   while (!in_flight.empty()) in_flight.wait_for_oldest(deadline, "receiver", receiver_rank_);
 }
 
-void GroupTransport::receive(std::span<const IncomingEdge> edges, int64_t bucket_bytes,
+void GroupTransport::receive(std::span<const IncomingEdge> edges, const TransferSizes& sizes,
                              const ArrivalHandler& on_arrival, Deadline deadline) {
   std::vector<std::unique_ptr<Incoming>> incoming;
   for (const IncomingEdge& edge : edges) {
     incoming.push_back(
-        std::make_unique<Incoming>(group_, edge, staging_[edge.sender], bucket_bytes, device_));
+        std::make_unique<Incoming>(group_, edge, staging_[edge.sender], sizes, device_));
   }
   bool more = !edges.empty();
   while (more) {

@@ -20,9 +20,9 @@ class GroupTransport final : public Transport {
  public:
   GroupTransport(ProcessGroup& group, int receiver_rank, DeviceKind device = DeviceKind::kCpu)
       : group_(group), receiver_rank_(receiver_rank), device_(device) {}
-  void send(std::span<const std::span<const std::byte>> pieces, int64_t bucket_bytes,
+  void send(std::span<const std::span<const std::byte>> pieces, const TransferSizes& sizes,
             const SentHandler& on_sent, Deadline deadline) override;
-  void receive(std::span<const IncomingEdge> edges, int64_t bucket_bytes,
+  void receive(std::span<const IncomingEdge> edges, const TransferSizes& sizes,
                const ArrivalHandler& on_arrival, Deadline deadline) override;
   void abort() noexcept override { group_.abort(); }
 

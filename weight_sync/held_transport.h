@@ -8,10 +8,10 @@ namespace nibble {
 /// are: nothing is sent, the sender hashes what it offers. Holds no state.
 class HeldTransport final : public Transport {
  public:
-  void send(std::span<const std::span<const std::byte>> pieces, int64_t bucket_bytes,
+  void send(std::span<const std::span<const std::byte>> pieces, const TransferSizes& sizes,
             const SentHandler& on_sent, Deadline deadline) override;
   /// Our bug: a receiver without remote senders has no transport.
-  void receive(std::span<const IncomingEdge> edges, int64_t bucket_bytes,
+  void receive(std::span<const IncomingEdge> edges, const TransferSizes& sizes,
                const ArrivalHandler& on_arrival, Deadline deadline) override;
   void abort() noexcept override {}
 };

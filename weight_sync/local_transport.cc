@@ -66,9 +66,9 @@ class LocalTransport final : public Transport {
   // Shared: the ends have no common owner.
   LocalTransport(std::shared_ptr<Link> link, int rank) : link_(std::move(link)), rank_(rank) {}
 
-  void send(std::span<const std::span<const std::byte>> pieces, int64_t bucket_bytes,
+  void send(std::span<const std::span<const std::byte>> pieces, const TransferSizes& sizes,
             const SentHandler& on_sent, Deadline deadline) override {
-    for (const Bucket& bucket : plan_buckets(pieces, bucket_bytes)) {
+    for (const Bucket& bucket : plan_buckets(pieces, sizes)) {
       std::vector<std::byte> bytes(static_cast<size_t>(bucket.bytes));
       pack(bucket, pieces, bytes);
       link_->push(rank_, std::move(bytes), deadline);
@@ -76,12 +76,12 @@ class LocalTransport final : public Transport {
     }
   }
 
-  void receive(std::span<const IncomingEdge> edges, int64_t bucket_bytes,
+  void receive(std::span<const IncomingEdge> edges, const TransferSizes& sizes,
                const ArrivalHandler& on_arrival, Deadline deadline) override {
     std::vector<std::vector<Bucket>> buckets;
     size_t rounds = 0;
     for (const IncomingEdge& edge : edges) {
-      buckets.push_back(plan_buckets(Pieces(edge.pieces), bucket_bytes));
+      buckets.push_back(plan_buckets(Pieces(edge.pieces), sizes));
       rounds = std::max(rounds, buckets.back().size());
     }
     for (size_t round = 0; round < rounds; ++round) {

@@ -159,8 +159,9 @@ Digest plan_digest(const PlanInputs& inputs, const SyncPlan& plan) {
   builder.add(inputs.epoch);
   builder.add(static_cast<uint64_t>(inputs.membership.size()));
   for (const std::string& member : inputs.membership) builder.add(std::string_view(member));
-  builder.add(plan.bucket_bytes);
-  builder.add(kDirectBytes);  // Gloo ends a process whose peer sends other sizes than it expects
+  builder.add(plan.sizes.bucket_bytes);
+  builder.add(
+      plan.sizes.direct_bytes);  // Gloo ends a process whose peer sends other sizes than it expects
   builder.add(static_cast<uint64_t>(plan.edges.size()));
   for (const Edge& edge : plan.edges) {
     builder.add(static_cast<int64_t>(edge.sender));
@@ -188,10 +189,10 @@ const Edge* SyncPlan::edge_of(int sender) const {
 }
 
 SyncPlan make_plan(const PlanInputs& inputs) {
-  if (inputs.bucket_bytes < 4 || inputs.bucket_bytes % 4 != 0) {
+  if (inputs.sizes.bucket_bytes < 4 || inputs.sizes.bucket_bytes % 4 != 0) {
     fail(ErrorCode::kInvalidArgument,
          "weight_sync.bucket_bytes is {}; it must be a positive multiple of 4",
-         inputs.bucket_bytes);
+         inputs.sizes.bucket_bytes);
   }
   const auto holdings = holdings_by_tensor(inputs);
   std::vector<Run> runs;
@@ -199,7 +200,7 @@ SyncPlan make_plan(const PlanInputs& inputs) {
     append_runs(inputs.manifest, slice, holdings[static_cast<size_t>(slice.tensor)], runs);
   }
   SyncPlan plan;
-  plan.bucket_bytes = inputs.bucket_bytes;
+  plan.sizes = inputs.sizes;
   plan.manifest_digest = inputs.manifest.digest;
   plan.edges = make_edges(inputs.manifest, assign(inputs.manifest, runs, inputs.senders.world()),
                           inputs.senders.world());

@@ -6,12 +6,11 @@
 #include <string>
 #include <vector>
 
+#include "weight_sync/bucket_plan.h"
 #include "weight_sync/layout.h"
 #include "weight_sync/manifest.h"
 
 namespace nibble {
-
-constexpr int64_t kDefaultBucketBytes = int64_t{8} << 20;
 
 /// A slice of an edge and where its bytes are in the whole tensor.
 struct PlannedSlice {
@@ -32,7 +31,7 @@ struct Edge {
 struct SyncPlan {
   std::vector<Edge> edges;  ///< by sender; senders with nothing to send have none
   int64_t bytes = 0;        ///< on the wire, all edges
-  int64_t bucket_bytes = kDefaultBucketBytes;
+  TransferSizes sizes;
   Digest manifest_digest;
   Digest digest;  ///< of the edges and of all inputs
 
@@ -45,7 +44,7 @@ struct PlanInputs {
   std::span<const Slice> receiver;
   int64_t epoch = 0;
   std::span<const std::string> membership;  ///< the senders' names by rank, then the receiver's
-  int64_t bucket_bytes = kDefaultBucketBytes;
+  TransferSizes sizes = {};
 };
 
 /// Every destination byte is sent exactly once. Where several senders hold a row, the one with the

@@ -184,7 +184,7 @@ void WeightReceiver::take_held(Attempt& attempt, const HeldPacking& held) const 
   const auto tensors = shard_tensors(manifest_, *held.parameters,
                                      owned_slices(manifest_, table_, held.mesh, held.rank));
   DeviceMemory& memory = device_memory(kernels_.device());
-  HashBatch hashes(kernels_, attempt.plan.bucket_bytes);
+  HashBatch hashes(kernels_, attempt.plan.sizes.bucket_bytes);
   for (size_t e = 0; e < attempt.edges.size(); ++e) {
     if (attempt.edges[e].sender != held.rank) continue;
     const auto source = edge_pieces(manifest_, attempt.plan.edges[e], tensors);
@@ -214,9 +214,9 @@ void WeightReceiver::receive_edges(Attempt& attempt, Transport& transport,
     edges.push_back(attempt.edges[e]);
     place.push_back(e);
   }
-  HashBatch hashes(kernels_, attempt.plan.bucket_bytes);
+  HashBatch hashes(kernels_, attempt.plan.sizes.bucket_bytes);
   transport.receive(
-      edges, attempt.plan.bucket_bytes,
+      edges, attempt.plan.sizes,
       [&](size_t edge, const Segment& segment) {
         hash_arrived(hashes, attempt, place[edge], segment,
                      edges[edge].pieces[static_cast<size_t>(segment.piece)]);

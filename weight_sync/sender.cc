@@ -104,13 +104,13 @@ SenderReport WeightSender::move(const Transaction& transaction, const SyncPlan& 
     report.slices.push_back({planned.slice, known.value_or(quant::ContentHash{})});
     is_known.push_back(known.has_value());
   }
-  HashBatch hashes(kernels_, plan.bucket_bytes);
+  HashBatch hashes(kernels_, plan.sizes.bucket_bytes);
   const SentHandler hash_segment = [&](const Segment& segment) {
     const auto i = static_cast<size_t>(segment.piece);
     if (is_known[i]) return;
     hashes.add(manifest_, edge->slices[i], segment, pieces[i], &report.slices[i].hash);
   };
-  transport.send(pieces, plan.bucket_bytes, hash_segment, deadline);
+  transport.send(pieces, plan.sizes, hash_segment, deadline);
   hashes.flush();
   for (const SliceHash& slice : report.slices) version->remember(slice);
   return report;

@@ -22,7 +22,7 @@ using SentHandler = std::function<void(const Segment&)>;
 using ArrivalHandler = std::function<void(size_t edge, const Segment&)>;
 
 /// One rank's end of the way between the senders of a plan and its one receiver. Each sender calls
-/// send() once and the receiver receive() once per transaction, with the plan's bucket_bytes. One
+/// send() once and the receiver receive() once per transaction, with the plan's sizes. One
 /// thread per end, but for abort(). After a throw or an abort the way is spent on every end: the
 /// next attempt needs new ones.
 class Transport {
@@ -31,11 +31,11 @@ class Transport {
   /// Returns when the bytes are on their way for good; they must live until then. Throws
   /// Error{kDeadlineExceeded} naming the receiver, Error{kUnavailable} if it is gone or after
   /// abort().
-  virtual void send(std::span<const std::span<const std::byte>> pieces, int64_t bucket_bytes,
+  virtual void send(std::span<const std::span<const std::byte>> pieces, const TransferSizes& sizes,
                     const SentHandler& on_sent, Deadline deadline) = 0;
   /// Returns when every byte of every edge is in place. Throws Error{kDeadlineExceeded} naming the
   /// sender, Error{kUnavailable} if it is gone or after abort().
-  virtual void receive(std::span<const IncomingEdge> edges, int64_t bucket_bytes,
+  virtual void receive(std::span<const IncomingEdge> edges, const TransferSizes& sizes,
                        const ArrivalHandler& on_arrival, Deadline deadline) = 0;
   /// Makes pending and later calls throw Error{kUnavailable}. Safe from any thread.
   virtual void abort() noexcept = 0;

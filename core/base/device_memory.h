@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 
 namespace nibble {
 
@@ -24,6 +25,13 @@ class CopyLane {
   virtual void join() = 0;
 };
 
+/// One of many copies.
+struct MemoryCopy {
+  void* to = nullptr;
+  const void* from = nullptr;
+  int64_t bytes = 0;
+};
+
 /// Allocates and copies memory of one kind of device. Any thread may call any method.
 class DeviceMemory {
  public:
@@ -35,6 +43,10 @@ class DeviceMemory {
   /// Between memory of this device and the host's, in either direction: returns when the bytes are
   /// there. Within the device: follows, and is followed by, what the calling thread enqueues.
   virtual void copy(void* to, const void* from, int64_t bytes) = 0;
+  /// copy() of each, all within the device and of different bytes: at once where a call costs.
+  virtual void copy_all(std::span<const MemoryCopy> copies) {
+    for (const MemoryCopy& one : copies) copy(one.to, one.from, one.bytes);
+  }
   virtual void zero(void* data, int64_t bytes) = 0;
   /// Returns when copies within the device that this thread asked for are done.
   virtual void finish() = 0;

@@ -1,5 +1,6 @@
 #include "core/kernels_cuda/weight_kernels.h"
 
+#include <algorithm>
 #include <cmath>
 #include <mutex>
 #include <vector>
@@ -134,8 +135,13 @@ class CudaWeightKernels::Scratch {
   }
   void* reserve(int slot, size_t bytes) {
     auto& buffer = buffers_[slot];
-    if (!buffer || buffer->count() < static_cast<int64_t>(bytes)) {
-      buffer = std::make_unique<DeviceBuffer<std::byte>>(static_cast<int64_t>(bytes));
+    const auto wanted = static_cast<int64_t>(bytes);
+    if (!buffer || buffer->count() < wanted) {
+      // The old one stays: to free it would wait for all that the device has been given, and a
+      // transfer from a peer that is gone never ends.
+      const int64_t before = buffer ? buffer->count() : kFirstBytes / 2;
+      if (buffer) outgrown_.push_back(std::move(buffer));
+      buffer = std::make_unique<DeviceBuffer<std::byte>>(std::max(wanted, 2 * before));
     }
     return buffer->data();
   }
@@ -169,7 +175,9 @@ class CudaWeightKernels::Scratch {
     NIBBLE_CUDA_CHECK(cudaMemcpyAsync(at, list, bytes, cudaMemcpyHostToDevice, stream));
     return at;
   }
+  static constexpr int64_t kFirstBytes = 64 << 10;
   std::unique_ptr<DeviceBuffer<std::byte>> buffers_[4];
+  std::vector<std::unique_ptr<DeviceBuffer<std::byte>>> outgrown_;  // together less than buffers_
 };
 
 CudaWeightKernels::CudaWeightKernels(cudaStream_t stream)

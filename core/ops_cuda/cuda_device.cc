@@ -6,7 +6,9 @@
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
 #include <atomic>
+#include <vector>
 
 #include "core/base/compute_capability.h"
 #include "core/base/device_memory.h"
@@ -14,6 +16,7 @@
 #include "core/cuda/check.h"
 #include "core/cuda/event.h"
 #include "core/cuda/stream.h"
+#include "core/kernels_cuda/copy_tiles.h"
 
 namespace nibble::ops {
 namespace {
@@ -77,6 +80,27 @@ class CudaReachedMemory : public DeviceMemory {
 // Memory from torch's allocator, so that tensors and arrays share one pool.
 class TorchCudaMemory final : public CudaReachedMemory {
  public:
+  void copy_all(std::span<const MemoryCopy> copies) override {
+    using kernels::cuda::CopyTile;
+    using kernels::cuda::kCopyTileBytes;
+    bind_cuda_thread();
+    std::vector<CopyTile> tiles;
+    for (const MemoryCopy& one : copies) {
+      for (int64_t offset = 0; offset < one.bytes; offset += kCopyTileBytes) {
+        tiles.push_back({static_cast<std::byte*>(one.to) + offset,
+                         static_cast<const std::byte*>(one.from) + offset,
+                         std::min(kCopyTileBytes, one.bytes - offset)});
+      }
+    }
+    if (tiles.empty()) return;
+    // The table is the allocator's again at once: whoever gets it next comes later in the stream.
+    const size_t bytes = tiles.size() * sizeof(CopyTile);
+    void* const table = allocate(static_cast<int64_t>(bytes));
+    const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
+    NIBBLE_CUDA_CHECK(cudaMemcpyAsync(table, tiles.data(), bytes, cudaMemcpyHostToDevice, stream));
+    kernels::cuda::copy_tiles(static_cast<const CopyTile*>(table), std::ssize(tiles), stream);
+    release(table);
+  }
   void* allocate(int64_t bytes) override {
     bind_cuda_thread();
     try {

@@ -52,14 +52,14 @@ ServedWeights flip(SyncWorld& world, WeightReceiver& receiver, int64_t version,
 class CountingTransport final : public Transport {
  public:
   explicit CountingTransport(Transport& inner) : inner_(inner) {}
-  void send(std::span<const std::span<const std::byte>> pieces, int64_t bucket_bytes,
+  void send(std::span<const std::span<const std::byte>> pieces, const TransferSizes& sizes,
             const SentHandler& on_sent, Deadline deadline) override {
-    inner_.send(pieces, bucket_bytes, on_sent, deadline);
+    inner_.send(pieces, sizes, on_sent, deadline);
   }
-  void receive(std::span<const IncomingEdge> edges, int64_t bucket_bytes,
+  void receive(std::span<const IncomingEdge> edges, const TransferSizes& sizes,
                const ArrivalHandler& on_arrival, Deadline deadline) override {
     inner_.receive(
-        edges, bucket_bytes,
+        edges, sizes,
         [&](size_t edge, const Segment& segment) {
           bytes_ += segment.bytes;
           on_arrival(edge, segment);

@@ -48,13 +48,13 @@ TEST(LocalTransport, MovesEverySendersPiecesIntoPlace) {
       const std::vector<std::span<const std::byte>> pieces = {bytes.first(1200),
                                                               bytes.subspan(1200)};
       ends.senders[i]->send(
-          pieces, 256, [&, i](const Segment& segment) { sent_bytes[i] += segment.bytes; },
+          pieces, {256}, [&, i](const Segment& segment) { sent_bytes[i] += segment.bytes; },
           Deadline::after(10s));
     });
   }
   int64_t arrived = 0;
   ends.receiver->receive(
-      edges, 256, [&](size_t, const Segment& segment) { arrived += segment.bytes; },
+      edges, {256}, [&](size_t, const Segment& segment) { arrived += segment.bytes; },
       Deadline::after(10s));
   threads.clear();
   EXPECT_EQ(got, sent);
@@ -67,7 +67,7 @@ TEST(LocalTransport, ASilentSenderIsADeadline) {
   std::vector<std::byte> memory(64);
   const std::vector<IncomingEdge> edges = {{0, {memory}}};
   EXPECT_EQ(
-      code_of([&] { ends.receiver->receive(edges, 64, ignore_arrival, Deadline::after(20ms)); }),
+      code_of([&] { ends.receiver->receive(edges, {64}, ignore_arrival, Deadline::after(20ms)); }),
       ErrorCode::kDeadlineExceeded);
 }
 
@@ -78,7 +78,7 @@ TEST(LocalTransport, ASlowReceiverHoldsTheSenderAfterTwoBuckets) {
   int sent = 0;
   EXPECT_EQ(code_of([&] {
               ends.senders[0]->send(
-                  pieces, 64, [&](const Segment&) { ++sent; }, Deadline::after(20ms));
+                  pieces, {64}, [&](const Segment&) { ++sent; }, Deadline::after(20ms));
             }),
             ErrorCode::kDeadlineExceeded);
   EXPECT_EQ(sent, 2);
@@ -90,10 +90,10 @@ TEST(LocalTransport, AbortOfOneEndEndsTheOthers) {
   const std::vector<IncomingEdge> edges = {{0, {memory}}};
   const std::jthread aborter([&] { ends.senders[1]->abort(); });
   EXPECT_EQ(
-      code_of([&] { ends.receiver->receive(edges, 64, ignore_arrival, Deadline::after(60s)); }),
+      code_of([&] { ends.receiver->receive(edges, {64}, ignore_arrival, Deadline::after(60s)); }),
       ErrorCode::kUnavailable);
   const std::vector<std::span<const std::byte>> pieces = {memory};
-  EXPECT_EQ(code_of([&] { ends.senders[0]->send(pieces, 64, ignore_sent, Deadline::after(60s)); }),
+  EXPECT_EQ(code_of([&] { ends.senders[0]->send(pieces, {64}, ignore_sent, Deadline::after(60s)); }),
             ErrorCode::kUnavailable);
 }
 

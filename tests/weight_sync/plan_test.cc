@@ -135,7 +135,8 @@ TEST(MakePlan, DigestChangesWithEveryInputAndOnlyThen) {
       make_plan({manifest, two, all, 2, kMembers}).digest,
       make_plan({manifest, two, all, 1, renamed}).digest,
       make_plan({manifest, two, all, 1, joined}).digest,
-      make_plan({manifest, two, all, 1, kMembers, 4096}).digest,
+      make_plan({manifest, two, all, 1, kMembers, {4096}}).digest,
+      make_plan({manifest, two, all, 1, kMembers, {8 << 20, 4096}}).digest,
   };
   std::set<std::string> distinct;
   for (const Digest& digest : digests) distinct.insert(digest_hex(digest));
@@ -176,7 +177,7 @@ TEST(MakePlan, RefusesLayoutsThatCannotWorkByTensorAndRows) {
   Layout unknown = trainer_layout(manifest, model.table, {2});
   unknown.ranks[0].push_back({manifest.size(), 0, 1});
   EXPECT_THAT(refusal({manifest, unknown, all, 1, kMembers}), HasSubstr("sender 0 lists tensor"));
-  EXPECT_THAT(refusal({manifest, gap, all, 1, kMembers, 6}), HasSubstr("bucket_bytes is 6"));
+  EXPECT_THAT(refusal({manifest, gap, all, 1, kMembers, {6}}), HasSubstr("bucket_bytes is 6"));
 }
 
 TEST(CoverageProblem, NamesRowsThatAreMissingRepeatedOrForeign) {
@@ -210,7 +211,7 @@ TEST(PlanBuckets, CoverEveryByteOnceWithinTheLimitAndNeverSplitAnElement) {
     std::vector<int64_t> pieces;
     for (int64_t i = random.draw(0, 30); i > 0; --i) pieces.push_back(2 * random.draw(1, 1000));
     std::vector<int64_t> covered(pieces.size(), 0);
-    for (const Bucket& bucket : plan_buckets(std::span<const int64_t>(pieces), limit)) {
+    for (const Bucket& bucket : plan_buckets(std::span<const int64_t>(pieces), {limit})) {
       EXPECT_LE(bucket.bytes, limit);
       EXPECT_FALSE(bucket.segments.empty());
       int64_t bytes = 0;
@@ -228,7 +229,7 @@ TEST(PlanBuckets, CoverEveryByteOnceWithinTheLimitAndNeverSplitAnElement) {
 
 TEST(PlanBuckets, LargePiecesTravelAloneAndSmallOnesTogether) {
   const std::vector<int64_t> pieces = {100, 1 << 20, 200, 3 << 20, 300};
-  const auto buckets = plan_buckets(std::span<const int64_t>(pieces), 2 << 20);
+  const auto buckets = plan_buckets(std::span<const int64_t>(pieces), {2 << 20});
   ASSERT_EQ(buckets.size(), 4u);
   EXPECT_FALSE(buckets[0].is_packed());
   EXPECT_EQ(buckets[1].bytes, 2 << 20);

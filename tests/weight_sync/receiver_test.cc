@@ -17,14 +17,14 @@ class TamperingTransport final : public Transport {
  public:
   using Tamper = std::function<void(std::span<const IncomingEdge>, size_t edge, const Segment&)>;
   TamperingTransport(Transport& inner, Tamper tamper) : inner_(inner), tamper_(std::move(tamper)) {}
-  void send(std::span<const std::span<const std::byte>> pieces, int64_t bucket_bytes,
+  void send(std::span<const std::span<const std::byte>> pieces, const TransferSizes& sizes,
             const SentHandler& on_sent, Deadline deadline) override {
-    inner_.send(pieces, bucket_bytes, on_sent, deadline);
+    inner_.send(pieces, sizes, on_sent, deadline);
   }
-  void receive(std::span<const IncomingEdge> edges, int64_t bucket_bytes,
+  void receive(std::span<const IncomingEdge> edges, const TransferSizes& sizes,
                const ArrivalHandler& on_arrival, Deadline deadline) override {
     inner_.receive(
-        edges, bucket_bytes,
+        edges, sizes,
         [&](size_t edge, const Segment& segment) {
           tamper_(edges, edge, segment);
           on_arrival(edge, segment);
@@ -302,13 +302,13 @@ TEST_F(ReceiverTest, AbortThatMeetsTheLastByteWinsAndReceiveSaysSo) {
   class Deaf final : public Transport {
    public:
     Deaf(Transport& inner, std::function<void()> at_end) : inner_(inner), at_end_(at_end) {}
-    void send(std::span<const std::span<const std::byte>> pieces, int64_t bucket_bytes,
+    void send(std::span<const std::span<const std::byte>> pieces, const TransferSizes& sizes,
               const SentHandler& on_sent, Deadline deadline) override {
-      inner_.send(pieces, bucket_bytes, on_sent, deadline);
+      inner_.send(pieces, sizes, on_sent, deadline);
     }
-    void receive(std::span<const IncomingEdge> edges, int64_t bucket_bytes,
+    void receive(std::span<const IncomingEdge> edges, const TransferSizes& sizes,
                  const ArrivalHandler& on_arrival, Deadline deadline) override {
-      inner_.receive(edges, bucket_bytes, on_arrival, deadline);
+      inner_.receive(edges, sizes, on_arrival, deadline);
       at_end_();
     }
     void abort() noexcept override { aborted.set_value(); }

@@ -91,7 +91,7 @@ inline bool same_bytes(const SyncModel& model, const ResidentWeights& a, const R
   return true;
 }
 
-constexpr int64_t kTestBucketBytes = 16 << 10;
+constexpr TransferSizes kTestSizes = {16 << 10, 16 << 10};
 
 /// A trainer of `num_senders` ranks and the plan for one worker that serves the whole model; on the
 /// CPU, or on the device of `gpu` (borrowed).
@@ -118,7 +118,7 @@ struct SyncWorld {
   SyncPlan plan(int64_t epoch = 1) const {
     const std::vector<std::string> members = {"trainer", "worker"};
     return make_plan(
-        {model.manifest, layout, replica_slices(model.manifest), epoch, members, kTestBucketBytes});
+        {model.manifest, layout, replica_slices(model.manifest), epoch, members, kTestSizes});
   }
   Transaction transaction(int64_t version, int64_t epoch = 1) const {
     return {"job", epoch, version, plan(epoch).digest};

@@ -7,26 +7,32 @@
 namespace nibble {
 namespace {
 
-// Copies to `out` and moves it on; over `lane` if the values are on the host.
-template <typename T>
-void append_bytes(const Array<T>& values, CopyLane* lane, std::byte*& out) {
-  if (values.empty()) return;
-  if (lane != nullptr) {
-    lane->copy(out, values.data(), values.num_bytes());
-  } else {
-    device_memory(values.device()).copy(out, values.data(), values.num_bytes());
+// Copies between a bundle and its parts, gathered to be made at once.
+class PartCopies {
+ public:
+  template <typename T>
+  void take(const Array<T>& values, std::byte*& out) {
+    if (values.empty()) return;
+    copies_.push_back({out, values.data(), values.num_bytes()});
+    out += values.num_bytes();
   }
-  out += values.num_bytes();
-}
+  template <typename T>
+  void give(const std::byte*& source, Array<T>& target, RowShard rows, int64_t row_elements) {
+    const int64_t bytes = rows.rows() * row_elements * static_cast<int64_t>(sizeof(T));
+    if (bytes == 0) return;
+    copies_.push_back({target.data() + rows.begin * row_elements, source, bytes});
+    source += bytes;
+  }
+  void add(void* to, const void* from, int64_t bytes) { copies_.push_back({to, from, bytes}); }
+  void run(DeviceKind device) const { device_memory(device).copy_all(copies_); }
+  void run(CopyLane& lane) const {
+    for (const MemoryCopy& one : copies_) lane.copy(one.to, one.from, one.bytes);
+    lane.join();
+  }
 
-template <typename T>
-const std::byte* take_rows(const std::byte* source, Array<T>& target, RowShard rows,
-                           int64_t row_elements) {
-  const int64_t bytes = rows.rows() * row_elements * static_cast<int64_t>(sizeof(T));
-  if (bytes == 0) return source;
-  device_memory(target.device()).copy(target.data() + rows.begin * row_elements, source, bytes);
-  return source + bytes;
-}
+ private:
+  std::vector<MemoryCopy> copies_;
+};
 
 std::span<std::byte> bytes_of(Array<std::byte>& bytes) { return {bytes.data(), bytes.size()}; }
 std::span<std::byte> bytes_of(Array<float>& values) {
@@ -60,13 +66,18 @@ Bundle make_bundle(const ShardLayout& layout, ProcessGroup& group, std::vector<i
 void BundleGather::start(const Bundle& bundle, const PackedShards& shards, CopyLane* lane) {
   send_.resize(static_cast<size_t>(bundle.max_owner_bytes));
   std::byte* out = send_.data();
+  PartCopies copies;
   for (const int64_t p : bundle.parameters) {
     const StoredParameter& local = shards.parameters[static_cast<size_t>(p)];
-    append_bytes(local.words, lane, out);
-    append_bytes(local.scale, lane, out);
-    append_bytes(local.bf16, lane, out);
+    copies.take(local.words, out);
+    copies.take(local.scale, out);
+    copies.take(local.bf16, out);
   }
-  if (lane != nullptr) lane->join();
+  if (lane != nullptr) {
+    copies.run(*lane);
+  } else {
+    copies.run(send_.device());
+  }
   staging_.resize(send_.size() * static_cast<size_t>(bundle.num_owners()));
   transfer_ = bundle.group->all_gather(bytes_of(send_), bytes_of(staging_));
 }
@@ -76,6 +87,7 @@ void BundleGather::finish(const ShardLayout& layout, const Bundle& bundle,
   if (!transfer_) return;
   transfer_->join();
   transfer_.reset();
+  PartCopies copies;
   for (int owner = 0; owner < bundle.num_owners(); ++owner) {
     const std::byte* source = staging_.data() + owner * bundle.max_owner_bytes;
     for (size_t i = 0; i < bundle.parameters.size(); ++i) {
@@ -84,13 +96,14 @@ void BundleGather::finish(const ShardLayout& layout, const Bundle& bundle,
       const int64_t cols = layout.table->at(p).cols;
       StoredParameter& to = full[bundle.index[i]];
       if (layout.quantized(p)) {
-        source = take_rows(source, to.words, rows, cols / 8);
-        source = take_rows(source, to.scale, rows, cols / layout.plan.config.group_size);
+        copies.give(source, to.words, rows, cols / 8);
+        copies.give(source, to.scale, rows, cols / layout.plan.config.group_size);
       } else {
-        source = take_rows(source, to.bf16, rows, cols);
+        copies.give(source, to.bf16, rows, cols);
       }
     }
   }
+  copies.run(staging_.device());
 }
 
 void BundleReduction::start(const ShardLayout& layout, const Bundle& bundle,
@@ -101,6 +114,7 @@ void BundleReduction::start(const ShardLayout& layout, const Bundle& bundle,
   send_.resize(count);
   auto* out = reinterpret_cast<std::byte*>(send_.data());
   std::vector<int64_t> send_bytes;
+  PartCopies copies;
   for (int owner = 0; owner < bundle.num_owners(); ++owner) {
     const std::byte* const before = out;
     for (size_t i = 0; i < bundle.parameters.size(); ++i) {
@@ -109,11 +123,12 @@ void BundleReduction::start(const ShardLayout& layout, const Bundle& bundle,
       const int64_t bytes = rows.rows() * cols * static_cast<int64_t>(sizeof(float));
       if (bytes == 0) continue;
       const Array<float>& grad = grads[bundle.index[i]];
-      device_memory(grad.device()).copy(out, grad.data() + rows.begin * cols, bytes);
+      copies.add(out, grad.data() + rows.begin * cols, bytes);
       out += bytes;
     }
     send_bytes.push_back(out - before);
   }
+  copies.run(send_.device());
   const auto world = static_cast<size_t>(bundle.num_owners());
   const int64_t mine = send_bytes[static_cast<size_t>(bundle.group->rank())];
   receive_.resize(static_cast<size_t>(mine) / sizeof(float) * world);
