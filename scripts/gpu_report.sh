@@ -5,7 +5,7 @@
 #   tests     kernels, trainer and engine against the CPU and Transformers, exactness, NCCL failures
 #   nccl      the CI jobs as 2 trainer ranks and 2 rollout workers: over NCCL, over Gloo, on the CPU; offloaded; and
 #             with trainers that share heads (tensor) or experts
-#   shapes    decode, prompts, training pass and packing of Qwen3-0.6B, 4B and a 30B-A3B shape
+#   shapes    decode, prompts, training pass and packing of Qwen3-0.6B, 4B and a 30B-A3B shape; what `exact` costs
 #   learn     the main job, 200 steps, every seed of SEEDS at once: MODE=int4 | bf16 | noqat (needs models/ and data/)
 #   long      answers of up to 256 tokens: chain_sum and gsm_symbolic, fast (needs models/ and data/)
 #   noise     the gap in fast against that of two orders of accumulation in PyTorch (needs models/ and data/)
@@ -81,6 +81,7 @@ case "$part" in
     done
     ;;
   shapes)
+    bin/gpu_exact_bench 2>"$out/exact.err" | tee "$out/exact.jsonl"
     for model in qwen3-0.6b qwen3-4b 30b-a3b; do
       bin/gpu_model_bench --model "$model" 2>"$out/$model.err" | tee "$out/$model.jsonl"
     done

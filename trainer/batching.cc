@@ -92,6 +92,7 @@ MicroBatch idle_micro_batch() {
   batch.advantage = {0.0f};
   batch.mask = {0};
   batch.sample_begin = {0, 1};
+  batch.is_idle = true;
   return batch;
 }
 

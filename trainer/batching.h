@@ -22,6 +22,7 @@ struct MicroBatch {
   std::vector<float> advantage;         ///< [N]
   std::vector<uint8_t> mask;            ///< [N] 1 = counts
   std::vector<int64_t> sample_begin;    ///< [samples + 1] into the targets
+  bool is_idle = false;                 ///< idle_micro_batch()
 };
 
 /// Cuts groups, in order, into micro-batches of at most `max_tokens` computed tokens. A group that

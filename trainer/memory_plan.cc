@@ -48,25 +48,34 @@ int64_t ring_bytes(const ShardLayout& layout, bool with_gradients, ShardHome hom
   return gathered + kFloatBytes * (2 * largest.elements + outer.elements + 2 * reduced);
 }
 
+// With expert ranks, rows come from all of them, as the router likes. Twice a rank's even part is
+// planned for; a router that sends more than that to one rank takes more.
+constexpr int64_t kExpertSkew = 2;
+
 // What the tape keeps of a token in every layer, what a layer's backward pass adds, a dequantized
-// matrix, and the chunk of logits that the GPU's backend makes.
-int64_t activation_bytes(const ModelConfig& model, const ParameterTable& table, int64_t tokens) {
+// matrix or a layer's experts of one kind, and the chunk of logits that the GPU's backend makes.
+int64_t activation_bytes(const ModelConfig& model, const ParameterTable& table, const Mesh& mesh,
+                         int64_t tokens) {
   constexpr int64_t kLogits = int64_t{64} << 20;  // of a chunk: core/ops_cuda/cuda_log_probs.cc
+  const int64_t skew = mesh.expert > 1 ? kExpertSkew : 1;
   int64_t kept = 0;
   int64_t most = 0;
   for (const bool is_moe : model.layer_is_moe) {
     const int64_t attention = 4 * (model.hidden + model.q_rows()) + 5 * model.kv_rows();
-    const int64_t mlp = is_moe ? model.moe.top_k * (2 * model.hidden + 3 * model.moe.intermediate)
-                               : 3 * model.intermediate;
+    const int64_t routed = model.moe.top_k * (2 * model.hidden + 3 * model.moe.intermediate);
+    const int64_t mlp = is_moe ? skew * routed : 3 * model.intermediate;
     kept += attention + mlp;
     most = std::max(most, attention + mlp);
   }
-  int64_t largest_matrix = 0;
+  int64_t panel = 0;
   for (const ParameterSpec& parameter : table.parameters) {
-    largest_matrix = std::max(largest_matrix, parameter.num_elements());
+    panel = std::max(panel, parameter.num_elements());
   }
-  return tokens * kBf16Bytes * (kept + 2 * most) + kBf16Bytes * largest_matrix +
-         3 * kFloatBytes * kLogits;
+  if (model.num_moe_layers() > 0) {
+    const int64_t experts = model.moe.num_experts / mesh.expert;
+    panel = std::max(panel, experts * model.moe.intermediate * model.hidden);
+  }
+  return tokens * kBf16Bytes * (kept + 2 * most) + kBf16Bytes * panel + 3 * kFloatBytes * kLogits;
 }
 
 bool may_need_reference(const AlgorithmConfig& algorithm) {
@@ -101,7 +110,7 @@ TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh,
     if (home == ShardHome::kDevice) memory.reference_bytes = shard_bytes(reference);
     memory.ring_bytes += ring_bytes(reference, false, home);  // one of its own
   }
-  memory.activation_bytes = activation_bytes(model, table, config.max_tokens_per_device);
+  memory.activation_bytes = activation_bytes(model, table, mesh, config.max_tokens_per_device);
   return memory;
 }
 

@@ -56,7 +56,7 @@ void Trainer::run_records(RecordPass& pass, bool trains) {
     for (size_t i = 0; i < entropy.size(); ++i) {
       if (batch.mask[i] != 0) pass.sums.entropy += static_cast<double>(entropy[i]);
     }
-    pass.sums.computed_tokens += static_cast<int64_t>(batch.packed.tokens.size());
+    if (!batch.is_idle) pass.sums.computed_tokens += std::ssize(batch.packed.tokens);
     if (trains) run_backward(result.log_prob, grad, weights_);
   }
 }

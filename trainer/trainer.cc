@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 
@@ -163,6 +164,12 @@ void Trainer::use(std::shared_ptr<const PackedShards> packing, PackChanges* chan
       same_plan ? training_ : pack_shards(serve_layout_, state_.master, kernels, serve_buffers_);
   if (changes != nullptr && previous) {
     *changes = count_changes(serve_layout_, *previous, *serving_, kernels);
+    std::array<double, 4> counts = {
+        static_cast<double>(changes->codes), static_cast<double>(changes->changed_codes),
+        static_cast<double>(changes->scales), static_cast<double>(changes->changed_scales)};
+    all_reduce_sum(group_, counts);
+    *changes = {static_cast<int64_t>(counts[0]), static_cast<int64_t>(counts[1]),
+                static_cast<int64_t>(counts[2]), static_cast<int64_t>(counts[3])};
   }
 }
 
@@ -194,7 +201,7 @@ std::vector<float> Trainer::values_of(const at::Tensor& tensor) const {
 TapeResult Trainer::run_tape(GatheredWeights& weights, const PackedBatch& batch) {
   weights.begin_pass();
   const ops::RankGroups ranks{groups_.tensor(), groups_.expert()};
-  return run_log_probs(spec_, weights, rope_, {batch, {}, &backend_, ranks},
+  return run_log_probs(spec_, weights, rope_, {batch, {}, &backend_, ranks, false},
                        static_cast<float>(config_.temperature), ActivationType::kFloat32);
 }
 
@@ -309,7 +316,7 @@ void Trainer::run_micro_batch(const MicroBatch& batch, const LossTotals& totals,
     if (with_reference) sums.kl += kl_term(KlEstimator::kK3, current[i], reference[i]).value;
     sums.tokens += 1.0;
   }
-  sums.computed += static_cast<double>(batch.packed.tokens.size());
+  if (!batch.is_idle) sums.computed += static_cast<double>(batch.packed.tokens.size());
   run_backward(result.log_prob, grad, weights_);
   metrics.forward_backward_ms += clock.elapsed_ms();
 }

@@ -62,6 +62,19 @@ struct Partial {
   float max[2];
   float sum[2];
   float acc[kDim / 8][4];
+
+  __device__ void clear() {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      max[h] = -INFINITY;
+      sum[h] = 0.0f;
+    }
+#pragma unroll
+    for (int n = 0; n < kDim / 8; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) acc[n][i] = 0.0f;
+    }
+  }
 };
 
 template <int kDim>
@@ -178,9 +191,58 @@ __device__ void take_keys(const Inputs& in, const Tile& tile, int32_t row, const
   __syncwarp();
 }
 
-// Warp w takes key blocks w, w + 4, ... of every list of keys that a token of the tile sees; the
-// partial results are merged in warp order. What a query gets follows from its own keys alone:
-// blocks that it does not see leave it as it is.
+// Merges the warps' parts, in their order, and writes what the queries of tokens with `list` get.
+template <int kDim>
+__device__ void finish_list(const Inputs& in, const Tile& tile, int64_t list,
+                            const Partial<kDim>& mine, Scratch<kDim>& s, uint16_t* out,
+                            float* lse) {
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int g = lane / 4, t = lane % 4;
+  __syncthreads();
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const float sum = quad_sum(mine.sum[h]);
+    if (t == 0) {
+      s.max[warp][g + 8 * h] = mine.max[h];
+      s.sum[warp][g + 8 * h] = sum;
+    }
+#pragma unroll
+    for (int n = 0; n < kDim / 8; ++n) {
+      s.acc[warp][g + 8 * h][8 * n + 2 * t] = mine.acc[n][2 * h];
+      s.acc[warp][g + 8 * h][8 * n + 2 * t + 1] = mine.acc[n][2 * h + 1];
+    }
+  }
+  __syncthreads();
+  const AttentionShape& shape = in.shape;
+  const int queries = tile.tokens * tile.num_heads;
+  for (int i = static_cast<int>(threadIdx.x); i < queries * kDim; i += kThreads) {
+    const int query = i / kDim, d = i % kDim;
+    const int64_t token = tile.token + query / tile.num_heads;
+    if (in.index.first[token] != list) continue;
+    const bool sees_keys = in.index.count[token] > 0;
+    float top = -INFINITY;
+    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, s.max[w][query]);
+    float sum = 0.0f;
+    float acc = 0.0f;
+    for (int w = 0; w < kWarps; ++w) {
+      const float part = exp2f(s.max[w][query] - top);
+      sum = fmaf(s.sum[w][query], part, sum);
+      acc = fmaf(s.acc[w][query][d], part, acc);
+    }
+    const int64_t head = tile.head + query % tile.num_heads;
+    // + 0: blocks that a query does not see may turn its -0 into 0.
+    out[(token * shape.heads + head) * kDim + d] = to_bf16(sees_keys ? acc / sum + 0.0f : 0.0f);
+    if (lse != nullptr && d == 0) {
+      lse[head * shape.tokens + token] = sees_keys ? (top + log2f(sum)) / kLog2E : -INFINITY;
+    }
+  }
+  __syncthreads();
+}
+
+// For each list of keys that tokens of the tile see, warp w takes its key blocks w, w + 4, ...;
+// then the partial results are merged. What a query gets follows from its own keys alone: finite
+// values of keys that it does not see leave it as it is, and other lists do not meet it at all.
 template <int kDim>
 __global__ void __launch_bounds__(kThreads)
     attention_kernel(Inputs in, int tokens_each, int heads_each, uint16_t* __restrict__ out,
@@ -193,8 +255,8 @@ __global__ void __launch_bounds__(kThreads)
   if (tile.token + tile.tokens > shape.tokens) {
     tile.tokens = static_cast<int>(shape.tokens - tile.token);
   }
-  const int warp = static_cast<int>(threadIdx.x) / kWarp,
-            lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int g = lane / 4, t = lane % 4;
   LaneRow<kDim> q[2];
   int own_token[2];
@@ -208,17 +270,6 @@ __global__ void __launch_bounds__(kThreads)
     } else {
       q[h].clear();
     }
-  }
-  Partial<kDim> mine;
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    mine.max[h] = -INFINITY;
-    mine.sum[h] = 0.0f;
-  }
-#pragma unroll
-  for (int n = 0; n < kDim / 8; ++n) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) mine.acc[n][i] = 0.0f;
   }
   const int64_t* first = in.index.first + tile.token;
   const int32_t* count = in.index.count + tile.token;
@@ -236,47 +287,15 @@ __global__ void __launch_bounds__(kThreads)
       const bool sees = own_token[h] < tile.tokens && first[own_token[h]] == first[list];
       own_count[h] = sees ? count[own_token[h]] : 0;
     }
+    Partial<kDim> mine;
+    mine.clear();
     const int32_t* rows = in.index.rows + first[list];
     for (int begin = warp * kKeys; begin < limit; begin += kWarps * kKeys) {
       const int32_t row = rows[begin + lane < limit ? begin + lane : begin];
       const int seen[2] = {own_count[0] - begin, own_count[1] - begin};
       take_keys<kDim>(in, tile, row, seen, q, s.values[warp], mine);
     }
-  }
-  __syncthreads();
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const float sum = quad_sum(mine.sum[h]);
-    if (t == 0) {
-      s.max[warp][g + 8 * h] = mine.max[h];
-      s.sum[warp][g + 8 * h] = sum;
-    }
-#pragma unroll
-    for (int n = 0; n < kDim / 8; ++n) {
-      s.acc[warp][g + 8 * h][8 * n + 2 * t] = mine.acc[n][2 * h];
-      s.acc[warp][g + 8 * h][8 * n + 2 * t + 1] = mine.acc[n][2 * h + 1];
-    }
-  }
-  __syncthreads();
-  const int queries = tile.tokens * tile.num_heads;
-  for (int i = static_cast<int>(threadIdx.x); i < queries * kDim; i += kThreads) {
-    const int query = i / kDim, d = i % kDim;
-    float top = -INFINITY;
-    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, s.max[w][query]);
-    float sum = 0.0f;
-    float acc = 0.0f;
-    for (int w = 0; w < kWarps && top != -INFINITY; ++w) {
-      const float part = exp2f(s.max[w][query] - top);
-      sum = fmaf(s.sum[w][query], part, sum);
-      acc = fmaf(s.acc[w][query][d], part, acc);
-    }
-    const int64_t token = tile.token + query / tile.num_heads;
-    const int64_t head = tile.head + query % tile.num_heads;
-    // + 0: blocks that a query does not see may turn its -0 into 0.
-    out[(token * shape.heads + head) * kDim + d] = to_bf16(sum > 0.0f ? acc / sum + 0.0f : 0.0f);
-    if (lse != nullptr && d == 0) {
-      lse[head * shape.tokens + token] = sum > 0.0f ? (top + log2f(sum)) / kLog2E : -INFINITY;
-    }
+    finish_list<kDim>(in, tile, first[list], mine, s, out, lse);
   }
 }
 

@@ -263,7 +263,7 @@ void launch(const Operands<Out>& p, int64_t experts, int64_t tokens_each, cudaSt
 
 }  // namespace
 
-bool suits_panel_linear(int64_t matrices, int64_t rows, int64_t cols, int64_t tokens) {
+bool has_panel_linear() {
   static const bool has_shared_memory = [] {
     int device = 0, bytes = 0;
     NIBBLE_CUDA_CHECK(cudaGetDevice(&device));
@@ -271,11 +271,15 @@ bool suits_panel_linear(int64_t matrices, int64_t rows, int64_t cols, int64_t to
         cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     return bytes >= kSharedBytes;
   }();
+  return has_shared_memory;
+}
+
+bool suits_panel_linear(int64_t matrices, int64_t rows, int64_t cols, int64_t tokens) {
   // Rows of whole 16-byte units on both sides; then enough tiles for a GPU's multiprocessors.
   constexpr int64_t kFewestTiles = 96;
   const int64_t tiles =
       matrices * ((rows + kRows - 1) / kRows) * ((tokens + kTokens - 1) / kTokens);
-  return has_shared_memory && rows % 8 == 0 && cols % 8 == 0 && tokens >= kTokens &&
+  return has_panel_linear() && rows % 8 == 0 && cols % 8 == 0 && tokens >= kTokens &&
          tiles >= kFewestTiles;
 }
 

@@ -9,6 +9,8 @@
 
 namespace nibble::kernels::cuda {
 
+/// Whether this GPU has the shared memory for the kernel (160 KiB and more: not sm_86, sm_89).
+bool has_panel_linear();
 /// Whether this GPU has the shared memory for the kernel, and it pays: `tokens` of each matrix, on
 /// average.
 bool suits_panel_linear(int64_t matrices, int64_t rows, int64_t cols, int64_t tokens);

@@ -47,10 +47,13 @@ __global__ void top_k_kernel(const float* __restrict__ logits, RouterShape shape
   for (int64_t s = 0; s < shape.top_k; ++s) {
     int best = mode == RouterMode::kReplay ? chosen[s] : 0x7fffffff;
     if (mode == RouterMode::kChoose) {
-      float value = -1.0f;
+      // A probability that is not a number counts less than any other, and still is an expert's.
+      float value = -2.0f;
       for (int i = 0; i * kWarp + lane < shape.experts; ++i) {
-        if ((taken >> i & 1u) == 0 && p[i * kWarp + lane] > value) {
-          value = p[i * kWarp + lane];
+        if ((taken >> i & 1u) != 0) continue;
+        const float probability = isnan(p[i * kWarp + lane]) ? -1.0f : p[i * kWarp + lane];
+        if (probability > value) {
+          value = probability;
           best = i * kWarp + lane;
         }
       }

@@ -115,11 +115,11 @@ TapeExecutor::Value TapeExecutor::add(const Value& a, const Value& b) { return r
 
 TapeExecutor::Routing TapeExecutor::route(int64_t /*layer*/, const Value& logits) {
   const MoeConfig& moe = spec_.config.moe;
-  at::Tensor replay = inputs_.replay.empty() ? at::Tensor() : inputs_.replay[routes_.size()];
+  at::Tensor replay = inputs_.replay.empty() ? at::Tensor() : inputs_.replay[next_moe_layer_++];
   if (replay.defined()) replay = own_tokens(replay);
   Routing routing = ops::route(backend_, logits, replay,
                                {logits.size(0), moe.num_experts, moe.top_k, moe.norm_topk_prob});
-  routes_.push_back(all_tokens(routing.expert));
+  if (inputs_.wants_routes) routes_.push_back(all_tokens(routing.expert));
   return routing;
 }
 

@@ -19,6 +19,7 @@ struct TapeInputs {
   std::vector<at::Tensor> replay = {};    ///< R3: int32 [T, k] per MoE layer, or empty
   const ops::Backend* backend = nullptr;  ///< null: the CPU's
   ops::RankGroups groups = {};            ///< ranks that compute this pass together
+  bool wants_routes = true;               ///< false: TapeResult::routes stays empty
 };
 
 /// Runs a decoder under autograd over packed sequences (run_decoder). Source, rope table and replay
@@ -71,6 +72,7 @@ class TapeExecutor {
   ops::SharedPlacedIndex index_;
   ActivationType activations_;
   std::vector<at::Tensor> routes_;
+  size_t next_moe_layer_ = 0;  // of those that replay names
 };
 
 /// Log-probabilities of a packed batch's targets, and the chosen experts.

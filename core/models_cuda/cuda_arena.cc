@@ -10,20 +10,19 @@
 #include "core/base/fail.h"
 #include "core/cuda/check.h"
 #include "core/kernels_cuda/attention.h"
+#include "core/kernels_cuda/dequantize.h"
 #include "core/kernels_cuda/elementwise.h"
 #include "core/kernels_cuda/linear.h"
 #include "core/kernels_cuda/norm.h"
 #include "core/kernels_cuda/panel_linear.h"
 #include "core/kernels_cuda/router.h"
 #include "core/models/rope_table.h"
-#include "core/ops_cuda/gemm.h"
 
 namespace nibble {
 namespace {
 
 constexpr int64_t kAlignment = 128;  // values
-// From so many tokens on a step multiplies with dequantized panels; captured graphs are smaller
-// than the second.
+// From so many tokens on a step multiplies with dequantized panels: `fast`, and `exact`.
 constexpr int64_t kPanelTokens = 65;
 constexpr int64_t kExactPanelTokens = 512;
 
@@ -40,6 +39,24 @@ int64_t arena_values(const ModelConfig& config, int64_t tokens) {
   constexpr int64_t kNumValues = 32;  // each may be padded
   return tokens * (attention + std::max(dense, routed) + config.hidden) + kNumValues * kAlignment +
          4 * moe.num_experts;
+}
+
+// The largest matrix that linear() multiplies with.
+int64_t panel_values(const ParameterTable& table) {
+  int64_t most = 0;
+  for (const ParameterSpec& parameter : table.parameters) {
+    const ParameterRole role = parameter.role;
+    if (role == ParameterRole::kAttention || role == ParameterRole::kMlp) {
+      most = std::max(most, parameter.num_elements());
+    }
+  }
+  return most;
+}
+
+bool is_captured(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  NIBBLE_CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
+  return status != cudaStreamCaptureStatusNone;
 }
 
 uint16_t* bf16(const CudaArena::Value& value) { return static_cast<uint16_t*>(value.data); }
@@ -64,6 +81,7 @@ CudaArena::CudaArena(const ModelSpec& spec, Limits limits, const ops::Backend& b
       table_(static_cast<size_t>(spec.table.size()), DeviceKind::kCuda),
       residual_(static_cast<size_t>(limits.max_tokens * spec.config.hidden), DeviceKind::kCuda),
       arena_(static_cast<size_t>(arena_values(spec.config, limits.max_tokens)), DeviceKind::kCuda),
+      panel_(static_cast<size_t>(panel_values(spec.table)), DeviceKind::kCuda),
       routes_(static_cast<size_t>(spec.config.num_moe_layers() * limits.max_tokens *
                                   spec.config.moe.top_k),
               DeviceKind::kCuda) {}
@@ -78,7 +96,8 @@ void CudaArena::set_weights(const ops::WeightSource& weights, cudaStream_t strea
 
 int64_t CudaArena::num_bytes(const ModelSpec& spec, Limits limits) {
   const ModelConfig& config = spec.config;
-  return 2 * (limits.max_tokens * config.hidden + arena_values(config, limits.max_tokens)) +
+  return 2 * (limits.max_tokens * config.hidden + arena_values(config, limits.max_tokens) +
+              panel_values(spec.table)) +
          4 * config.num_moe_layers() * limits.max_tokens * config.moe.top_k +
          4 * limits.max_positions * config.head_dim;
 }
@@ -110,10 +129,6 @@ uint16_t* CudaArena::allocate(int64_t values) {
   return at;
 }
 
-bool CudaArena::uses_panels(int64_t tokens) const {
-  return tokens >= (numerics_ == Numerics::kFast ? kPanelTokens : kExactPanelTokens);
-}
-
 CudaArena::Value CudaArena::embed(int64_t parameter) {
   kernels::cuda::embed(step_->tokens, weight(parameter), step_->num_tokens, residual_.data(),
                        stream_);
@@ -137,19 +152,25 @@ CudaArena::Value CudaArena::linear(Value x, int64_t parameter) {
   const auto w = weight(parameter);
   const int64_t tokens = step_->num_tokens;
   const Value y{allocate(w.view.rows * tokens), w.view.rows};
-  if (numerics_ == Numerics::kExact && uses_panels(tokens) &&
-      kernels::cuda::suits_panel_linear(1, w.view.rows, w.view.cols, tokens)) {
-    const at::Tensor panel = ops::weight_matrix(w.view);
-    kernels::cuda::panel_linear(bf16(x), reinterpret_cast<const uint16_t*>(panel.const_data_ptr()),
-                                w.view.rows, w.view.cols, tokens, bf16(y), stream_);
-  } else if (numerics_ == Numerics::kFast && uses_panels(tokens)) {
+  const bool has_panel =
+      tokens >= (numerics_ == Numerics::kFast ? kPanelTokens : kExactPanelTokens);
+  if (has_panel && numerics_ == Numerics::kFast) {
     const auto options =
         at::TensorOptions()
             .dtype(at::kBFloat16)
             .device(at::kCUDA, static_cast<c10::DeviceIndex>(at::cuda::current_device()));
+    // A graph must not keep the address of one version's weights.
+    const bool in_place = w.view.format == kernels::WeightFormat::kBf16 && !is_captured(stream_);
+    if (!in_place) kernels::cuda::dequantize(w, panel_.data(), stream_);
+    const at::Tensor matrix =
+        at::from_blob(in_place ? const_cast<uint16_t*>(w.view.bf16()) : panel_.data(),
+                      {w.view.rows, w.view.cols}, options);
     at::Tensor out = at::from_blob(y.data, {tokens, y.width}, options);
-    at::mm_out(out, at::from_blob(x.data, {tokens, x.width}, options),
-               ops::weight_matrix(w.view).t());
+    at::mm_out(out, at::from_blob(x.data, {tokens, x.width}, options), matrix.t());
+  } else if (has_panel && kernels::cuda::suits_panel_linear(1, w.view.rows, w.view.cols, tokens)) {
+    kernels::cuda::dequantize(w, panel_.data(), stream_);
+    kernels::cuda::panel_linear(bf16(x), panel_.data(), w.view.rows, w.view.cols, tokens, bf16(y),
+                                stream_);
   } else {
     kernels::cuda::linear(bf16(x), w, tokens, bf16(y), stream_);
   }

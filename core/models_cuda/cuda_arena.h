@@ -42,9 +42,9 @@ struct CudaStep {
 };
 
 /// ArenaExecutor's twin on the GPU: the same decoder over static device memory, BF16 activations.
-/// Nothing is allocated after construction but for `fast` products of many tokens, and every
-/// pointer a kernel sees stays the same from step to step: weights through a table on the device
-/// that set_weights() overwrites. So a step can be captured as a CUDA graph. One thread.
+/// Nothing is allocated after construction, and every pointer that a captured kernel sees stays the
+/// same from step to step: weights are reached through a table on the device that set_weights()
+/// overwrites. So a step can be captured as a CUDA graph. One thread.
 class CudaArena {
  public:
   struct Value {
@@ -94,7 +94,6 @@ class CudaArena {
 
  private:
   uint16_t* allocate(int64_t values);  // BF16, aligned; float32 and int32 take two each
-  bool uses_panels(int64_t tokens) const;
 
   const ModelSpec& spec_;
   const Limits limits_;
@@ -104,6 +103,7 @@ class CudaArena {
   Array<kernels::WeightView> table_;
   Array<uint16_t> residual_;
   Array<uint16_t> arena_;
+  Array<uint16_t> panel_;  // one dequantized matrix at a time
   int64_t used_ = 0;
   Array<int32_t> routes_;  // [moe layers, max_tokens * k]
   int64_t next_moe_layer_ = 0;

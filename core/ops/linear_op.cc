@@ -19,7 +19,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction<kFloat>> {
     const at::Tensor x = context->get_saved_variables()[0];
     return {kept<const Backend*>(context, "backend")
                 ->linear_backward(x, grads[0].contiguous(), weight.source->weight(weight.index),
-                                  weight.source->grad(weight.index)),
+                                  weight.grad()),
             at::Tensor(), at::Tensor()};
   }
 };

@@ -26,7 +26,7 @@ struct LogProbFunction : torch::autograd::Function<LogProbFunction> {
         saved[1], saved[2], static_cast<float>(context->saved_data["temperature"].toDouble())};
     return {kept<const Backend*>(context, "backend")
                 ->log_probs_backward(saved[0], head.source->weight(head.index), targets, saved[3],
-                                     grads[0].contiguous(), head.source->grad(head.index)),
+                                     grads[0].contiguous(), head.grad()),
             at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };

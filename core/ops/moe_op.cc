@@ -39,7 +39,9 @@ ExpertWeights expert_weights(const ExpertLayer& layer, bool with_grads) {
   const int64_t first = layer.first.index + 3 * layer.held_begin;
   for (int64_t i = first; i < first + 3 * layer.num_held; ++i) {
     weights.views.push_back(layer.first.source->weight(i));
-    if (with_grads) weights.grads.push_back(layer.first.source->grad(i));
+    if (with_grads) {
+      weights.grads.push_back(Weight{layer.first.source, i, layer.first.has_gradient}.grad());
+    }
   }
   return weights;
 }

@@ -20,7 +20,7 @@ parallel: {{ max_tokens_per_device: 256 }}
 eval: {{ data: {folder}/sums/heldout.jsonl, every: 3 }}
 checkpoint: {{ every: 2, keep: 2 }}
 """
-SIZES = ("--hidden", 64, "--layers", 2, "--heads", 2, "--kv-heads", 1, "--head-dim", 32,
+SIZES = ("--hidden", 64, "--layers", 2, "--heads", 2, "--kv-heads", 2, "--head-dim", 32,
          "--intermediate", 128, "--experts", 4, "--expert-intermediate", 64,
          "--initializer-range", 0.05)
 

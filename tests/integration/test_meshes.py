@@ -1,5 +1,7 @@
 """parallel.tensor and parallel.expert: however the trainers share the model, the job is the same."""
 
+import os
+import signal
 import unittest
 
 from nibble_job import (TINY_DENSE, TINY_MOE, JobTest, last_checkpoint, rank_bytes, read_metrics,
@@ -53,6 +55,35 @@ class Meshes(JobTest):
         self.assertEqual([row["step"] for row in rows], list(range(1, 7)))
         for row in rows:
             self.assertEqual(row["logprob_abs_diff_max"], 0, row)
+
+    def test_a_killed_rank_ends_the_job_and_it_resumes(self):
+        job = self.start_train(self.folder / "run", *mesh(2, 2, 2, run__steps=100000,
+                                                          eval__every=100000), config=TINY_MOE)
+        job.wait_for_log("step=2/")
+        victim = job.workers()["trainer/1"]
+        os.kill(victim, signal.SIGKILL)
+        self.expect_refusal(job.wait(30), 1, "trainer/1", str(victim), "killed by signal 9")
+        self.expect_nothing_left(job)
+        done = read_metrics(self.folder / "run")[0][-1]["step"]
+        self.train(self.folder / "run", *mesh(2, 2, 2, run__steps=done + 2), "--resume",
+                   config=TINY_MOE)
+
+    def test_a_stopped_rank_is_lost_when_its_lease_runs_out(self):
+        job = self.start_train(self.folder / "run", *mesh(2, 1, 2, run__steps=100000,
+                                                          eval__every=100000,
+                                                          cluster__lease_ms=2000), config=TINY_MOE)
+        job.wait_for_log("step=2/")
+        os.kill(job.workers()["trainer/0"], signal.SIGSTOP)
+        self.expect_refusal(job.wait(30), 1, "trainer/0", "silent", "--resume")
+        self.expect_nothing_left(job)
+
+    def test_shares_of_changed_codes_are_the_models(self):
+        shares = set()
+        for shape in ((1, 1, 1), (2, 1, 2)):
+            directory = self.folder / f"changes{shape[0]}"
+            self.train(directory, *mesh(*shape, run__steps=1), config=TINY_MOE)
+            shares.add(round(read_metrics(directory)[0][0]["codes_changed_share"], 4))
+        self.assertEqual(len(shares), 1, shares)
 
     def test_experts_that_one_rank_owns_whole_are_not_gathered(self):
         bytes_of = {}

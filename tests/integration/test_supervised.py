@@ -4,6 +4,7 @@ handed to RL."""
 import json
 import math
 import random
+import shutil
 import signal
 import unittest
 
@@ -149,12 +150,21 @@ class Pretraining(SupervisedTest):
 
 class RanksAndResume(SupervisedTest):
     def test_two_ranks_train_as_one(self):
-        for model in ("dense", "moe"):
-            with self.subTest(model):
-                one = self.train_here(f"{model}1", *model_of(self.folder, model))[0]
-                two = self.train_here(f"{model}2", *model_of(self.folder, model),
-                                      *settings(cluster__trainers=2))[0]
+        meshes = {"dense": ({}, {"parallel__tensor": 2}),
+                  "moe": ({}, {"parallel__tensor": 2}, {"parallel__expert": 2},
+                          {"parallel__tensor": 2, "parallel__expert": 2})}
+        for model, mesh in [(model, mesh) for model in meshes for mesh in meshes[model]]:
+            with self.subTest(model, **mesh):
+                one, two = self.folder / f"{model}1", self.folder / f"{model}2"
+                if not one.exists():
+                    self.train_here(one.name, *model_of(self.folder, model))
+                shutil.rmtree(two, ignore_errors=True)
+                self.train_here(two.name, *model_of(self.folder, model),
+                                *settings(cluster__trainers=2, **mesh))
                 first, second = read_losses(one), read_losses(two)
+                self.assertAlmostEqual(first[0][0]["grad_norm"], second[0][0]["grad_norm"],
+                                       delta=1e-5 * first[0][0]["grad_norm"])
+                self.assertEqual(first[0][0]["computed_tokens"], second[0][0]["computed_tokens"])
                 # The same random weights and log-probabilities; their sum has another order.
                 self.assertAlmostEqual(first[1][0]["eval_loss"], second[1][0]["eval_loss"], places=12)
                 for a, b in zip(first[0], second[0]):

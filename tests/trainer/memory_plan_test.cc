@@ -48,6 +48,34 @@ TEST(TrainerMemory, OfAllRanksIsTheStateAndTwoPackingsOfTheModel) {
   }
 }
 
+TEST(TrainerMemory, AMeshGathersOnlyWhatARankUsesAndDoesNotOwn) {
+  const Job job("moe_norm");
+  const auto plan = [&](const Mesh& mesh) { return plan_trainer_memory(job.config, mesh, 0); };
+  const TrainerMemory data = plan({2});
+  const TrainerMemory expert = plan({2, 1, 2});
+  const TrainerMemory tensor = plan({2, 2, 1});
+  // Experts that a rank owns whole need no ring: the gathered bytes and four copies of gradients.
+  int64_t experts = 0, cut = 0;
+  for (const ParameterSpec& parameter : job.table.parameters) {
+    if (parameter.layer != 0) continue;
+    if (parameter.role == ParameterRole::kExpert) experts += parameter.num_elements();
+    if (parameter.role == ParameterRole::kAttention) cut += parameter.num_elements();
+  }
+  const int64_t group = job.config.train_plan.config.group_size;
+  const int64_t packed = experts / 2 + experts / group * 2;
+  EXPECT_GT(experts, 0);
+  EXPECT_GE(data.ring_bytes - expert.ring_bytes, 2 * 3 * packed + 2 * 4 * experts);
+  EXPECT_GE(data.ring_bytes - tensor.ring_bytes, 2 * 3 * 2 * cut + 2 * 4 * cut);
+  EXPECT_LT(tensor.ring_bytes, data.ring_bytes);
+  for (const Mesh mesh : {Mesh{2, 1, 2}, Mesh{4, 2, 4}}) {
+    int64_t state = 0;
+    for (int rank = 0; rank < mesh.world; ++rank) {
+      state += plan_trainer_memory(job.config, mesh, rank).state_bytes;
+    }
+    EXPECT_EQ(state, 16 * job.num_elements());
+  }
+}
+
 TEST(TrainerMemory, OffloadLeavesGradientsAndARingOfTheReference) {
   Job job("dense_untied");
   job.config.algorithm.reference = ReferenceMode::kAlways;

@@ -175,8 +175,12 @@ void CheckpointReader::read_rows(const std::string& kind, int64_t parameter, Row
     copied += end - begin;
   }
   if (copied != rows.rows()) {
-    fail(ErrorCode::kDataLoss, "checkpoint '{}' has {} of {} rows of '{}/{}'", directory_.string(),
-         copied, rows.rows(), kind, spec.name());
+    fail(
+        ErrorCode::kDataLoss,
+        "checkpoint '{}': its rank files hold {} of rows [{}, {}) of '{}', the next missing one is "
+        "{}; a file is damaged, remove '{}' to go on from the checkpoint before it",
+        directory_.string(), copied, rows.begin, rows.end, name, rows.begin + copied,
+        directory_.string());
   }
 }
 

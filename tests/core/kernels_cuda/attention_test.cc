@@ -146,6 +146,43 @@ TEST_F(AttentionCuda, TokensThatShareKeysGetTheBitsTheyGetAlone) {
   }
 }
 
+TEST_F(AttentionCuda, WhatIsNotANumberShowsAndStaysInItsSequence) {
+  // Three sequences of two tokens in one tile; the second has a key, the third a value that is not
+  // a number. More tokens, so that tiles hold several.
+  Case c = make_case(4, 4, 64, {});
+  constexpr uint16_t kNan = 0x7fc0;
+  for (int sequence = 0; sequence < 200; ++sequence) {
+    for (const int32_t n : {1, 2}) {
+      c.first.push_back(2 * sequence);
+      c.count.push_back(n);
+      c.rows.push_back(2 * sequence + n - 1);
+    }
+  }
+  c.shape.tokens = std::ssize(c.count);
+  const int64_t width = 4 * 64;
+  c.q = random_bf16(c.shape.tokens * width, 4, 2.0f);
+  const Result sound = run(c);
+  std::fill_n(c.k.begin() + 2 * width, width, kNan);
+  std::fill_n(c.v.begin() + 4 * width, width, kNan);
+  const Result broken = run(c);
+  const auto is_nan = [](uint16_t bits) { return (bits & 0x7fffu) > 0x7f80u; };
+  for (int64_t t = 0; t < c.shape.tokens; ++t) {
+    const bool spoiled = t >= 2 && t < 6;
+    for (int64_t i = t * width; i < (t + 1) * width; ++i) {
+      ASSERT_EQ(is_nan(broken.out[static_cast<size_t>(i)]), spoiled) << "token " << t;
+      if (spoiled) continue;
+      ASSERT_EQ(broken.out[static_cast<size_t>(i)], sound.out[static_cast<size_t>(i)]);
+    }
+  }
+}
+
+TEST_F(AttentionCuda, ATokenWithoutKeysGetsZeros) {
+  Case c = make_case(4, 2, 32, {3, 0, 5});
+  const Result got = run(c);
+  EXPECT_TRUE(std::all_of(got.out.begin() + 128, got.out.begin() + 256,
+                          [](uint16_t bits) { return bits == 0; }));
+}
+
 TEST_F(AttentionCuda, RefusesAHeadSizeItDoesNotHave) {
   Case c = make_case(4, 2, 48, {3});
   EXPECT_THROW(run(c), Error);

@@ -44,6 +44,23 @@ TEST_F(RouterCuda, ChoosesTheCpusExpertsAndItsGradientIsTheCpus) {
   }
 }
 
+TEST_F(RouterCuda, ATokenWhoseLogitsAreNoNumbersGetsDistinctExpertsAndNoNumbersAsWeights) {
+  const int64_t experts = 40, top_k = 6;
+  auto logits = random_floats(3 * experts, 1);
+  std::fill_n(logits.begin() + experts, experts, std::nanf(""));
+  const auto d_prob = poisoned<float>(3 * experts), d_weight = poisoned<float>(3 * top_k);
+  const auto d_expert = poisoned<int32_t>(3 * top_k);
+  cuda::router_top_k(on_device(logits).data(), {3, experts, top_k, true}, RouterMode::kChoose,
+                     d_prob.data(), d_expert.data(), d_weight.data(), nullptr);
+  const auto expert = on_host(d_expert);
+  const auto weight = on_host(d_weight);
+  EXPECT_EQ(std::vector<int32_t>(expert.begin() + top_k, expert.begin() + 2 * top_k),
+            (std::vector<int32_t>{0, 1, 2, 3, 4, 5}));
+  for (int64_t i = 0; i < 3 * top_k; ++i) {
+    EXPECT_EQ(std::isnan(weight[static_cast<size_t>(i)]), i / top_k == 1);
+  }
+}
+
 TEST_F(RouterCuda, OrdersPairsAndCombinesThemAsTheCpuDoes) {
   const int64_t tokens = 301, top_k = 3, experts = 17, cols = 96;
   const int64_t pairs = tokens * top_k;

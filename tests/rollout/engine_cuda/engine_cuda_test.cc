@@ -144,6 +144,50 @@ TEST_P(EngineCuda, GraphsSurviveASwapOfWeights) {
   EXPECT_TRUE(differs);
 }
 
+// Batches that `fast` multiplies with dequantized panels.
+TEST_P(EngineCuda, GraphsOfManySequencesSurviveASwapOfWeights) {
+  GpuModel gpu = model(Numerics::kFast);
+  auto other = gpu.host.weights->to(DeviceKind::kCpu);
+  const LayerParameters& layer = gpu.host.spec.table.layers[0];
+  for (const int64_t p : {layer.q, layer.o}) {
+    for (uint32_t& word : other->stored(p).words) word ^= 0x11111111u;
+    for (uint16_t& bits : other->stored(p).bf16) bits ^= 0x0040;
+  }
+  const auto other_on_gpu = other->to(DeviceKind::kCuda);
+  EngineConfig config;
+  config.max_step_tokens = 128;
+  config.max_running = config.max_logit_rows = 80;
+  config.kv_slots = 4096;
+  config.max_positions = 32;
+  const auto make = [&] {
+    return std::make_unique<Engine>(gpu.host.spec, config,
+                                    cuda_step_runner(*gpu.backend, {Numerics::kFast, {72, 80}}));
+  };
+  const auto sample = [&](Engine& engine) {
+    std::vector<GenerateRequest> requests;
+    for (uint64_t i = 0; i < 80; ++i) {
+      GenerateRequest request;
+      request.id = i;
+      request.prompt_id = i;
+      request.prompt = {static_cast<int32_t>(i % 50 + 1), 7};
+      request.max_new_tokens = 6;
+      request.seed = 5;
+      requests.push_back(std::move(request));
+    }
+    submit_all(engine, std::move(requests));
+    return finish_all(engine);
+  };
+  const auto swapped = make();
+  swapped->set_weights(borrowed(*gpu.weights), 1);
+  const auto first = sample(*swapped);
+  swapped->set_weights(borrowed(*other_on_gpu), 2);
+  const auto second = sample(*swapped);
+  const auto fresh = make();
+  fresh->set_weights(borrowed(*other_on_gpu), 1);
+  expect_same(second, sample(*fresh));
+  EXPECT_NE(first[0].log_probs, second[0].log_probs);
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, EngineCuda,
                          ::testing::Combine(::testing::ValuesIn(oracle_names()),
                                             ::testing::Values("bf16", "int4_sym7")),
