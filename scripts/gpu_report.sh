@@ -5,6 +5,7 @@
 #   tests     kernels, trainer and engine against the CPU and Transformers, exactness, NCCL failures
 #   nccl      the CI jobs as 2 trainer ranks and 2 rollout workers: over NCCL, over Gloo, on the CPU; offloaded; and
 #             with trainers that share heads (tensor) or experts
+#   step      a whole GRPO step of Qwen3-0.6B and 4B shapes by phase, and memory by part: INT4 with QAT, and BF16
 #   shapes    decode, prompts, training pass and packing of Qwen3-0.6B, 4B and a 30B-A3B shape; what `exact` costs
 #   learn     the main job, 200 steps, every seed of SEEDS at once: MODE=int4 | bf16 | noqat (needs models/ and data/)
 #   long      answers of up to 256 tokens: chain_sum and gsm_symbolic, fast (needs models/ and data/)
@@ -67,16 +68,44 @@ case "$part" in
     for job in tiny-dense tiny-moe; do
       shares=(tensor=2)
       [ "$job" = tiny-dense ] || shares+=(expert=2)
-      for way in nccl gloo cpu offload "${shares[@]}"; do
+      ways=(nccl gloo cpu offload)
+      for share in "${shares[@]}"; do ways+=("$share-nccl" "$share-gloo"); done
+      for way in "${ways[@]}"; do
         run=$out/$job-$way
-        device=(--set cluster.device=cuda --set "weight_sync.transport=$way")
-        [[ "$way" != *=* ]] || device=(--set cluster.device=cuda --set "parallel.$way")
+        device=(--set cluster.device=cuda --set "weight_sync.transport=${way##*-}")
+        [[ "$way" != *=* ]] || device+=(--set "parallel.${way%-*}")
         [ "$way" != cpu ] || device=(--set cluster.device=cpu)
         [ "$way" != offload ] || device=(--set cluster.device=cuda --set optimizer.offload=true --set model.offload_reference=true)
         start "$run" "configs/ci/$job.yaml" "${device[@]}"
         wait_all
         summarize "$run"
         bin/nibble inspect "$run/checkpoints/step-000006" --json | grep -o '"[a-z]*_sha256":"[0-9a-f]*"'
+      done
+    done
+    ;;
+  step)
+    python3 -B tools/make_arithmetic_data.py --output data/arithmetic
+    for shape in ${SHAPES:-qwen3-0.6b qwen3-4b}; do
+      model=models/$shape
+      rm -rf "$model" "$model-g128"
+      python3 -B tools/make_random_model.py --shape "$shape" --weights --output "$model"
+      bin/nibble convert --method rtn --targets linear --quant-group-size 128 --input-dir "$model" --output-dir "$model-g128" 2>/dev/null
+      offload=()
+      [ "$shape" != qwen3-4b ] || offload=(--set optimizer.offload=true --set model.offload_reference=true)
+      for mode in int4 bf16; do
+        run=$out/step-$shape-$mode
+        quantize=()
+        [ "$mode" != bf16 ] || quantize=(--set qat.enabled=false --set rollout.quantize=false)
+        start "$run" configs/pretrain/tiny-qwen3-rl.yaml "${gpu[@]}" --set "model.path=$model" --set "model.int4=$model-g128" \
+          --set "run.steps=${STEPS:-4}" --set run.numerics=fast --set rollout.prompts_per_step=16 \
+          --set rollout.samples_per_prompt=8 --set optimizer.global_batch=128 --set rollout.max_new_tokens=256 \
+          --set rollout.max_positions=512 --set rollout.max_running=128 --set rollout.kv_tokens=0 \
+          --set rollout.max_step_tokens=4096 --set parallel.max_tokens_per_device=4096 --set eval.every=1000 \
+          --set checkpoint.every=1000 "${quantize[@]}" "${offload[@]}" "${extra[@]}"
+        wait_all
+        summarize "$run"
+        grep -h "memory plan" "$run.log"
+        rm -rf "$run/checkpoints"
       done
     done
     ;;
@@ -179,7 +208,7 @@ PYTHON
     summarize "${runs[@]}"
     ;;
   *)
-    sed -n '2,12s/^# \{0,1\}//p' "$0"
+    sed -n '2,14s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
-"""Writes a model directory without weights, for training from scratch (model.init: random).
+"""Writes a model directory, without weights for training from scratch (model.init: random), or with random ones.
 
     python3 tools/make_random_model.py --architecture qwen3 --output models/tiny-qwen3
     python3 tools/make_random_model.py --architecture qwen3_moe --output models/tiny-qwen3-moe
     python3 tools/make_random_model.py --tokenizer models/SmolLM2-135M-Instruct --output models/M
+    python3 tools/make_random_model.py --shape qwen3-0.6b --weights --output models/shape-0.6b
 
 config.json of a small Qwen3 or Qwen3-MoE, and a tokenizer: copied from another directory, or one
 whose tokens are the 256 bytes and three marks of a chat. The sizes that are asked for by default
-can be quantized in groups of 32 and of 128. Needs Python only.
+can be quantized in groups of 32 and of 128. With --weights: normal BF16 values, norms 1, to measure
+a shape. Needs Python only; --weights needs numpy.
 """
 
 import argparse
 import json
+import math
 import pathlib
 import shutil
 import sys
@@ -24,6 +27,15 @@ CHAT_TEMPLATE = (
     "{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}")
+
+
+# Sizes of known models, for --shape.
+SHAPES = {
+    "qwen3-0.6b": {"hidden": 1024, "intermediate": 3072, "layers": 28, "heads": 16, "kv_heads": 8,
+                   "head_dim": 128, "vocabulary": 151936, "max_positions": 40960},
+    "qwen3-4b": {"hidden": 2560, "intermediate": 9728, "layers": 36, "heads": 32, "kv_heads": 8,
+                 "head_dim": 128, "vocabulary": 151936, "max_positions": 40960},
+}
 
 
 class ModelError(Exception):
@@ -81,7 +93,7 @@ def token_text(token: object) -> str:
 def model_config(sizes: argparse.Namespace, vocabulary: int, end: int) -> dict:
     config = {
         "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3",
-        "vocab_size": -(-vocabulary // ROW_MULTIPLE) * ROW_MULTIPLE,
+        "vocab_size": -(-max(vocabulary, sizes.vocabulary) // ROW_MULTIPLE) * ROW_MULTIPLE,
         "hidden_size": sizes.hidden, "intermediate_size": sizes.intermediate,
         "num_hidden_layers": sizes.layers, "num_attention_heads": sizes.heads,
         "num_key_value_heads": sizes.kv_heads, "head_dim": sizes.head_dim,
@@ -122,8 +134,67 @@ def write_model(sizes: argparse.Namespace) -> dict:
             if (sizes.tokenizer / name).is_file():
                 shutil.copyfile(sizes.tokenizer / name, output / name)
     write_json(output / "generation_config.json", {"eos_token_id": end})
+    if sizes.weights:
+        write_weights(output / "model.safetensors", config, sizes.seed)
     write_json(output / "config.json", config)  # last: with it the directory is a model
     return config
+
+
+def weight_shapes(config: dict) -> dict[str, list[int]]:
+    """Hugging Face name -> shape of every tensor; the head is the embedding."""
+    hidden, width = config["hidden_size"], config["head_dim"]
+    queries, keys = config["num_attention_heads"] * width, config["num_key_value_heads"] * width
+    shapes = {"model.embed_tokens.weight": [config["vocab_size"], hidden]}
+
+    def mlp(at: str, inner: int) -> None:
+        shapes.update({at + "gate_proj.weight": [inner, hidden], at + "up_proj.weight": [inner, hidden],
+                       at + "down_proj.weight": [hidden, inner]})
+
+    for layer in range(config["num_hidden_layers"]):
+        at = f"model.layers.{layer}."
+        attention = at + "self_attn."
+        shapes.update({
+            at + "input_layernorm.weight": [hidden], at + "post_attention_layernorm.weight": [hidden],
+            attention + "q_proj.weight": [queries, hidden], attention + "k_proj.weight": [keys, hidden],
+            attention + "v_proj.weight": [keys, hidden], attention + "o_proj.weight": [hidden, queries],
+            attention + "q_norm.weight": [width], attention + "k_norm.weight": [width]})
+        if "num_experts" in config:
+            shapes[at + "mlp.gate.weight"] = [config["num_experts"], hidden]
+            for expert in range(config["num_experts"]):
+                mlp(f"{at}mlp.experts.{expert}.", config["moe_intermediate_size"])
+        else:
+            mlp(at + "mlp.", config["intermediate_size"])
+    shapes["model.norm.weight"] = [hidden]
+    return shapes
+
+
+def write_weights(path: pathlib.Path, config: dict, seed: int) -> None:
+    try:
+        import numpy as np
+    except ImportError as error:
+        raise ModelError("--weights needs numpy: pip install numpy") from error
+
+    def bf16_bits(values: "np.ndarray") -> "np.ndarray":
+        """Rounded to nearest, ties to even; no value is infinite or no number."""
+        bits = values.view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+
+    shapes = weight_shapes(config)
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        begin, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    random = np.random.default_rng(seed)
+    deviation = np.float32(config["initializer_range"])
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for shape in shapes.values():
+            values = np.ones(shape, np.float32)
+            if len(shape) > 1:
+                values = random.standard_normal(shape, np.float32) * deviation
+            file.write(bf16_bits(values).tobytes())
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
@@ -144,7 +215,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int, default=size, help=f"{text} (%(default)s)")
     parser.add_argument("--initializer-range", type=float, default=0.02,
                         help="standard deviation of the weights that training starts from")
-    return parser.parse_args(arguments)
+    parser.add_argument("--vocabulary", type=int, default=0,
+                        help="tokens at least, whatever the tokenizer has")
+    parser.add_argument("--shape", choices=sorted(SHAPES), help="sizes of a known dense model")
+    parser.add_argument("--weights", action="store_true", help="random weights too; needs numpy")
+    parser.add_argument("--seed", type=int, default=1, help="of --weights (%(default)s)")
+    sizes = parser.parse_args(arguments)
+    for name, size in SHAPES.get(sizes.shape, {}).items():
+        setattr(sizes, name, size)
+    return sizes
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -158,7 +237,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: cannot write {sizes.output} ({error.strerror})", file=sys.stderr)
         return 1
     print(f"{sizes.output}: {config['model_type']}, {config['num_hidden_layers']} layers of "
-          f"{config['hidden_size']}, {config['vocab_size']} tokens; no weights")
+          f"{config['hidden_size']}, {config['vocab_size']} tokens; "
+          f"{'random' if sizes.weights else 'no'} weights")
     return 0
 
 

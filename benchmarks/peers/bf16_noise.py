@@ -118,6 +118,20 @@ def compare(a: torch.Tensor, b: torch.Tensor) -> dict:
             "mean_exp": difference.abs().exp().mean().item()}
 
 
+PLACES = (0, 16, 32, 64, 128, 256)
+
+
+def by_place(a: list[torch.Tensor], b: list[torch.Tensor]) -> dict:
+    """Mean absolute difference by place in the answer, over all sequences."""
+    means = {}
+    for begin, end in zip(PLACES, PLACES[1:]):
+        parts = [(x[begin:end] - y[begin:end]).double().abs() for x, y in zip(a, b)]
+        joined = torch.cat(parts)
+        if len(joined) > 0:
+            means[str(end)] = joined.mean().item()
+    return means
+
+
 @torch.no_grad()
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -140,6 +154,8 @@ def main() -> int:
     joined = {name: torch.cat(parts) for name, parts in found.items()}
     nibble = compare(joined["engine"], joined["trainer"])
     peer = compare(joined["stepwise"], joined["whole"])
+    nibble["by_place"] = by_place(found["engine"], found["trainer"])
+    peer["by_place"] = by_place(found["stepwise"], found["whole"])
     ratio = nibble["mean"] / peer["mean"] if peer["mean"] > 0 else math.inf
     print(json.dumps({
         "bench": "bf16_noise", "gpu": torch.cuda.get_device_name() if DEVICE == "cuda" else DEVICE, "sequences": len(rows),
