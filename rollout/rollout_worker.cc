@@ -9,6 +9,7 @@
 #include "rollout/engine_cuda/cuda_step_runner.h"
 #include "rollout/prompt_length.h"
 #include "rollout/text_stop.h"
+#include "weight_sync/manifest.h"
 
 namespace nibble {
 namespace {
@@ -32,16 +33,6 @@ ModelSpec spec_of(const std::filesystem::path& directory) {
   return make_model_spec(parse_model_config(model.config(), (directory / "config.json").string()));
 }
 
-int64_t served_bytes(const ParameterTable& table, const QuantizationPlan& plan) {
-  int64_t bytes = 0;
-  for (int64_t p = 0; p < table.size(); ++p) {
-    const int64_t count = table.at(p).num_elements();
-    bytes += plan.quantized[static_cast<size_t>(p)] ? count / 2 + count / plan.config.group_size * 2
-                                                    : count * 2;
-  }
-  return bytes;
-}
-
 // Sizes on a GPU: KV slots from what is left, logits for every sequence of a batch.
 EngineConfig gpu_engine_config(const RolloutWorkerOptions& options, const ModelSpec& spec) {
   EngineConfig config = engine_config(options.rollout);
@@ -51,10 +42,11 @@ EngineConfig gpu_engine_config(const RolloutWorkerOptions& options, const ModelS
   // Without a trainer beside it: what is served, and a shadow.
   const SharedGpu gpu =
       options.shared_gpu ? *options.shared_gpu : SharedGpu{ops::free_cuda_bytes(), 0, 2};
-  const int64_t weights = gpu.weight_buffers * served_bytes(spec.table, options.plan);
+  const int64_t weights = gpu.weight_buffers * make_manifest(spec.table, options.plan).bytes;
   const CudaEngineMemory memory = cuda_engine_memory(spec, config);
-  const auto budget = static_cast<int64_t>(
-      options.rollout.memory_fraction * static_cast<double>(gpu.free_bytes / options.gpu_sharers));
+  const int64_t own_part = gpu.free_bytes / options.gpu_sharers;
+  const auto budget =
+      static_cast<int64_t>(options.rollout.memory_fraction * static_cast<double>(own_part));
   const int64_t left = budget - gpu.trainer_bytes - weights - memory.fixed_bytes;
   config.kv_slots =
       std::min(left / memory.bytes_per_slot, config.max_running * options.rollout.max_positions);

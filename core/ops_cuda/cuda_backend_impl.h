@@ -65,7 +65,6 @@ class CudaBackend final : public Backend {
   // Products of sorted rows with the experts' matrices `which` (0 gate, 1 up, 2 down).
   at::Tensor grouped(const at::Tensor& x, const ExpertWeights& weights, int which,
                      const at::Tensor& begin) const;
-  at::Tensor logits(const at::Tensor& hidden, const kernels::WeightView& head) const;
 
   const Numerics numerics_;
   const kernels::cuda::CudaWeightKernels weight_kernels_;

@@ -20,10 +20,6 @@ int64_t chunk_rows(int64_t vocab) { return std::max<int64_t>(64, (int64_t{64} <<
 
 }  // namespace
 
-at::Tensor CudaBackend::logits(const at::Tensor& hidden, const kernels::WeightView& head) const {
-  return linear_float(hidden, head);
-}
-
 Backend::LogProbs CudaBackend::log_probs(const at::Tensor& hidden, const kernels::WeightView& head,
                                          const Targets& targets) const {
   const int64_t count = targets.row.size(0);
@@ -35,7 +31,7 @@ Backend::LogProbs CudaBackend::log_probs(const at::Tensor& hidden, const kernels
   for (int64_t begin = 0; begin < count; begin += step) {
     const int64_t rows = std::min(step, count - begin);
     const at::Tensor chunk =
-        logits(hidden.index_select(0, targets.row.narrow(0, begin, rows)), head);
+        linear_float(hidden.index_select(0, targets.row.narrow(0, begin, rows)), head);
     kernels::cuda::log_softmax_stats(chunk.const_data_ptr<float>(), rows, head.rows,
                                      targets.temperature, stats + begin, current_stream());
     kernels::cuda::target_log_probs(chunk.const_data_ptr<float>(), stats + begin,
@@ -59,7 +55,7 @@ at::Tensor CudaBackend::log_probs_backward(const at::Tensor& hidden,
   for (int64_t begin = 0; begin < count; begin += step) {
     const int64_t rows = std::min(step, count - begin);
     const at::Tensor x = hidden.index_select(0, targets.row.narrow(0, begin, rows));
-    const at::Tensor chunk = logits(x, head);
+    const at::Tensor chunk = linear_float(x, head);
     const at::Tensor dlogits = at::empty({rows, head.rows}, hidden.options());
     kernels::cuda::log_prob_backward(chunk.const_data_ptr<float>(), row_stats + begin,
                                      targets.target.const_data_ptr<int32_t>() + begin,

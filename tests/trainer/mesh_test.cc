@@ -154,6 +154,7 @@ void train(const Run& run, const Member& member) {
   for (int step = 0; step < 2; ++step) {
     if (step == 1) samples.resize(1);
     std::vector<int64_t> tokens;
+    tokens.reserve(samples.size());
     for (const SampleGroup& group : samples) tokens.push_back(group_tokens(group));
     const auto shares = balance_groups(tokens, run.mesh.num_data());
     std::vector<SampleGroup> mine;

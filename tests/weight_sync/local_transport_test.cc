@@ -32,7 +32,7 @@ TEST(LocalTransport, MovesEverySendersPiecesIntoPlace) {
   std::vector<IncomingEdge> edges;
   for (int s = 0; s < kSenders; ++s) {
     auto& source = sent[static_cast<size_t>(s)];
-    source.resize(static_cast<size_t>(1000 + s));
+    source.resize(1000 + static_cast<size_t>(s));
     std::iota(source.begin(), source.end(), static_cast<uint16_t>(5000 * s));
     auto& target = got[static_cast<size_t>(s)];
     target.resize(source.size());
@@ -40,6 +40,7 @@ TEST(LocalTransport, MovesEverySendersPiecesIntoPlace) {
     edges.push_back({s, {bytes.first(1200), bytes.subspan(1200)}});
   }
   std::vector<std::jthread> threads;
+  threads.reserve(kSenders);
   std::array<int64_t, kSenders> sent_bytes{};
   for (int s = 0; s < kSenders; ++s) {
     threads.emplace_back([&, s] {
@@ -93,8 +94,9 @@ TEST(LocalTransport, AbortOfOneEndEndsTheOthers) {
       code_of([&] { ends.receiver->receive(edges, {64}, ignore_arrival, Deadline::after(60s)); }),
       ErrorCode::kUnavailable);
   const std::vector<std::span<const std::byte>> pieces = {memory};
-  EXPECT_EQ(code_of([&] { ends.senders[0]->send(pieces, {64}, ignore_sent, Deadline::after(60s)); }),
-            ErrorCode::kUnavailable);
+  EXPECT_EQ(
+      code_of([&] { ends.senders[0]->send(pieces, {64}, ignore_sent, Deadline::after(60s)); }),
+      ErrorCode::kUnavailable);
 }
 
 }  // namespace

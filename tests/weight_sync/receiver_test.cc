@@ -103,7 +103,7 @@ TEST_F(ReceiverTest, WalksTheStatesInOrderAndRefusesAnyOther) {
         {"prepare", [&] { receiver->prepare(second); }},
         {"commit", [&] { receiver->commit(second); }}};
   };
-  const auto expect_refused = [&](std::vector<size_t> which) {
+  const auto expect_refused = [&](const std::vector<size_t>& which) {
     const auto all = calls();
     for (const size_t i : which) EXPECT_THAT(refusal(all[i].second), HasSubstr(all[i].first));
   };
@@ -301,7 +301,8 @@ TEST_F(ReceiverTest, AbortThatMeetsTheLastByteWinsAndReceiveSaysSo) {
   // The transport completes although it was asked to stop: abort() is called inside its last step.
   class Deaf final : public Transport {
    public:
-    Deaf(Transport& inner, std::function<void()> at_end) : inner_(inner), at_end_(at_end) {}
+    Deaf(Transport& inner, std::function<void()> at_end)
+        : inner_(inner), at_end_(std::move(at_end)) {}
     void send(std::span<const std::span<const std::byte>> pieces, const TransferSizes& sizes,
               const SentHandler& on_sent, Deadline deadline) override {
       inner_.send(pieces, sizes, on_sent, deadline);

@@ -55,11 +55,11 @@ inline std::shared_ptr<const std::vector<StoredParameter>> row_shards(
   for (int64_t p = 0; p < model.spec.table.size(); ++p) {
     const StoredParameter& whole = weights.stored(p);
     const int64_t rows = model.spec.table.at(p).rows;
-    const auto [begin, end] = owned_rows(model.spec.table, p, mesh, rank);
+    const RowShard own = owned_rows(model.spec.table, p, mesh, rank);
     const auto cut = [&](const auto& values) {
       const auto row = static_cast<int64_t>(values.size()) / rows;
       return std::decay_t<decltype(values)>(
-          std::span(values.begin() + begin * row, values.begin() + end * row));
+          std::span(values.begin() + own.begin * row, values.begin() + own.end * row));
     };
     const StoredParameter rows_here{cut(whole.bf16), cut(whole.words), cut(whole.scale)};
     shards->push_back(rows_here.to(device));

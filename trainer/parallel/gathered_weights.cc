@@ -33,7 +33,6 @@ struct GatheredWeights::Slot {
 GatheredWeights::GatheredWeights(const ShardLayout& layout, const MeshGroups& groups,
                                  const kernels::WeightKernels& kernels, ShardHome home)
     : layout_(layout),
-      groups_(groups),
       kernels_(kernels),
       lane_(home == ShardHome::kHost ? device_memory(kernels.device()).make_copy_lane() : nullptr) {
   NIBBLE_CHECK(layout.mesh == groups.mesh() && layout.rank == groups.rank(),

@@ -43,7 +43,7 @@ constexpr DeviceKind offload_kind(DeviceKind kind) {
 /// All ranks must run the same sequence of passes. One thread.
 class GatheredWeights final : public ops::WeightSource {
  public:
-  /// `groups`, `kernels` (of the device whose bytes they move) and `layout.table` must outlive
+  /// The groups, `kernels` (of the device whose bytes they move) and `layout.table` must outlive
   /// this.
   GatheredWeights(const ShardLayout& layout, const MeshGroups& groups,
                   const kernels::WeightKernels& kernels, ShardHome home = ShardHome::kDevice);
@@ -86,7 +86,6 @@ class GatheredWeights final : public ops::WeightSource {
   Slot& slot_of_unit(int64_t unit) const;
 
   ShardLayout layout_;
-  const MeshGroups& groups_;
   const kernels::WeightKernels& kernels_;
   const std::unique_ptr<CopyLane> lane_;  // of shards on the host; null if they are on the device
   std::shared_ptr<const PackedShards>
