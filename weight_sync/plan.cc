@@ -179,6 +179,31 @@ std::string rows_text(const Manifest& manifest, int64_t tensor, int64_t begin, i
   return fmt::format("rows [{}, {}) of tensor '{}'", begin, end, manifest.at(tensor).name);
 }
 
+// +1 where a written range begins, -1 where it ends; the same of ranges that are wanted.
+struct CoverageEvent {
+  int64_t row = 0;
+  int written = 0, wanted = 0;
+};
+
+// Balanced at every row, and never two written ranges at once.
+std::optional<std::string> coverage_problem_of(const Manifest& manifest, int64_t tensor,
+                                               std::span<CoverageEvent> events) {
+  std::sort(events.begin(), events.end(),
+            [](const CoverageEvent& a, const CoverageEvent& b) { return a.row < b.row; });
+  int depth = 0;
+  int wanted = 0;
+  for (size_t i = 0; i < events.size(); ++i) {
+    depth += events[i].written;
+    wanted += events[i].wanted;
+    if (i + 1 == events.size() || events[i + 1].row == events[i].row || depth == wanted) continue;
+    const std::string rows = rows_text(manifest, tensor, events[i].row, events[i + 1].row);
+    if (wanted == 0) return rows + " were written, but belong to another worker";
+    if (depth == 0) return rows + " were not written";
+    return fmt::format("{} were written {} times", rows, depth);
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 const Edge* SyncPlan::edge_of(int sender) const {
@@ -218,36 +243,30 @@ SyncPlan make_plan(const PlanInputs& inputs) {
 std::optional<std::string> coverage_problem(const Manifest& manifest,
                                             std::span<const Slice> written,
                                             std::span<const Slice> destination) {
-  // +1 where a written range begins, -1 where a destination begins: balanced at every row, and
-  // never two written ranges at once.
-  struct Event {
-    int64_t tensor, row;
-    int written, wanted;
+  // The events of one tensor lie together: a model has tens of thousands of tensors and a few
+  // events in each, which one sort over all would be slow at.
+  std::vector<size_t> begin(manifest.tensors.size() + 1, 0);
+  for (const auto slices : {written, destination}) {
+    for (const Slice& s : slices) {
+      NIBBLE_CHECK(s.tensor >= 0 && s.tensor < manifest.size(), "a slice of tensor {}", s.tensor);
+      begin[static_cast<size_t>(s.tensor) + 1] += 2;
+    }
+  }
+  for (size_t t = 1; t < begin.size(); ++t) begin[t] += begin[t - 1];
+  std::vector<CoverageEvent> events(begin.back());
+  std::vector<size_t> next(begin.begin(), begin.end() - 1);
+  const auto add = [&](const Slice& s, int is_written, int is_wanted) {
+    size_t& at = next[static_cast<size_t>(s.tensor)];
+    events[at++] = {s.row_begin, is_written, is_wanted};
+    events[at++] = {s.row_end, -is_written, -is_wanted};
   };
-  std::vector<Event> events;
-  for (const Slice& s : written) {
-    events.push_back({s.tensor, s.row_begin, 1, 0});
-    events.push_back({s.tensor, s.row_end, -1, 0});
-  }
-  for (const Slice& s : destination) {
-    events.push_back({s.tensor, s.row_begin, 0, 1});
-    events.push_back({s.tensor, s.row_end, 0, -1});
-  }
-  std::sort(events.begin(), events.end(), [](const Event& a, const Event& b) {
-    return std::tuple(a.tensor, a.row) < std::tuple(b.tensor, b.row);
-  });
-  int depth = 0;
-  int wanted = 0;
-  for (size_t i = 0; i < events.size(); ++i) {
-    depth += events[i].written;
-    wanted += events[i].wanted;
-    if (i + 1 == events.size() || events[i + 1].tensor != events[i].tensor) continue;
-    if (events[i + 1].row == events[i].row || depth == wanted) continue;
-    const std::string rows =
-        rows_text(manifest, events[i].tensor, events[i].row, events[i + 1].row);
-    if (wanted == 0) return rows + " were written, but belong to another worker";
-    if (depth == 0) return rows + " were not written";
-    return fmt::format("{} were written {} times", rows, depth);
+  for (const Slice& s : written) add(s, 1, 0);
+  for (const Slice& s : destination) add(s, 0, 1);
+  for (size_t t = 0; t + 1 < begin.size(); ++t) {
+    const auto of_tensor = std::span(events).subspan(begin[t], begin[t + 1] - begin[t]);
+    if (auto problem = coverage_problem_of(manifest, static_cast<int64_t>(t), of_tensor)) {
+      return problem;
+    }
   }
   return std::nullopt;
 }

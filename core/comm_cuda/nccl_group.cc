@@ -26,6 +26,7 @@ namespace nibble {
 namespace {
 
 constexpr auto kPoll = std::chrono::microseconds(20);
+constexpr auto kSpin = std::chrono::milliseconds(2);
 constexpr auto kWatchPoll = std::chrono::milliseconds(1);
 constexpr auto kAbortTimeout = std::chrono::seconds(10);
 constexpr int kExitAfterHungAbort = 70;
@@ -189,9 +190,16 @@ class NcclTransfer final : public PendingTransfer {
     comm_->watch(std::move(done_), operation_, Deadline::after(comm_->timeout));
   }
   void wait_until(Deadline deadline) override {
+    // A transfer between GPUs of a host takes a fraction of a millisecond, and a sleep may take as
+    // long: poll without one at first.
+    const Deadline patience = Deadline::after(kSpin);
     while (!done_.is_reached()) {
       comm_->check(operation_, deadline);
-      std::this_thread::sleep_for(kPoll);
+      if (patience.expired()) {
+        std::this_thread::sleep_for(kPoll);
+      } else {
+        std::this_thread::yield();
+      }
     }
     // An aborted kernel ends too.
     if (comm_->is_given_up()) comm_->fail_aborted(operation_);

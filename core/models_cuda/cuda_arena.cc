@@ -22,8 +22,9 @@ namespace nibble {
 namespace {
 
 constexpr int64_t kAlignment = 128;  // values
-// From so many tokens on a step multiplies with dequantized panels: `fast`, and `exact`.
-constexpr int64_t kPanelTokens = 65;
+// From so many tokens on a step multiplies with dequantized panels: `fast`, which then leaves the
+// decode kernel of linear.cu for cuBLAS, and `exact`.
+constexpr int64_t kPanelTokens = 17;
 constexpr int64_t kExactPanelTokens = 512;
 
 int64_t aligned(int64_t values) { return (values + kAlignment - 1) / kAlignment * kAlignment; }
