@@ -252,54 +252,71 @@ double bus_rate() {
   return static_cast<double>(kBytes) / best;
 }
 
-// Quantize-and-pack of all quantized parameters from float32 masters, and AdamW; masters and
-// moments in the GPU's memory, or offloaded to the host's.
-void measure_weights(const Setup& s, const ops::Backend& backend, DeviceKind state) {
+// Float32 masters, moments (on the GPU or offloaded, by `state`) and gradients of all quantized
+// parameters, and the work on them.
+struct WeightWork {
+  WeightWork(const Setup& s, DeviceKind state) {
+    const auto gpu =
+        at::TensorOptions().dtype(at::kFloat).device(at::kCUDA, at::cuda::current_device());
+    for (int64_t p = 0; p < s.spec.table.size(); ++p) {
+      if (s.weights->stored(p).words.empty()) continue;
+      const ParameterSpec& parameter = s.spec.table.at(p);
+      const auto elements = static_cast<size_t>(parameter.num_elements());
+      for (auto* list : {&master, &grad}) list->emplace_back(elements, DeviceKind::kCuda);
+      for (auto* list : {&m, &v}) list->emplace_back(elements, state);
+      at::from_blob(master.back().data(), {parameter.num_elements()}, gpu).normal_(0.0, 0.02);
+      at::from_blob(grad.back().data(), {parameter.num_elements()}, gpu).normal_(0.0, 0.01);
+      if (state != DeviceKind::kCuda) master.back() = master.back().to(state);
+      packed.push_back(StoredParameter::make(parameter, parameter.rows, s.weights->plan(), true,
+                                             DeviceKind::kCuda));
+      StoredParameter& out = packed.back();
+      jobs.push_back({master.back().data(),
+                      {parameter.rows, parameter.cols, s.weights->plan().config.group_size},
+                      out.words.data(),
+                      out.scale.data(),
+                      nullptr});
+      updates.push_back({master.back().data(), m.back().data(), v.back().data(), grad.back().data(),
+                         parameter.num_elements(), 0.1f});
+      count += static_cast<double>(elements);
+      bytes += static_cast<double>(out.words.num_bytes() + out.scale.num_bytes());
+    }
+  }
   std::vector<Array<float>> master, m, v, grad;
+  std::vector<StoredParameter> packed;
   std::vector<kernels::PackJob> jobs;
   std::vector<kernels::AdamwJob> updates;
-  std::vector<StoredParameter> packed;
-  const auto gpu =
-      at::TensorOptions().dtype(at::kFloat).device(at::kCUDA, at::cuda::current_device());
-  double bytes = 0.0, count = 0.0;
-  for (int64_t p = 0; p < s.spec.table.size(); ++p) {
-    if (s.weights->stored(p).words.empty()) continue;
-    const ParameterSpec& parameter = s.spec.table.at(p);
-    const auto elements = static_cast<size_t>(parameter.num_elements());
-    for (auto* list : {&master, &grad}) list->emplace_back(elements, DeviceKind::kCuda);
-    for (auto* list : {&m, &v}) list->emplace_back(elements, state);
-    at::from_blob(master.back().data(), {parameter.num_elements()}, gpu).normal_(0.0, 0.02);
-    at::from_blob(grad.back().data(), {parameter.num_elements()}, gpu).normal_(0.0, 0.01);
-    if (state != DeviceKind::kCuda) master.back() = master.back().to(state);
-    packed.push_back(StoredParameter::make(parameter, parameter.rows, s.weights->plan(), true,
-                                           DeviceKind::kCuda));
-    jobs.push_back({master.back().data(),
-                    {parameter.rows, parameter.cols, s.weights->plan().config.group_size},
-                    packed.back().words.data(),
-                    packed.back().scale.data(),
-                    nullptr});
-    updates.push_back({master.back().data(), m.back().data(), v.back().data(), grad.back().data(),
-                       parameter.num_elements(), 0.1f});
-    count += static_cast<double>(elements);
-    bytes += static_cast<double>(packed.back().words.num_bytes() + packed.back().scale.num_bytes());
-  }
-  if (jobs.empty()) return;
-  const auto& kernels = backend.weight_kernels();
+  double bytes = 0.0, count = 0.0;  // packed; parameters
+};
+
+// Seconds, medians.
+struct WeightTimes {
+  double pack = 0.0, adamw = 0.0, both = 0.0;
+};
+WeightTimes time_weights(const WeightWork& work, const kernels::WeightKernels& kernels) {
   std::vector<double> pack, adamw, both;
   for (int round = 0; round < 9; ++round) {
+    const kernels::AdamwParams params{1e-6f, 0.9f, 0.98f, 1e-8f, 0.1f, round + 1, 1.0f};
     auto begin = std::chrono::steady_clock::now();
-    if (kernels.pack(jobs)) fail(ErrorCode::kInternal, "random masters cannot be packed");
+    if (kernels.pack(work.jobs)) fail(ErrorCode::kInternal, "random masters cannot be packed");
     pack.push_back(seconds_since(begin));
     begin = std::chrono::steady_clock::now();
-    kernels.adamw(updates, {1e-6f, 0.9f, 0.98f, 1e-8f, 0.1f, round + 1, 1.0f});
+    kernels.adamw(work.updates, params);
     adamw.push_back(seconds_since(begin));
     begin = std::chrono::steady_clock::now();
-    if (kernels.adamw_pack(updates, jobs, {1e-6f, 0.9f, 0.98f, 1e-8f, 0.1f, round + 1, 1.0f})) {
+    if (kernels.adamw_pack(work.updates, work.jobs, params)) {
       fail(ErrorCode::kInternal, "updated masters cannot be packed");
     }
     both.push_back(seconds_since(begin));
   }
   for (auto* times : {&pack, &adamw, &both}) std::sort(times->begin(), times->end());
+  return {pack[4], adamw[4], both[4]};
+}
+
+// Quantize-and-pack and AdamW, apart and in one pass.
+void measure_weights(const Setup& s, const ops::Backend& backend, DeviceKind state) {
+  const WeightWork work(s, state);
+  if (work.jobs.empty()) return;
+  const WeightTimes t = time_weights(work, backend.weight_kernels());
   if (state == DeviceKind::kCudaHost) {
     // Each way: AdamW reads three arrays and writes them, packing reads one.
     const double bus = bus_rate();
@@ -307,19 +324,19 @@ void measure_weights(const Setup& s, const ops::Backend& backend, DeviceKind sta
           fmt::format("\"parameters\": {:.0f}, \"bus_GB_per_s\": {:.1f}, \"pack_ms\": {:.1f}, "
                       "\"pack_of_bus\": {:.3f}, \"adamw_ms\": {:.1f}, \"adamw_of_bus\": {:.3f}, "
                       "\"adamw_pack_ms\": {:.1f}",
-                      count, 1e-9 * bus, 1e3 * pack[4], 4.0 * count / pack[4] / bus, 1e3 * adamw[4],
-                      12.0 * count / adamw[4] / bus, 1e3 * both[4]));
+                      work.count, 1e-9 * bus, 1e3 * t.pack, 4.0 * work.count / t.pack / bus,
+                      1e3 * t.adamw, 12.0 * work.count / t.adamw / bus, 1e3 * t.both));
     return;
   }
-  const double pack_rate = (4.0 * count + bytes) / pack[4];
-  const double adamw_rate = 28.0 * count / adamw[4];  // four read, three written
+  const double pack_rate = (4.0 * work.count + work.bytes) / t.pack;
+  const double adamw_rate = 28.0 * work.count / t.adamw;  // four read, three written
   print(s, "pack",
         fmt::format("\"parameters\": {:.0f}, \"ms\": {:.3f}, \"GB_per_s\": {:.0f}, "
                     "\"of_copy\": {:.3f}, \"adamw_ms\": {:.3f}, \"adamw_of_copy\": {:.3f}, "
                     "\"adamw_pack_ms\": {:.3f}, \"adamw_pack_of_copy\": {:.3f}",
-                    count, 1e3 * pack[4], 1e-9 * pack_rate, pack_rate / s.limits.bytes_per_s,
-                    1e3 * adamw[4], adamw_rate / s.limits.bytes_per_s, 1e3 * both[4],
-                    (28.0 * count + bytes) / both[4] / s.limits.bytes_per_s));
+                    work.count, 1e3 * t.pack, 1e-9 * pack_rate, pack_rate / s.limits.bytes_per_s,
+                    1e3 * t.adamw, adamw_rate / s.limits.bytes_per_s, 1e3 * t.both,
+                    (28.0 * work.count + work.bytes) / t.both / s.limits.bytes_per_s));
 }
 
 // What to measure: "engine", "weights" or "training"; empty: all.
