@@ -95,4 +95,13 @@ bool run_processes(const std::vector<ChildProcess>& children, std::chrono::secon
   return good;
 }
 
+bool run_two_ranks(const std::string& name, const std::function<void(int rank)>& body,
+                   std::chrono::seconds limit) {
+  std::vector<ChildProcess> ranks;
+  for (const int rank : {0, 1}) {
+    ranks.push_back({name + " rank " + std::to_string(rank), [&body, rank] { body(rank); }});
+  }
+  return run_processes(ranks, limit);
+}
+
 }  // namespace nibble

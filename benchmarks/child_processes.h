@@ -42,4 +42,8 @@ struct ChildProcess {
 /// any thread starts: CUDA must not have started here.
 bool run_processes(const std::vector<ChildProcess>& children, std::chrono::seconds limit);
 
+/// run_processes of one body for two ranks, named after them.
+bool run_two_ranks(const std::string& name, const std::function<void(int rank)>& body,
+                   std::chrono::seconds limit);
+
 }  // namespace nibble

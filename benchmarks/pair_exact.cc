@@ -98,13 +98,8 @@ bool run_exact(const PairOptions& options) {
     const auto directory = options.directory / ("exact-" + it.model);
     write_model_directory(directory, it.model, it.layers);
     const int port = free_port();
-    std::vector<ChildProcess> ranks;
-    ranks.reserve(2);
-    for (int rank = 0; rank < 2; ++rank) {
-      ranks.push_back({fmt::format("exact {} rank {}", it.model, rank),
-                       [&, rank] { run_rank(it, options, directory, port, rank); }});
-    }
-    good = run_processes(ranks, 120s) && good;
+    const auto body = [&](int rank) { run_rank(it, options, directory, port, rank); };
+    good = run_two_ranks(fmt::format("exact {}", it.model), body, 120s) && good;
   }
   return good;
 }

@@ -11,6 +11,7 @@
 #include "benchmarks/pair_world.h"
 #include "core/base/background_task.h"
 #include "core/device/cuda_device.h"
+#include "tests/core/comm/forwarding_group.h"
 #include "tests/core/comm/free_port.h"
 #include "weight_sync/group_transport.h"
 #include "weight_sync/stored_bytes.h"
@@ -64,33 +65,19 @@ void wait_for(const std::atomic<bool>& flag, const char* what) {
 }
 
 /// A group that ends or stops its process in one of its sends and receives, counted from 0.
-class LosingGroup final : public ProcessGroup {
+class LosingGroup final : public ForwardingGroup {
  public:
   LosingGroup(ProcessGroup& inner, Board& board, int signal, int64_t at_transfer)
-      : inner_(inner), board_(board), signal_(signal), at_transfer_(at_transfer) {}
-  int rank() const override { return inner_.rank(); }
-  int world() const override { return inner_.world(); }
-  const std::string& name() const override { return inner_.name(); }
-  std::unique_ptr<PendingTransfer> all_gather(std::span<const std::byte> local,
-                                              std::span<std::byte> out) override {
-    return inner_.all_gather(local, out);
-  }
-  std::unique_ptr<PendingTransfer> all_to_all(std::span<const std::byte> send,
-                                              std::span<const int64_t> send_bytes,
-                                              std::span<std::byte> recv,
-                                              std::span<const int64_t> recv_bytes) override {
-    return inner_.all_to_all(send, send_bytes, recv, recv_bytes);
-  }
+      : ForwardingGroup(inner), board_(board), signal_(signal), at_transfer_(at_transfer) {}
   std::unique_ptr<PendingTransfer> send(std::span<const std::byte> bytes, int peer,
                                         int tag) override {
     count();
-    return inner_.send(bytes, peer, tag);
+    return ForwardingGroup::send(bytes, peer, tag);
   }
   std::unique_ptr<PendingTransfer> receive(std::span<std::byte> bytes, int peer, int tag) override {
     count();
-    return inner_.receive(bytes, peer, tag);
+    return ForwardingGroup::receive(bytes, peer, tag);
   }
-  void abort() noexcept override { inner_.abort(); }
 
  private:
   void count() {
@@ -99,7 +86,6 @@ class LosingGroup final : public ProcessGroup {
     raise(signal_);
   }
 
-  ProcessGroup& inner_;
   Board& board_;
   const int signal_;
   const int64_t at_transfer_;

@@ -356,13 +356,11 @@ bool run_sync(const PairOptions& options) {
   }
   for (size_t c = 0; c < cases.size(); ++c) {
     const int port = free_port();
-    std::vector<ChildProcess> ranks;
-    for (const int rank : {kSenderRank, kReceiverRank}) {
-      ranks.push_back({fmt::format("sync {} g={} {} rank {}", cases[c].model, cases[c].group,
-                                   cases[c].channels.name, rank),
-                       [&, rank] { run_rank(cases[c], options, port, rank, copies->ms[c]); }});
-    }
-    good = run_processes(ranks, 150s) && good;
+    const auto body = [&](int rank) { run_rank(cases[c], options, port, rank, copies->ms[c]); };
+    good = run_two_ranks(fmt::format("sync {} g={} {}", cases[c].model, cases[c].group,
+                                     cases[c].channels.name),
+                         body, 150s) &&
+           good;
   }
   return good;
 }

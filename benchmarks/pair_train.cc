@@ -288,13 +288,8 @@ bool run_train(const PairOptions& options) {
     const auto directory = options.directory / ("train-" + it.model);
     write_model_directory(directory, it.model, it.layers);
     const int port = free_port();
-    std::vector<ChildProcess> ranks;
-    ranks.reserve(2);
-    for (int rank = 0; rank < 2; ++rank) {
-      ranks.push_back({fmt::format("train {} rank {}", it.model, rank),
-                       [&, rank] { run_rank(it, options, directory, port, rank); }});
-    }
-    good = run_processes(ranks, 240s) && good;
+    const auto body = [&](int rank) { run_rank(it, options, directory, port, rank); };
+    good = run_two_ranks(fmt::format("train {}", it.model), body, 240s) && good;
   }
   return good;
 }
