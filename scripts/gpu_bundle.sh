@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes a folder that scripts/gpu_report.sh and scripts/gpu_report_multi.sh run from on a machine with only torch and a
-# driver: nibble, the GPU tests and benchmarks, the libraries they need besides torch's and CUDA's, and the data they read. No GPU is needed here.
+# driver: nibble, the GPU tests and benchmarks, the libraries they need besides torch's and CUDA's, and the data they
+# read. No GPU is needed here.
 #   scripts/gpu_bundle.sh [FOLDER]      (default: build/gpu-bundle)
 set -euo pipefail
 

@@ -33,9 +33,9 @@ struct Bucket {
   bool is_packed() const { return segments.size() > 1; }
 };
 
-/// Cuts an edge's pieces into transfers: large pieces
-/// first, each alone; then small ones, whole, packed together in order. A segment never splits an
-/// element. Pure: both sides of an edge compute the same.
+/// Cuts an edge's pieces into transfers: large pieces first, each alone; then small ones, whole,
+/// packed together in order. A segment never splits an element. Pure: both sides of an edge compute
+/// the same.
 std::vector<Bucket> plan_buckets(std::span<const int64_t> piece_bytes, const TransferSizes& sizes);
 
 using ConstPieces = std::span<const std::span<const std::byte>>;

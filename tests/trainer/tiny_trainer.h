@@ -13,7 +13,7 @@
 
 namespace nibble {
 
-enum class Mode { kQat, kBf16, kServeOnly };
+enum class Mode { kQat, kBf16 };
 
 inline TrainerConfig make_config(const std::string& name, Mode mode) {
   TrainerConfig config;

@@ -38,7 +38,6 @@ class BundleGather {
   void start(const Bundle& bundle, const PackedShards& shards, CopyLane* lane);
   /// `full`: the unit's parameters, sized for the rows that are used.
   void finish(const ShardLayout& layout, const Bundle& bundle, std::vector<StoredParameter>& full);
-  bool is_pending() const { return transfer_ != nullptr; }
 
  private:
   Array<std::byte> send_;
