@@ -1,7 +1,9 @@
 // What `exact` costs against `fast`, operation by operation: products with INT4 matrices (the panel
-// is made each time, as in training) and attention of packed sequences. Checks first that a token's
-// results are the bits it gets alone. One JSON line an operation.
+// is made each time, as in training), the two kernels of `exact` for a decode step's few tokens,
+// and attention of packed sequences. Checks first that a token's results are the bits it gets
+// alone, and that the kernels agree. One JSON line an operation.
 #include <ATen/cuda/CUDAContext.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/randn.h>
@@ -16,6 +18,9 @@
 #include "core/cuda/check.h"
 #include "core/device/cuda_backend.h"
 #include "core/device/cuda_device.h"
+#include "core/kernels_cuda/dequantize.h"
+#include "core/kernels_cuda/linear.h"
+#include "core/kernels_cuda/panel_linear.h"
 #include "core/models/packing.h"
 
 namespace nibble {
@@ -54,14 +59,54 @@ struct Backends {
   std::unique_ptr<ops::Backend> fast = ops::make_cuda_backend(Numerics::kFast);
 };
 
+// A matrix of random codes.
+struct Matrix {
+  Matrix(int64_t rows, int64_t cols)
+      : words(static_cast<size_t>(rows * cols / 8), DeviceKind::kCuda),
+        scale(static_cast<size_t>(rows * cols / kGroup), DeviceKind::kCuda),
+        view{kernels::WeightFormat::kInt4, words.data(), scale.data(), rows, cols, kGroup} {
+    at::from_blob(words.data(), {rows * cols / 8}, bf16().dtype(at::kInt)).random_();
+    at::from_blob(scale.data(), {rows * cols / kGroup}, bf16()).fill_(0.01);
+  }
+  Array<uint32_t> words;
+  Array<uint16_t> scale;
+  kernels::WeightView view;
+};
+
+uint16_t* bits(const at::Tensor& tensor) { return static_cast<uint16_t*>(tensor.data_ptr()); }
+
+// Where a panel begins to pay: the kernel that dequantizes as it multiplies against a panel and the
+// kernel of many tokens.
+void measure_few_tokens(int64_t rows, int64_t cols, int64_t tokens) {
+  const Matrix m(rows, cols);
+  const at::Tensor x = at::randn({tokens, cols}, bf16());
+  const at::Tensor panel = at::empty({rows, cols}, bf16());
+  const at::Tensor direct_y = at::empty({tokens, rows}, bf16());
+  const at::Tensor panel_y = at::empty({tokens, rows}, bf16());
+  cudaStream_t stream = at::cuda::getCurrentCUDAStream();
+  const kernels::cuda::DeviceWeight weight{m.view, nullptr};
+  const auto direct = [&] {
+    kernels::cuda::linear(bits(x), weight, tokens, bits(direct_y), stream);
+  };
+  const auto by_panel = [&] {
+    kernels::cuda::dequantize(weight, bits(panel), stream);
+    kernels::cuda::panel_linear(bits(x), bits(panel), rows, cols, tokens, bits(panel_y), stream);
+  };
+  direct();
+  by_panel();
+  check(at::equal(direct_y, panel_y), "few tokens");
+  const double direct_ms = time_ms(direct), panel_ms = time_ms(by_panel);
+  fmt::print(
+      "{{\"bench\": \"few_tokens\", \"rows\": {}, \"cols\": {}, \"tokens\": {}, \"direct_ms\": "
+      "{:.3f}, "
+      "\"panel_ms\": {:.3f}, \"ratio\": {:.3f}}}\n",
+      rows, cols, tokens, direct_ms, panel_ms, panel_ms / direct_ms);
+}
+
 void measure_product(const Backends& backends, int64_t rows, int64_t cols, int64_t tokens) {
-  Array<uint32_t> words(static_cast<size_t>(rows * cols / 8), DeviceKind::kCuda);
-  Array<uint16_t> scale(static_cast<size_t>(rows * cols / kGroup), DeviceKind::kCuda);
+  const Matrix m(rows, cols);
+  const kernels::WeightView& w = m.view;
   const auto gpu = bf16();
-  at::from_blob(words.data(), {rows * cols / 8}, gpu.dtype(at::kInt)).random_();
-  at::from_blob(scale.data(), {rows * cols / kGroup}, gpu).fill_(0.01);
-  const kernels::WeightView w{
-      kernels::WeightFormat::kInt4, words.data(), scale.data(), rows, cols, kGroup};
   const at::Tensor x = at::randn({tokens, cols}, gpu);
   const at::Tensor y = backends.exact->linear(x, w);
   for (const int64_t t : {int64_t{0}, tokens / 2, tokens - 1}) {
@@ -122,6 +167,12 @@ void measure() {
     measure_product(backends, rows, cols, kTokens);
   }
   measure_product(backends, 9728, 2560, 512);
+  for (const int64_t tokens : {24, 40, 64, 128, 256}) {
+    for (const auto& [rows, cols] :
+         {std::pair<int64_t, int64_t>{4096, 2560}, {1024, 2560}, {9728, 2560}, {2560, 9728}}) {
+      measure_few_tokens(rows, cols, tokens);
+    }
+  }
   for (const int64_t sequence : {int64_t{256}, kSequence, kTokens}) {
     measure_attention(backends, 32, 8, 128, sequence);
   }

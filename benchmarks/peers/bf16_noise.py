@@ -122,14 +122,16 @@ PLACES = (0, 16, 32, 64, 128, 256)
 
 
 def by_place(a: list[torch.Tensor], b: list[torch.Tensor]) -> dict:
-    """Mean absolute difference by place in the answer, over all sequences."""
-    means = {}
+    """Mean absolute difference by place in the answer, over all sequences, and its standard error
+    as if tokens were independent."""
+    found = {}
     for begin, end in zip(PLACES, PLACES[1:]):
         parts = [(x[begin:end] - y[begin:end]).double().abs() for x, y in zip(a, b)]
         joined = torch.cat(parts)
-        if len(joined) > 0:
-            means[str(end)] = joined.mean().item()
-    return means
+        if len(joined) > 1:
+            error = joined.std().item() / math.sqrt(len(joined))
+            found[str(end)] = {"mean": joined.mean().item(), "error": error, "tokens": len(joined)}
+    return found
 
 
 @torch.no_grad()

@@ -5,15 +5,16 @@
 #include <cstdint>
 
 // linear() and grouped_linear() for many tokens: the same bits, from matrices that were dequantized
-// once (a panel), through tiles in shared memory. Faster from a few hundred tokens on.
+// once (a panel), through tiles in shared memory. Faster from a few dozen tokens on.
 
 namespace nibble::kernels::cuda {
 
-/// Whether this GPU has the shared memory for the kernel (160 KiB and more: not sm_86, sm_89).
+/// Whether this GPU has the shared memory for the kernel (96 KiB).
 bool has_panel_linear();
-/// Whether this GPU has the shared memory for the kernel, and it pays: `tokens` of each matrix, on
-/// average.
-bool suits_panel_linear(int64_t matrices, int64_t rows, int64_t cols, int64_t tokens);
+/// Tokens of a matrix from which on making its panel pays.
+constexpr int64_t kFewestPanelTokens = 33;
+/// Whether the kernel takes these shapes here, and pays: `tokens` of each matrix, on average.
+bool suits_panel_linear(int64_t rows, int64_t cols, int64_t tokens);
 
 /// y = x panel^T, summed as linear() sums.
 ///   x      device BF16 bits [tokens, cols], 16-byte aligned, like panel

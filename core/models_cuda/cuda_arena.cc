@@ -22,10 +22,8 @@ namespace nibble {
 namespace {
 
 constexpr int64_t kAlignment = 128;  // values
-// From so many tokens on a step multiplies with dequantized panels: `fast`, which then leaves the
-// decode kernel of linear.cu for cuBLAS, and `exact`.
+// From so many tokens on `fast` leaves the decode kernel of linear.cu for panels and cuBLAS.
 constexpr int64_t kPanelTokens = 17;
-constexpr int64_t kExactPanelTokens = 512;
 
 int64_t aligned(int64_t values) { return (values + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -153,9 +151,7 @@ CudaArena::Value CudaArena::linear(Value x, int64_t parameter) {
   const auto w = weight(parameter);
   const int64_t tokens = step_->num_tokens;
   const Value y{allocate(w.view.rows * tokens), w.view.rows};
-  const bool has_panel =
-      tokens >= (numerics_ == Numerics::kFast ? kPanelTokens : kExactPanelTokens);
-  if (has_panel && numerics_ == Numerics::kFast) {
+  if (numerics_ == Numerics::kFast && tokens >= kPanelTokens) {
     const auto options =
         at::TensorOptions()
             .dtype(at::kBFloat16)
@@ -168,7 +164,8 @@ CudaArena::Value CudaArena::linear(Value x, int64_t parameter) {
                       {w.view.rows, w.view.cols}, options);
     at::Tensor out = at::from_blob(y.data, {tokens, y.width}, options);
     at::mm_out(out, at::from_blob(x.data, {tokens, x.width}, options), matrix.t());
-  } else if (has_panel && kernels::cuda::suits_panel_linear(1, w.view.rows, w.view.cols, tokens)) {
+  } else if (numerics_ == Numerics::kExact &&
+             kernels::cuda::suits_panel_linear(w.view.rows, w.view.cols, tokens)) {
     kernels::cuda::dequantize(w, panel_.data(), stream_);
     kernels::cuda::panel_linear(bf16(x), panel_.data(), w.view.rows, w.view.cols, tokens, bf16(y),
                                 stream_);

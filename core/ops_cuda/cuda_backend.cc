@@ -96,7 +96,7 @@ at::Tensor CudaBackend::linear(const at::Tensor& x, const kernels::WeightView& w
   check_activations(x, w.cols, "linear input");
   if (numerics_ == Numerics::kFast) return at::mm(x, weight_matrix(w).t());
   at::Tensor y = at::empty({x.size(0), w.rows}, x.options());
-  if (kernels::cuda::suits_panel_linear(1, w.rows, w.cols, x.size(0))) {
+  if (kernels::cuda::suits_panel_linear(w.rows, w.cols, x.size(0))) {
     kernels::cuda::panel_linear(const_bf16_bits(x), const_bf16_bits(weight_matrix(w)), w.rows,
                                 w.cols, x.size(0), bf16_bits(y), current_stream());
   } else {
@@ -110,7 +110,7 @@ at::Tensor CudaBackend::linear_float(const at::Tensor& x, const kernels::WeightV
   check_activations(x, w.cols, "linear input");
   if (numerics_ == Numerics::kFast) return at::mm(x, weight_matrix(w).t(), at::kFloat);
   at::Tensor y = at::empty({x.size(0), w.rows}, x.options().dtype(at::kFloat));
-  if (kernels::cuda::suits_panel_linear(1, w.rows, w.cols, x.size(0))) {
+  if (kernels::cuda::suits_panel_linear(w.rows, w.cols, x.size(0))) {
     kernels::cuda::panel_linear(const_bf16_bits(x), const_bf16_bits(weight_matrix(w)), w.rows,
                                 w.cols, x.size(0), y.data_ptr<float>(), current_stream());
   } else {

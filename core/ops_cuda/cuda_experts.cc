@@ -45,7 +45,7 @@ at::Tensor CudaBackend::grouped(const at::Tensor& x, const ExpertWeights& weight
                            begin.narrow(0, 1, experts));
   }
   at::Tensor y = at::empty({x.size(0), first->rows}, x.options());
-  if (kernels::cuda::suits_panel_linear(experts, first->rows, first->cols, x.size(0) / experts)) {
+  if (kernels::cuda::suits_panel_linear(first->rows, first->cols, x.size(0) / experts)) {
     kernels::cuda::grouped_panel_linear(
         const_bf16_bits(x), const_bf16_bits(weight_panel(first, experts)), experts, first->rows,
         first->cols, begin.const_data_ptr<int32_t>(), x.size(0), bf16_bits(y), current_stream());

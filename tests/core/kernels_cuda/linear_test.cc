@@ -96,11 +96,12 @@ TEST_F(LinearCuda, ManyTokensThroughAPanelGetTheSameBits) {
                                           {1000, 2304, 128},
                                           {64, 1024, 0},
                                           {264, 2560, 64},
-                                          {520, 9728, 128}}) {
+                                          {520, 9728, 128},
+                                          {4104, 1184, 32}}) {  // enough rows for the large tile
     const Matrix m = make_matrix(rows, cols, group);
     const auto panel = poisoned<uint16_t>(int64_t{rows} * cols);
     cuda::dequantize(std::span(&m.device.view, 1), panel.data(), nullptr);
-    for (const int64_t tokens : {1, 127, 128, 300}) {
+    for (const int64_t tokens : {1, 64, 127, 128, 300}) {
       const auto dx = on_device(random_bf16(tokens * cols, 5));
       const auto y = poisoned<float>(tokens * rows), want = poisoned<float>(tokens * rows);
       const auto rounded = poisoned<uint16_t>(tokens * rows);
