@@ -116,8 +116,18 @@ void WeightReceiver::reserve(const Transaction& transaction, SyncPlan plan) {
          transaction.version, digest_hex(transaction.plan_digest), digest_hex(plan.digest));
   }
   NIBBLE_CHECK(plan.manifest_digest == manifest_.digest, "the plan is for another manifest");
-  if (attempt_ != nullptr) {
-    if (attempt_->transaction == transaction && state_ == ReceiverState::kReserved) return;
+  if (attempt_ != nullptr && attempt_->transaction == transaction &&
+      state_ == ReceiverState::kReserved) {
+    return;
+  }
+  // The coordinator has gone on without this worker: a later version, or the same in a later epoch,
+  // takes the place of what was left behind, unless bytes are still arriving.
+  const bool is_later =
+      attempt_ != nullptr && !attempt_->is_filling &&
+      (transaction.version > attempt_->transaction.version ||
+       (transaction.version == attempt_->transaction.version &&
+        transaction.epoch > attempt_->transaction.epoch));
+  if (attempt_ != nullptr && !is_later) {
     fail(ErrorCode::kFailedPrecondition,
          "reserve of version {}: version {} of epoch {} is in flight and {}; abort it first",
          transaction.version, attempt_->transaction.version, attempt_->transaction.epoch,
@@ -132,6 +142,11 @@ void WeightReceiver::reserve(const Transaction& transaction, SyncPlan plan) {
     fail(ErrorCode::kFailedPrecondition,
          "reserve of version {}: version {} is served, and versions only rise", transaction.version,
          served_.version);
+  }
+  if (attempt_ != nullptr) {
+    end_attempt(fmt::format("version {} of epoch {} was left behind for version {} of epoch {}",
+                            attempt_->transaction.version, attempt_->transaction.epoch,
+                            transaction.version, transaction.epoch));
   }
   auto attempt = std::make_shared<Attempt>();
   const auto shadow = is_flip(plan) ? nullptr : pool_.acquire();
@@ -301,6 +316,7 @@ void WeightReceiver::check_report(const Edge& edge, size_t edge_index,
 void WeightReceiver::verify(const Transaction& transaction, std::span<const SenderReport> reports) {
   const std::lock_guard lock(mutex_);
   const Attempt& attempt = attempt_for(transaction, "verify");
+  if (state_ == ReceiverState::kVerified || state_ == ReceiverState::kPrepared) return;
   require_state(ReceiverState::kMoving, "verify");
   if (!attempt.has_arrived) {
     fail(ErrorCode::kFailedPrecondition, "verify of version {}: {} of {} bytes have arrived",

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "coordinator/publication.h"
+
+namespace nibble {
+
+/// Which engines take part in publications: those that keep up. An engine that a version went on
+/// without is fenced: it generates nothing until it has pulled the committed version from an engine
+/// that serves it, or the trainers have published to it again. One thread.
+class EngineFleet {
+ public:
+  /// `epoch`: the first; above every epoch of the log.
+  EngineFleet(int num_engines, int64_t epoch);
+
+  /// Of the next message; it rises whenever somebody was fenced, came back or an attempt failed, so
+  /// that nobody takes a late message of before for one of now.
+  int64_t epoch() const { return epoch_; }
+  /// The newest committed version; 0: none.
+  int64_t version() const { return version_; }
+  /// Engines of the next publication: all that are not fenced; if none is left, all that are not
+  /// pulling.
+  std::vector<int> members() const;
+  /// Known to serve version().
+  bool serves(int engine) const { return at(engine).version == version_ && version_ > 0; }
+  bool is_fenced(int engine) const { return at(engine).is_fenced; }
+  std::vector<int> serving() const;
+
+  /// `ended` went to `members` (its engines, in order).
+  void publication_ended(int64_t version, const std::vector<int>& members,
+                         const Publication& ended);
+
+  /// Fenced engines that are not pulling.
+  std::vector<int> behind() const;
+  /// An engine to pull from: another one each time, because one that was restarted serves nothing
+  /// and is found out only by asking.
+  std::optional<int> next_peer();
+  void pull_began(int engine) { entries_[static_cast<size_t>(engine)].is_pulling = true; }
+  void pull_ended(int engine, int64_t version, bool has_committed);
+
+ private:
+  struct Entry {
+    int64_t version = 0;  // it is known to serve; 0: not known
+    bool is_fenced = false;
+    bool is_pulling = false;
+  };
+  const Entry& at(int engine) const { return entries_[static_cast<size_t>(engine)]; }
+
+  std::vector<Entry> entries_;
+  int64_t epoch_;
+  int64_t version_ = 0;
+  size_t last_peer_ = 0;
+};
+
+}  // namespace nibble
