@@ -159,7 +159,7 @@ void check(const Setup& s, const ops::Backend& backend) {
 
 void measure_engine(const Setup& s, const ops::Backend& backend, Numerics numerics) {
   constexpr int64_t kPrompt = 512, kNew = 65;
-  for (const int64_t batch : {1, 8, 64, 256}) {
+  for (const int64_t batch : {1, 8, 16, 24, 32, 64, 128, 256}) {
     const auto engine = make_engine(s, backend, numerics, batch, kPrompt + kNew);
     NIBBLE_CHECK(engine->submit(requests(s.spec, batch, kPrompt, kNew)) == SubmitOutcome::kAccepted,
                  "queue");

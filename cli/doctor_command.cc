@@ -6,6 +6,7 @@
 #include "cli/command.h"
 #include "cli/host_probe.h"
 #include "core/base/json.h"
+#include "core/device/cuda_device.h"
 
 namespace nibble {
 namespace {
@@ -38,6 +39,26 @@ std::vector<std::string> find_advice(const HostInfo& host, const CudaInfo& cuda)
     advice.emplace_back(
         "The NVIDIA driver shows no device to this process; check nvidia-smi and "
         "CUDA_VISIBLE_DEVICES, and give the container its GPUs.");
+  }
+  constexpr int kOldestDriver = 13000;  // what torch's CUDA 13.0 runs on
+  constexpr int kOldestCapability = 80;
+  if (cuda.has_driver && cuda.driver_version < kOldestDriver) {
+    advice.push_back(fmt::format(
+        "The NVIDIA driver is for CUDA {}.{}; Nibble needs one for CUDA 13.0 (release 580) or "
+        "newer: update the driver.",
+        cuda.driver_version / 1000, cuda.driver_version % 1000 / 10));
+  }
+  for (const GpuInfo& gpu : cuda.gpus) {
+    if (gpu.compute_capability >= kOldestCapability) continue;
+    advice.push_back(
+        fmt::format("{} has compute capability {}.{}; Nibble needs 8.0 or newer: hide it with "
+                    "CUDA_VISIBLE_DEVICES, or work on the CPU.",
+                    gpu.name, gpu.compute_capability / 10, gpu.compute_capability % 10));
+  }
+  if (!cuda.gpus.empty() && !ops::is_cuda_build()) {
+    advice.emplace_back(
+        "This nibble was built without CUDA and does not use the GPU: build it with "
+        "`cmake --preset cuda`.");
   }
   if (cuda.nvcc_version.empty()) {
     advice.emplace_back(

@@ -25,11 +25,15 @@ bool wants_gpu(const ModelFlags& flags) {
          "--dtype float32 is a CPU's; on a GPU activations are bfloat16: leave --dtype out, or use "
          "--device cpu");
   }
-  if (ops::num_cuda_devices() > 0) return true;
+  if (ops::num_cuda_devices() > 0) {
+    ops::check_cuda_devices();
+    return true;
+  }
   if (flags.device == "auto") return false;
   fail(ErrorCode::kInvalidArgument,
-       "--device cuda, but this nibble sees no GPU (`nibble doctor` says why): build with "
-       "`cmake --preset cuda` on a machine with a GPU, or use --device cpu");
+       "--device cuda, but this nibble sees no GPU ({}; `nibble doctor` says more): build with "
+       "`cmake --preset cuda` on a machine with a GPU, or use --device cpu",
+       ops::no_cuda_reason());
 }
 
 std::unique_ptr<ResidentWeights> load_as_flags_say(const HfDirectory& directory,

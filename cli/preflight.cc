@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/base/fail.h"
+#include "core/base/log.h"
 #include "core/checkpoint/hf_directory.h"
 #include "core/data/prompts.h"
 #include "core/device/cuda_device.h"
@@ -48,8 +49,13 @@ void check_device(const RunConfig& config) {
   const bool has_gpu = config.cluster.device != DeviceChoice::kCpu && ops::num_cuda_devices() > 0;
   if (config.cluster.device == DeviceChoice::kCuda && !has_gpu) {
     fail(ErrorCode::kInvalidArgument,
-         "cluster.device is cuda, but this nibble sees no GPU (`nibble doctor` says why): build "
-         "with `cmake --preset cuda` on a machine with a GPU, or set cluster.device: auto");
+         "cluster.device is cuda, but this nibble sees no GPU ({}; `nibble doctor` says more): "
+         "build with `cmake --preset cuda` on a machine with a GPU, or set cluster.device: auto",
+         ops::no_cuda_reason());
+  }
+  if (has_gpu) ops::check_cuda_devices();
+  if (config.cluster.device == DeviceChoice::kAuto && !has_gpu) {
+    get_logger("config")->info("cluster.device: auto takes the CPU: {}", ops::no_cuda_reason());
   }
   if (config.rollout.kv_tokens == 0 && !has_gpu) {
     fail(ErrorCode::kInvalidArgument,

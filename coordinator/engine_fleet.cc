@@ -19,8 +19,7 @@ EngineFleet::EngineFleet(int num_engines, int64_t epoch)
     : entries_(static_cast<size_t>(num_engines)), epoch_(epoch) {}
 
 std::vector<int> EngineFleet::members() const {
-  auto members =
-      numbers_of(entries_, [](const Entry& e) { return !e.is_fenced && !e.is_pulling; });
+  auto members = numbers_of(entries_, [](const Entry& e) { return !e.is_fenced && !e.is_pulling; });
   if (!members.empty()) return members;
   return numbers_of(entries_, [](const Entry& e) { return !e.is_pulling; });
 }

@@ -19,8 +19,8 @@ enum class PublicationStep {
 };
 struct PublicationCall {
   PublicationStep step = PublicationStep::kPlan;
-  int engine = 0;       ///< not of kRecord
-  int sender = 0;       ///< of kSend
+  int engine = 0;        ///< not of kRecord
+  int sender = 0;        ///< of kSend
   bool commits = false;  ///< of kRecord: what was decided
   friend bool operator==(const PublicationCall&, const PublicationCall&) = default;
 };
@@ -40,8 +40,8 @@ enum class EngineState {
 
 /// The coordinator's side of one version on its way to all engines (docs/weight_sync_protocol.md):
 /// which message comes next, who is fenced, and what is decided. It sends nothing and has no clock:
-/// the caller carries out the calls it names, in any order and as many at once as it likes, and says
-/// what came of each. Replies may come late, twice or never. One thread.
+/// the caller carries out the calls it names, in any order and as many at once as it likes, and
+/// says what came of each. Replies may come late, twice or never. One thread.
 ///
 /// An engine that fails or answers late is fenced: the others go on without it. Once no engine is
 /// on its way any more, the version is committed if at least half of the engines are prepared, else

@@ -38,7 +38,6 @@ EngineConfig gpu_engine_config(const RolloutWorkerOptions& options, const ModelS
   EngineConfig config = engine_config(options.rollout);
   config.max_logit_rows =
       std::max<int64_t>(config.max_logit_rows, std::min<int64_t>(config.max_running, 1024));
-  if (options.rollout.kv_tokens > 0) return config;
   // Without a trainer beside it: what is served, and a shadow.
   const SharedGpu gpu =
       options.shared_gpu ? *options.shared_gpu : SharedGpu{ops::free_cuda_bytes(), 0, 2};
@@ -48,8 +47,21 @@ EngineConfig gpu_engine_config(const RolloutWorkerOptions& options, const ModelS
   const auto budget =
       static_cast<int64_t>(options.rollout.memory_fraction * static_cast<double>(own_part));
   const int64_t left = budget - gpu.trainer_bytes - weights - memory.fixed_bytes;
-  config.kv_slots =
-      std::min(left / memory.bytes_per_slot, config.max_running * options.rollout.max_positions);
+  const bool is_fixed = options.rollout.kv_tokens > 0;
+  const int64_t fitting = std::max<int64_t>(0, left / memory.bytes_per_slot);
+  if (is_fixed && options.rollout.kv_tokens > fitting) {
+    fail(
+        ErrorCode::kResourceExhausted,
+        "rollout.kv_tokens = {} take {} MiB, but beside {} MiB for weights, {} MiB for buffers and "
+        "{} MiB of the trainer, {} tokens fit into the {} MiB that rollout.memory_fraction = {} "
+        "allows: lower kv_tokens (0: what is left), or raise memory_fraction",
+        options.rollout.kv_tokens, options.rollout.kv_tokens * memory.bytes_per_slot >> 20,
+        weights >> 20, memory.fixed_bytes >> 20, gpu.trainer_bytes >> 20, fitting, budget >> 20,
+        options.rollout.memory_fraction);
+  }
+  if (!is_fixed) {
+    config.kv_slots = std::min(fitting, config.max_running * options.rollout.max_positions);
+  }
   if (config.kv_slots < options.rollout.max_positions) {
     fail(
         ErrorCode::kResourceExhausted,

@@ -5,9 +5,11 @@
 #   tests     kernels, trainer and engine against the CPU and Transformers, exactness, NCCL failures
 #   nccl      the CI jobs as 2 trainer ranks and 2 rollout workers: over NCCL, over Gloo, on the CPU; offloaded; and
 #             with trainers that share heads (tensor) or experts
-#   step      a whole GRPO step of the Qwen3-0.6B shape (SHAPES=qwen3-4b: of 4B, offloaded) by phase, and memory by part:
-#             INT4 with QAT, and BF16
+#   step      a whole GRPO step of the Qwen3-0.6B shape (SHAPES=qwen3-4b MODES=int4, then MODES=bf16: of 4B, offloaded) by
+#             phase, and memory by part: INT4 with QAT, and BF16
 #   shapes    decode, prompts, training pass and packing of Qwen3-0.6B, 4B and a 30B-A3B shape; what `exact` costs
+# models/ and data/, where a part needs them: the INT4 and BF16 folders and the data that scripts/quickstart.sh makes, and
+# data/chain_sum, data/gsm_symbolic of tools/make_reasoning_data.py, copied beside bin/.
 #   learn     the main job, 200 steps, every seed of SEEDS at once: MODE=int4 | bf16 | noqat (needs models/ and data/)
 #   long      answers of up to 256 tokens: chain_sum and gsm_symbolic, fast (needs models/ and data/)
 #   noise     the gap in fast against that of two orders of accumulation in PyTorch (needs models/ and data/)
@@ -52,7 +54,7 @@ case "$part" in
     failed=0
     for name in kernels_cuda models_cuda engine_cuda nccl_group process_transaction mesh; do
       "bin/${name}_test" --gtest_brief=1 >"$out/$name.log" 2>&1 || failed=1
-      grep -E "trainer over|stopped peer" "$out/$name.log" || true
+      grep -E "trainer over|worker over|stopped peer" "$out/$name.log" || true
       tail -n 3 "$out/$name.log"
     done
     for model in dense_tied/bf16 dense_untied/int4_sym7 llama_smol/int4_sym7 moe_norm/bf16 moe_mixed/int4_sym7; do
@@ -68,13 +70,14 @@ case "$part" in
   nccl)
     for job in tiny-dense tiny-moe; do
       shares=(tensor=2)
-      [ "$job" = tiny-dense ] || shares+=(expert=2)
+      [ "$job" = tiny-dense ] || shares+=(expert=2 "tensor=2 --set parallel.expert=2")
       ways=(nccl gloo cpu offload)
       for share in "${shares[@]}"; do ways+=("$share-nccl" "$share-gloo"); done
       for way in "${ways[@]}"; do
-        run=$out/$job-$way
+        run=$out/$job-${way// --set parallel./-}
         device=(--set cluster.device=cuda --set "weight_sync.transport=${way##*-}")
-        [[ "$way" != *=* ]] || device+=(--set "parallel.${way%-*}")
+        read -ra share <<<"--set parallel.${way%-*}"
+        [[ "$way" != *=* ]] || device+=("${share[@]}")
         [ "$way" != cpu ] || device=(--set cluster.device=cpu)
         [ "$way" != offload ] || device=(--set cluster.device=cuda --set optimizer.offload=true --set model.offload_reference=true)
         start "$run" "configs/ci/$job.yaml" "${device[@]}"
@@ -93,7 +96,7 @@ case "$part" in
       bin/nibble convert --method rtn --targets linear --quant-group-size 128 --input-dir "$model" --output-dir "$model-g128" 2>/dev/null
       offload=()
       [ "$shape" != qwen3-4b ] || offload=(--set optimizer.offload=true --set model.offload_reference=true)
-      for mode in int4 bf16; do
+      for mode in ${MODES:-int4 bf16}; do
         run=$out/step-$shape-$mode
         quantize=()
         [ "$mode" != bf16 ] || quantize=(--set qat.enabled=false --set rollout.quantize=false)
@@ -133,7 +136,7 @@ case "$part" in
     ;;
   long)
     for task in chain_sum gsm_symbolic; do
-      start "$out/long-$task" configs/gpu/smollm2-reasoning.yaml "${gpu[@]}" --set "run.steps=${STEPS:-80}" \
+      start "$out/long-$task" configs/gpu/smollm2-reasoning.yaml "${gpu[@]}" --set "run.steps=${STEPS:-60}" \
         --set "data.train=data/$task/train.jsonl" --set "eval.data=data/$task/heldout.jsonl" \
         --set "run.numerics=${NUMERICS:-fast}" "${extra[@]}"
     done
@@ -145,7 +148,7 @@ case "$part" in
     rm -rf "$out/dequantized"
     bin/nibble export --to bf16 --input-dir "$int4" --output-dir "$out/dequantized"
     for task in chain_sum gsm_symbolic; do
-      head -n "${PROMPTS:-6}" "data/$task/heldout.jsonl" | python3 -c 'import json, sys
+      head -n "${PROMPTS:-16}" "data/$task/heldout.jsonl" | python3 -c 'import json, sys
 for line in sys.stdin: print(json.dumps({"messages": json.loads(line)["prompt"]}))' >"$out/prompts.jsonl"
       bin/nibble tokenize --model "$int4" <<<"$(sed 's/}$/, "add_generation_prompt": true}/' "$out/prompts.jsonl")" >"$out/ids.jsonl"
       bin/nibble generate --model "$int4" --device cuda --numerics fast --max-new-tokens 256 --input "$out/prompts.jsonl" \
@@ -209,7 +212,7 @@ PYTHON
     summarize "${runs[@]}"
     ;;
   *)
-    sed -n '2,15s/^# \{0,1\}//p' "$0"
+    sed -n '2,17s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

@@ -9,7 +9,7 @@
 config.json of a small Qwen3 or Qwen3-MoE, and a tokenizer: copied from another directory, or one
 whose tokens are the 256 bytes and three marks of a chat. The sizes that are asked for by default
 can be quantized in groups of 32 and of 128. With --weights: normal BF16 values, norms 1, to measure
-a shape. Needs Python only; --weights needs numpy.
+a shape. Needs Python only; --weights needs numpy or torch.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import math
 import pathlib
 import shutil
 import sys
+from collections.abc import Callable
 
 ROW_MULTIPLE = 64  # of the vocabulary: whole tiles for kernels
 COPIED = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
@@ -168,17 +169,35 @@ def weight_shapes(config: dict) -> dict[str, list[int]]:
     return shapes
 
 
-def write_weights(path: pathlib.Path, config: dict, seed: int) -> None:
+def normal_bf16(seed: int, deviation: float) -> Callable[[list[int]], bytes]:
+    """Draws normal values as BF16 bytes, with numpy or, where there is none, torch."""
     try:
         import numpy as np
+    except ImportError:
+        np = None
+    if np is not None:
+        random = np.random.default_rng(seed)
+
+        def draw(shape: list[int]) -> bytes:
+            values = random.standard_normal(shape, np.float32) * np.float32(deviation)
+            bits = values.view(np.uint32)  # rounded to nearest, ties to even; all are finite
+            return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2").tobytes()
+
+        return draw
+    try:
+        import torch
     except ImportError as error:
-        raise ModelError("--weights needs numpy: pip install numpy") from error
+        raise ModelError("--weights needs numpy or torch: pip install numpy") from error
+    generator = torch.Generator().manual_seed(seed)
 
-    def bf16_bits(values: "np.ndarray") -> "np.ndarray":
-        """Rounded to nearest, ties to even; no value is infinite or no number."""
-        bits = values.view(np.uint32)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+    def draw_with_torch(shape: list[int]) -> bytes:
+        values = torch.randn(shape, generator=generator) * deviation
+        return bytes(values.to(torch.bfloat16).untyped_storage())
 
+    return draw_with_torch
+
+
+def write_weights(path: pathlib.Path, config: dict, seed: int) -> None:
     shapes = weight_shapes(config)
     header, end = {}, 0
     for name, shape in shapes.items():
@@ -186,15 +205,12 @@ def write_weights(path: pathlib.Path, config: dict, seed: int) -> None:
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    random = np.random.default_rng(seed)
-    deviation = np.float32(config["initializer_range"])
+    draw = normal_bf16(seed, config["initializer_range"])
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for shape in shapes.values():
-            values = np.ones(shape, np.float32)
-            if len(shape) > 1:
-                values = random.standard_normal(shape, np.float32) * deviation
-            file.write(bf16_bits(values).tobytes())
+            is_norm = len(shape) == 1
+            file.write(b"\x80\x3f" * shape[0] if is_norm else draw(shape))  # 1.0, or random
 
 
 def write_json(path: pathlib.Path, content: dict) -> None:
@@ -218,7 +234,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--vocabulary", type=int, default=0,
                         help="tokens at least, whatever the tokenizer has")
     parser.add_argument("--shape", choices=sorted(SHAPES), help="sizes of a known dense model")
-    parser.add_argument("--weights", action="store_true", help="random weights too; needs numpy")
+    parser.add_argument("--weights", action="store_true", help="random weights too; needs numpy or torch")
     parser.add_argument("--seed", type=int, default=1, help="of --weights (%(default)s)")
     sizes = parser.parse_args(arguments)
     for name, size in SHAPES.get(sizes.shape, {}).items():

@@ -122,11 +122,10 @@ void WeightReceiver::reserve(const Transaction& transaction, SyncPlan plan) {
   }
   // The coordinator has gone on without this worker: a later version, or the same in a later epoch,
   // takes the place of what was left behind, unless bytes are still arriving.
-  const bool is_later =
-      attempt_ != nullptr && !attempt_->is_filling &&
-      (transaction.version > attempt_->transaction.version ||
-       (transaction.version == attempt_->transaction.version &&
-        transaction.epoch > attempt_->transaction.epoch));
+  const bool is_later = attempt_ != nullptr && !attempt_->is_filling &&
+                        (transaction.version > attempt_->transaction.version ||
+                         (transaction.version == attempt_->transaction.version &&
+                          transaction.epoch > attempt_->transaction.epoch));
   if (attempt_ != nullptr && !is_later) {
     fail(ErrorCode::kFailedPrecondition,
          "reserve of version {}: version {} of epoch {} is in flight and {}; abort it first",

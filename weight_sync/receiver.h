@@ -57,8 +57,8 @@ struct ReceiverStatus {
 /// A failed receive() or verify(), or abort(), leads back to STALE or IDLE with the version served
 /// before; the shadow is reused. Calls that do not fit the state or the transaction in flight throw
 /// Error{kFailedPrecondition} saying why and change nothing. Repeating reserve(), verify(),
-/// prepare(), commit() or abort() of the same transaction has no further effect, so that a lost answer can be
-/// asked for again. Any thread may call any method.
+/// prepare(), commit() or abort() of the same transaction has no further effect, so that a lost
+/// answer can be asked for again. Any thread may call any method.
 class WeightReceiver {
  public:
   /// `table` must outlive this and all weights it gave out, `kernels` this. `own_sender`: the
@@ -69,10 +69,9 @@ class WeightReceiver {
 
   /// Sets a shadow aside for `transaction`, whose plan this side computed as `plan`. Refused: a
   /// lower epoch, a version not above the served one, another plan digest, another transaction in
-  /// flight, unless this one's version or epoch is later and no bytes are arriving: then that one is
-  /// over.
-  /// Error{kResourceExhausted} while both buffers are held. A plan of the own sender alone needs no
-  /// shadow.
+  /// flight, unless this one's version or epoch is later and no bytes are arriving: then that one
+  /// is over. Error{kResourceExhausted} while both buffers are held. A plan of the own sender alone
+  /// needs no shadow.
   void reserve(const Transaction& transaction, SyncPlan plan);
   /// Fills the shadow and hashes what arrives. Blocks; abort() from another thread ends it with
   /// Error{kUnavailable}. Otherwise throws as Transport::receive, and the transaction is over.

@@ -9,7 +9,7 @@ void check_compute_capability(int index, std::string_view name, int major, int m
   if (major >= kOldestMajor) return;
   fail(ErrorCode::kFailedPrecondition,
        "GPU {} ('{}') has compute capability {}.{}; Nibble needs {}.0 or newer: use such a GPU, or "
-       "the CPU (cluster.device: cpu)",
+       "the CPU (a job: cluster.device: cpu; a command: --device cpu)",
        index, name, major, minor, kOldestMajor);
 }
 

@@ -24,6 +24,12 @@ void bind_cuda_thread();
 
 /// GPUs of this machine; 0 where there is no driver.
 int num_cuda_devices();
+bool is_cuda_build();
+/// Why num_cuda_devices() is 0, in a few words.
+std::string no_cuda_reason();
+/// Throws as use_cuda_device() would for any of this machine's GPUs; makes none of them this
+/// process's.
+void check_cuda_devices();
 
 /// Bytes that can still be had on the process's GPU, cached ones included.
 int64_t free_cuda_bytes();

@@ -14,6 +14,9 @@ namespace {
 }  // namespace
 
 int num_cuda_devices() { return 0; }
+bool is_cuda_build() { return false; }
+std::string no_cuda_reason() { return "this nibble was built without CUDA"; }
+void check_cuda_devices() {}
 CudaDeviceInfo use_cuda_device(int /*index*/) { refuse(); }
 void bind_cuda_thread() {}
 int64_t free_cuda_bytes() { return 0; }

@@ -221,6 +221,8 @@ __global__ void __launch_bounds__(kThreads)
     token = invert(row, row.floor_for(draw), draw.uniform, &answer);
   }
   if (threadIdx.x == 0) {
+    // No logit is a number: token 0, as on a CPU, and a log-probability that says so.
+    if (token < 0 || token >= vocab) token = 0;
     results[blockIdx.x] = {token, log_prob_of(stats, logits[token], temperature)};
   }
 }

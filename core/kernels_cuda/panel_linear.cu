@@ -42,7 +42,8 @@ struct Operands {
   const uint16_t* panel;
   Out* y;
   int64_t rows, cols, tokens;
-  const int32_t* begin;  // null: one matrix
+  const int32_t* begin;     // null: one matrix
+  const WeightView* table;  // where the panel lies when the kernel runs; null: panel
 };
 
 // The chunks of a row in the order in which they are summed: chain after chain.
@@ -208,6 +209,7 @@ __device__ void store_tile(const Operands<Out>& p, uint4* shared, int64_t first_
 template <typename T, typename Out>
 __global__ void __launch_bounds__(T::kThreads, T::kBlocks) panel_kernel(Operands<Out> p) {
   extern __shared__ uint4 shared[];
+  if (p.table != nullptr) p.panel = p.table->bf16();
   if (p.begin != nullptr) {
     const int64_t first = p.begin[blockIdx.z];
     p.tokens = p.begin[blockIdx.z + 1] - first;
@@ -306,27 +308,36 @@ void launch(const Operands<Out>& p, int64_t experts, int64_t tokens_each, cudaSt
 bool has_panel_linear() { return shared_memory_bytes() >= SmallTile::kSharedBytes; }
 
 bool suits_panel_linear(int64_t rows, int64_t cols, int64_t tokens) {
-  // Rows of whole 16-byte units on both sides.
-  return has_panel_linear() && rows % 8 == 0 && cols % 8 == 0 && tokens >= kFewestPanelTokens;
+  // Outputs in whole 16-byte units; features as linear() takes them.
+  return has_panel_linear() && rows % 8 == 0 && cols % kLaneFeatures == 0 &&
+         tokens >= kFewestPanelTokens;
 }
 
 void panel_linear(const uint16_t* x, const uint16_t* panel, int64_t rows, int64_t cols,
                   int64_t tokens, uint16_t* y, cudaStream_t stream) {
   if (tokens == 0) return;
-  launch(Operands<uint16_t>{x, panel, y, rows, cols, tokens, nullptr}, 1, tokens, stream);
+  launch(Operands<uint16_t>{x, panel, y, rows, cols, tokens, nullptr, nullptr}, 1, tokens, stream);
 }
 
 void panel_linear(const uint16_t* x, const uint16_t* panel, int64_t rows, int64_t cols,
                   int64_t tokens, float* y, cudaStream_t stream) {
   if (tokens == 0) return;
-  launch(Operands<float>{x, panel, y, rows, cols, tokens, nullptr}, 1, tokens, stream);
+  launch(Operands<float>{x, panel, y, rows, cols, tokens, nullptr, nullptr}, 1, tokens, stream);
+}
+
+void panel_linear(const uint16_t* x, const DeviceWeight& bf16, int64_t tokens, uint16_t* y,
+                  cudaStream_t stream) {
+  if (tokens == 0) return;
+  const WeightView& w = bf16.view;
+  launch(Operands<uint16_t>{x, w.bf16(), y, w.rows, w.cols, tokens, nullptr, bf16.on_device}, 1,
+         tokens, stream);
 }
 
 void grouped_panel_linear(const uint16_t* x, const uint16_t* panel, int64_t experts, int64_t rows,
                           int64_t cols, const int32_t* begin, int64_t pairs, uint16_t* y,
                           cudaStream_t stream) {
   if (pairs == 0) return;
-  launch(Operands<uint16_t>{x, panel, y, rows, cols, pairs, begin}, experts,
+  launch(Operands<uint16_t>{x, panel, y, rows, cols, pairs, begin, nullptr}, experts,
          (pairs + experts - 1) / experts, stream);
 }
 

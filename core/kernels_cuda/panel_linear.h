@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "core/kernels_cuda/device_weight.h"
+
 // linear() and grouped_linear() for many tokens: the same bits, from matrices that were dequantized
 // once (a panel), through tiles in shared memory. Faster from a few dozen tokens on.
 
@@ -12,7 +14,7 @@ namespace nibble::kernels::cuda {
 /// Whether this GPU has the shared memory for the kernel (96 KiB).
 bool has_panel_linear();
 /// Tokens of a matrix from which on making its panel pays.
-constexpr int64_t kFewestPanelTokens = 33;
+constexpr int64_t kFewestPanelTokens = 17;
 /// Whether the kernel takes these shapes here, and pays: `tokens` of each matrix, on average.
 bool suits_panel_linear(int64_t rows, int64_t cols, int64_t tokens);
 
@@ -24,6 +26,10 @@ void panel_linear(const uint16_t* x, const uint16_t* panel, int64_t rows, int64_
                   int64_t tokens, uint16_t* y, cudaStream_t stream);
 void panel_linear(const uint16_t* x, const uint16_t* panel, int64_t rows, int64_t cols,
                   int64_t tokens, float* y, cudaStream_t stream);
+
+/// The same of a BF16 matrix where it lies; a captured graph follows its device view.
+void panel_linear(const uint16_t* x, const DeviceWeight& bf16, int64_t tokens, uint16_t* y,
+                  cudaStream_t stream);
 
 /// Rows [begin[e], begin[e + 1]) of x through matrix e.
 ///   panel  device BF16 bits [experts, rows, cols]

@@ -166,6 +166,10 @@ CudaArena::Value CudaArena::linear(Value x, int64_t parameter) {
     at::mm_out(out, at::from_blob(x.data, {tokens, x.width}, options), matrix.t());
   } else if (numerics_ == Numerics::kExact &&
              kernels::cuda::suits_panel_linear(w.view.rows, w.view.cols, tokens)) {
+    if (w.view.format == kernels::WeightFormat::kBf16) {
+      kernels::cuda::panel_linear(bf16(x), w, tokens, bf16(y), stream_);
+      return y;
+    }
     kernels::cuda::dequantize(w, panel_.data(), stream_);
     kernels::cuda::panel_linear(bf16(x), panel_.data(), w.view.rows, w.view.cols, tokens, bf16(y),
                                 stream_);

@@ -133,6 +133,16 @@ class PageLockedMemory final : public CudaReachedMemory {
   void release(void* data) noexcept override { (void)cudaFreeHost(data); }
 };
 
+// Throws for a GPU that is too old.
+CudaDeviceInfo read_info(int index) {
+  cudaDeviceProp properties{};
+  NIBBLE_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
+  CudaDeviceInfo info{properties.name, index, properties.major, properties.minor,
+                      static_cast<int64_t>(properties.totalGlobalMem)};
+  check_compute_capability(index, info.name, info.major, info.minor);
+  return info;
+}
+
 }  // namespace
 
 int num_cuda_devices() {
@@ -140,16 +150,24 @@ int num_cuda_devices() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+bool is_cuda_build() { return true; }
+
+std::string no_cuda_reason() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  return status == cudaSuccess ? "the driver shows no GPU" : cudaGetErrorString(status);
+}
+
+void check_cuda_devices() {
+  for (int index = 0; index < num_cuda_devices(); ++index) (void)read_info(index);
+}
+
 CudaDeviceInfo use_cuda_device(int index) {
   const int count = num_cuda_devices();
   if (index < 0 || index >= count) {
     fail(ErrorCode::kFailedPrecondition, "there is no GPU {}: this machine shows {}", index, count);
   }
-  cudaDeviceProp properties{};
-  NIBBLE_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
-  const CudaDeviceInfo info{properties.name, index, properties.major, properties.minor,
-                            static_cast<int64_t>(properties.totalGlobalMem)};
-  check_compute_capability(index, info.name, info.major, info.minor);
+  const CudaDeviceInfo info = read_info(index);
   // Sums of BF16 products stay in float32 to the end.
   at::globalContext().setAllowBF16ReductionCuBLAS(false);
   at::globalContext().lazyInitDevice(c10::DeviceType::CUDA);

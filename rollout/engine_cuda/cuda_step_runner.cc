@@ -277,14 +277,24 @@ class CudaStepRunner final : public StepRunner {
     }
   }
 
+  // What keeps a batch without a graph, and what to change.
+  std::string uncovered_fix(int64_t tokens) const {
+    const int64_t most = std::min(config_.max_step_tokens, config_.max_logit_rows);
+    if (tokens <= most) {
+      return fmt::format("raise rollout.graph_max_batch to {}, or lower rollout.max_running",
+                         tokens);
+    }
+    return fmt::format(
+        "steps take {} tokens and {} rows of logits: raise rollout.max_step_tokens to {}, or lower "
+        "rollout.max_running",
+        config_.max_step_tokens, config_.max_logit_rows, tokens);
+  }
+
   void warn_uncovered(int64_t tokens) {
     if (warned_ || options_.graph_batches.empty()) return;
     warned_ = true;
-    log_->warn(
-        "a batch of {} sequences has no CUDA graph (largest: {}) and decodes slower; raise "
-        "rollout.graph_max_batch, rollout.max_step_tokens and the rows of logits, or lower "
-        "rollout.max_running",
-        tokens, graphs_.empty() ? 0 : graphs_.rbegin()->first);
+    log_->warn("a batch of {} sequences has no CUDA graph (largest: {}) and decodes slower; {}",
+               tokens, graphs_.empty() ? 0 : graphs_.rbegin()->first, uncovered_fix(tokens));
   }
 
   const ModelSpec& spec_;

@@ -43,9 +43,9 @@ const std::shared_ptr<const std::vector<StoredParameter>>& SimModel::version(
   std::mt19937 random(static_cast<uint32_t>(version));
   auto parameters = std::make_shared<std::vector<StoredParameter>>();
   for (int64_t p = 0; p < table.size(); ++p) {
-    StoredParameter& out = parameters->emplace_back(StoredParameter::make(
-        table.at(p), table.at(p).rows, quantization,
-        quantization.quantized[static_cast<size_t>(p)], DeviceKind::kCpu));
+    StoredParameter& out = parameters->emplace_back(
+        StoredParameter::make(table.at(p), table.at(p).rows, quantization,
+                              quantization.quantized[static_cast<size_t>(p)], DeviceKind::kCpu));
     for (uint32_t& word : out.words) word = random();
     for (uint16_t& value : out.scale) value = static_cast<uint16_t>(random());
     for (uint16_t& value : out.bf16) value = static_cast<uint16_t>(random());
@@ -58,8 +58,8 @@ const std::vector<quant::ContentHash>& SimModel::hashes(int64_t version) const {
   auto& known = hashes_[version];
   if (known.empty()) {
     const auto whole = owned_slices(manifest, table, {1}, 0);
-    known = content_hashes(manifest, shard_tensors(manifest, *this->version(version), whole),
-                           kernels);
+    known =
+        content_hashes(manifest, shard_tensors(manifest, *this->version(version), whole), kernels);
   }
   return known;
 }
@@ -144,16 +144,15 @@ void PublicationSim::begin_pull() {
 void PublicationSim::begin(std::shared_ptr<Attempt> attempt) {
   attempt->id = ++next_attempt_;
   attempt->began = now_;
-  const Layout layout =
-      attempt->peer ? Layout{{replica_slices(model_.manifest)}}
-                    : trainer_layout(model_.manifest, model_.table,
-                                     {static_cast<int>(trainers_.size())});
+  const Layout layout = attempt->peer ? Layout{{replica_slices(model_.manifest)}}
+                                      : trainer_layout(model_.manifest, model_.table,
+                                                       {static_cast<int>(trainers_.size())});
   for (const int e : attempt->engines) {
-    const std::vector<std::string> names = {attempt->peer ? fmt::format("peer {}", *attempt->peer)
-                                                          : "trainers",
-                                            fmt::format("engine {}", e)};
-    attempt->plans.push_back(make_plan({model_.manifest, layout, replica_slices(model_.manifest),
-                                        fleet_->epoch(), names}));
+    const std::vector<std::string> names = {
+        attempt->peer ? fmt::format("peer {}", *attempt->peer) : "trainers",
+        fmt::format("engine {}", e)};
+    attempt->plans.push_back(make_plan(
+        {model_.manifest, layout, replica_slices(model_.manifest), fleet_->epoch(), names}));
     attempt->transactions.push_back(
         {"job", fleet_->epoch(), attempt->version, attempt->plans.back().digest});
     attempt->ways.push_back(std::make_shared<SimWay>());
@@ -258,9 +257,8 @@ void PublicationSim::execute_on_engine(const std::shared_ptr<Attempt>& attempt,
       if (before && chance(fault_probability_)) {
         count(SimFault::kShadowHeld);
         engine.held = before;
-        at(draw(0, kLateMs), [this, e = attempt->engines[place]] {
-          engines_[static_cast<size_t>(e)].held.reset();
-        });
+        at(draw(0, kLateMs),
+           [this, e = attempt->engines[place]] { engines_[static_cast<size_t>(e)].held.reset(); });
       }
       break;
     }
@@ -406,9 +404,10 @@ void PublicationSim::ended(const std::shared_ptr<Attempt>& attempt) {
   ++(machine.is_committed() ? counts_.committed : counts_.aborted);
   fleet_->publication_ended(attempt->version, attempt->engines, machine);
   counts_.fenced += std::ssize(fleet_->behind());
-  if (chance(0.7)) at(draw(0, 20), [this, life = incarnation_] {
-    if (life == incarnation_) begin_pull();
-  });
+  if (chance(0.7))
+    at(draw(0, 20), [this, life = incarnation_] {
+      if (life == incarnation_) begin_pull();
+    });
   at(draw(0, 400), [this, life = incarnation_] {
     if (life != incarnation_) return;
     maybe_crash_somebody();
@@ -476,14 +475,14 @@ void PublicationSim::check() {
     if (status.served_version == engine.version) continue;
     engine.version = status.served_version;
     if (!log_[static_cast<size_t>(engine.version - 1)].is_committed) {
-      violation_ = fmt::format("I2: engine {} serves version {}, which is not committed", e,
-                               engine.version);
+      violation_ =
+          fmt::format("I2: engine {} serves version {}, which is not committed", e, engine.version);
     }
     const ServedWeights served = engine.receiver->served();
     if (content_hashes(model_.manifest, *served.weights, model_.kernels) !=
         model_.hashes(engine.version)) {
-      violation_ = fmt::format("I1, I4: engine {} serves other bytes as version {}", e,
-                               engine.version);
+      violation_ =
+          fmt::format("I1, I4: engine {} serves other bytes as version {}", e, engine.version);
     }
   }
 }
@@ -533,8 +532,8 @@ std::string PublicationSim::run() {
     if (std::ssize(fleet_->serving()) == std::ssize(engines_) && round > 0) break;
   }
   if (violation_.empty() && std::ssize(fleet_->serving()) != std::ssize(engines_)) {
-    violation_ = fmt::format("the end: {} of {} engines serve version {}",
-                             fleet_->serving().size(), engines_.size(), fleet_->version());
+    violation_ = fmt::format("the end: {} of {} engines serve version {}", fleet_->serving().size(),
+                             engines_.size(), fleet_->version());
   }
   if (violation_.empty()) return {};
   std::string story = violation_;

@@ -84,8 +84,8 @@ class PublicationSim {
     std::unique_ptr<WeightReceiver> receiver;
     bool is_up = true;
     int64_t incarnation = 0;
-    int64_t version = 0, epoch = 0;                // highest seen of this incarnation
-    std::shared_ptr<const ResidentWeights> held;  // by a sequence that is still running
+    int64_t version = 0, epoch = 0;                 // highest seen of this incarnation
+    std::shared_ptr<const ResidentWeights> held;    // by a sequence that is still running
     std::map<int64_t, PublicationReply> receiving;  // by attempt: receive() waits for its bytes
   };
   struct Trainer {
@@ -103,9 +103,9 @@ class PublicationSim {
     std::vector<SyncPlan> plans;
     std::vector<std::shared_ptr<SimWay>> ways;
     int64_t began = 0, version = 0;
-    std::set<int> touched;             // engines that a fault met
+    std::set<int> touched;              // engines that a fault met
     bool is_touched_elsewhere = false;  // a trainer, the log or the coordinator
-    std::optional<int64_t> recorded;  // when
+    std::optional<int64_t> recorded;    // when
   };
   struct Record {
     int64_t version = 0, epoch = 0;

@@ -78,5 +78,20 @@ TEST_F(LogSoftmaxCuda, DrawsTheCpusTokens) {
   EXPECT_LE(different, 10);
 }
 
+TEST_F(LogSoftmaxCuda, ARowWithoutNumbersDrawsTokenZeroAndSaysSo) {
+  const int64_t vocab = 5003;
+  const std::vector<float> logits(static_cast<size_t>(vocab), std::nanf(""));
+  const auto d_logits = on_device(logits);
+  const std::vector<cuda::DrawSpec> draws = {
+      {0, 0.0f, 0, 1.0f, 0.5}, {0, 1.0f, 0, 1.0f, 0.5}, {0, 1.0f, 20, 0.9f, 0.5}};
+  const auto d_draws = on_device(draws);
+  const auto results = poisoned<cuda::DrawResult>(std::ssize(draws));
+  cuda::sample(d_logits.data(), vocab, d_draws.data(), std::ssize(draws), results.data(), nullptr);
+  for (const cuda::DrawResult& result : on_host(results)) {
+    EXPECT_EQ(result.token, 0);
+    EXPECT_TRUE(std::isnan(result.log_prob));
+  }
+}
+
 }  // namespace
 }  // namespace nibble::kernels

@@ -144,9 +144,18 @@ TEST_P(EngineCuda, GraphsSurviveASwapOfWeights) {
   EXPECT_TRUE(differs);
 }
 
-// Batches that `fast` multiplies with dequantized panels.
-TEST_P(EngineCuda, GraphsOfManySequencesSurviveASwapOfWeights) {
-  GpuModel gpu = model(Numerics::kFast);
+// Batches that are multiplied with dequantized panels.
+class ManySequences
+    : public ::testing::TestWithParam<std::tuple<std::string, std::string, Numerics>> {
+ protected:
+  void SetUp() override {
+    if (!use_gpu()) GTEST_SKIP() << "no GPU on this machine";
+  }
+};
+
+TEST_P(ManySequences, GraphsSurviveASwapOfWeightsAndExactIsTheTrainersToTheBit) {
+  const Numerics numerics = std::get<2>(GetParam());
+  GpuModel gpu(std::get<0>(GetParam()), std::get<1>(GetParam()), numerics);
   auto other = gpu.host.weights->to(DeviceKind::kCpu);
   const LayerParameters& layer = gpu.host.spec.table.layers[0];
   for (const int64_t p : {layer.q, layer.o}) {
@@ -159,13 +168,14 @@ TEST_P(EngineCuda, GraphsOfManySequencesSurviveASwapOfWeights) {
   config.max_running = config.max_logit_rows = 80;
   config.kv_slots = 4096;
   config.max_positions = 32;
-  const auto make = [&] {
+  const auto make = [&](const std::vector<int64_t>& graphs) {
     return std::make_unique<Engine>(gpu.host.spec, config,
-                                    cuda_step_runner(*gpu.backend, {Numerics::kFast, {72, 80}}));
+                                    cuda_step_runner(*gpu.backend, {numerics, graphs}));
   };
-  const auto sample = [&](Engine& engine) {
+  const std::vector<int64_t> graphs = {24, 40, 72, 80};
+  const auto sample = [&](Engine& engine, uint64_t count) {
     std::vector<GenerateRequest> requests;
-    for (uint64_t i = 0; i < 80; ++i) {
+    for (uint64_t i = 0; i < count; ++i) {
       GenerateRequest request;
       request.id = i;
       request.prompt_id = i;
@@ -177,16 +187,45 @@ TEST_P(EngineCuda, GraphsOfManySequencesSurviveASwapOfWeights) {
     submit_all(engine, std::move(requests));
     return finish_all(engine);
   };
-  const auto swapped = make();
+  const auto swapped = make(graphs);
   swapped->set_weights(borrowed(*gpu.weights), 1);
-  const auto first = sample(*swapped);
+  const auto first = sample(*swapped, 80);
+  if (numerics == Numerics::kExact) {
+    // Fewer sequences take other graphs, one sequence the kernel of few tokens; no graphs at all.
+    for (const uint64_t count : {39, 23, 1}) {
+      const auto some = sample(*swapped, count);
+      expect_same(some, {first.begin(), first.begin() + static_cast<std::ptrdiff_t>(count)});
+    }
+    const auto without = make({});
+    without->set_weights(borrowed(*gpu.weights), 1);
+    expect_same(sample(*without, 80), first);
+    std::vector<SequenceGroup> groups;
+    std::vector<float> sampled;
+    for (size_t i = 0; i < first.size(); ++i) {
+      groups.push_back({{static_cast<int32_t>(i % 50 + 1), 7}, {first[i].tokens}});
+      sampled.insert(sampled.end(), first[i].log_probs.begin(), first[i].log_probs.end());
+    }
+    const auto trained = gpu.log_probs(pack_groups(groups));
+    ASSERT_EQ(trained.size(), sampled.size());
+    EXPECT_EQ(std::memcmp(trained.data(), sampled.data(), sampled.size() * sizeof(float)), 0);
+  }
   swapped->set_weights(borrowed(*other_on_gpu), 2);
-  const auto second = sample(*swapped);
-  const auto fresh = make();
+  const auto second = sample(*swapped, 80);
+  const auto fresh = make(graphs);
   fresh->set_weights(borrowed(*other_on_gpu), 1);
-  expect_same(second, sample(*fresh));
+  expect_same(second, sample(*fresh, 80));
   EXPECT_NE(first[0].log_probs, second[0].log_probs);
 }
+
+INSTANTIATE_TEST_SUITE_P(Models, ManySequences,
+                         ::testing::Combine(::testing::ValuesIn(oracle_names()),
+                                            ::testing::Values("bf16", "int4_sym7"),
+                                            ::testing::Values(Numerics::kFast, Numerics::kExact)),
+                         [](const auto& param) {
+                           return std::get<0>(param.param) + "_" + std::get<1>(param.param) +
+                                  (std::get<2>(param.param) == Numerics::kFast ? "_fast"
+                                                                               : "_exact");
+                         });
 
 INSTANTIATE_TEST_SUITE_P(Models, EngineCuda,
                          ::testing::Combine(::testing::ValuesIn(oracle_names()),
@@ -197,6 +236,10 @@ INSTANTIATE_TEST_SUITE_P(Models, EngineCuda,
 
 TEST(GraphBatches, AreOneTwoFourEightThenEveryEight) {
   EXPECT_EQ(default_graph_batches(32), (std::vector<int64_t>{1, 2, 4, 8, 16, 24, 32}));
+  EXPECT_EQ(default_graph_batches(20), (std::vector<int64_t>{1, 2, 4, 8, 16, 20}))
+      << "a full batch has a graph too";
+  EXPECT_EQ(default_graph_batches(3), (std::vector<int64_t>{1, 2, 3}));
+  EXPECT_EQ(default_graph_batches(0), std::vector<int64_t>{});
 }
 
 }  // namespace
