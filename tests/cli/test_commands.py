@@ -1,7 +1,9 @@
 """Help, inspect, doctor and plot."""
 
 import json
+import os
 import struct
+import subprocess
 import unittest
 
 from nibble_cli import MODELS, CliTestCase, directory_tensors, weights_sha256
@@ -80,6 +82,29 @@ class Doctor(CliTestCase):
     def test_a_cap_on_the_instruction_set_shows(self):
         got = json.loads(self.succeed("doctor", "--json", env={"NIBBLE_CPU_ISA": "scalar"}))
         self.assertEqual(got["cpu"]["selected_isa"], "scalar")
+
+
+    DRIVER = r"""
+        #include <string.h>
+        int cuInit(unsigned flags) { return 0; }
+        int cuDriverGetVersion(int* version) { *version = 12020; return 0; }
+        int cuDeviceGetCount(int* count) { *count = 1; return 0; }
+        int cuDeviceGetName(char* name, int size, int device) { strncpy(name, "Tesla T4", size); return 0; }
+        int cuDeviceTotalMem_v2(size_t* bytes, int device) { *bytes = 16ull << 30; return 0; }
+        int cuDeviceGetAttribute(int* value, int which, int device) { *value = which == 75 ? 7 : 5; return 0; }
+        """
+
+    def test_a_gpu_and_a_driver_that_are_too_old_are_named(self):
+        source = self.folder / "driver.c"
+        source.write_text(self.DRIVER)
+        subprocess.run(["cc", "-shared", "-fPIC", "-w", "-include", "stddef.h", "-o",
+                        self.folder / "libcuda.so.1", source], check=True, timeout=60)
+        path = f"{self.folder}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+        got = json.loads(self.succeed("doctor", "--json", env={"LD_LIBRARY_PATH": path}))
+        self.assertEqual(got["cuda"]["gpus"][0]["name"], "Tesla T4")
+        advice = " ".join(got["advice"])
+        self.assertIn("The NVIDIA driver is for CUDA 12.2", advice)
+        self.assertIn("Tesla T4 has compute capability 7.5; Nibble needs 8.0", advice)
 
 
 class Plot(CliTestCase):
