@@ -7,6 +7,7 @@
 
 #include "core/base/env.h"
 #include "core/base/fail.h"
+#include "core/base/failpoint.h"
 #include "core/config/nearest.h"
 
 namespace nibble {
@@ -90,6 +91,7 @@ void check_whole_numbers(CLI::App& app) {
 std::unique_ptr<ParsedCommand> parse_command_line(int argc, const char* const* argv) {
   auto parsed = std::make_unique<ParsedCommand>();
   parsed->log_level = read_env().log_level.value_or("info");
+  check_failpoints();
   CLI::App app(kDescription, "nibble");
   app.require_subcommand(1);
   app.set_version_flag("--version", "nibble " NIBBLE_VERSION);

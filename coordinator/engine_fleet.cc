@@ -67,4 +67,9 @@ void EngineFleet::pull_ended(int engine, int64_t version, bool has_committed) {
   entry.is_fenced = false;
 }
 
+void EngineFleet::readmit(int engine) {
+  entries_[static_cast<size_t>(engine)].is_fenced = false;
+  ++epoch_;
+}
+
 }  // namespace nibble

@@ -40,6 +40,8 @@ class EngineFleet {
   std::optional<int> next_peer();
   void pull_began(int engine) { entries_[static_cast<size_t>(engine)].is_pulling = true; }
   void pull_ended(int engine, int64_t version, bool has_committed);
+  /// A fenced engine takes part in the next publication as it is.
+  void readmit(int engine);
 
  private:
   struct Entry {

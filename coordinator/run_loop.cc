@@ -93,7 +93,9 @@ void RunLoop::start_workers() {
   for (auto& engine : engines_) engines.push_back(engine.get());
   publisher_ = std::make_unique<WeightPublisher>(
       config_.run.directory.filename().string(), membership_.epoch(), trainers_->clients(), engines,
-      store_, milliseconds(config_.weight_sync.timeout_ms));
+      store_,
+      PublisherOptions{milliseconds(config_.weight_sync.timeout_ms),
+                       config_.cluster.placement == Placement::kSeparate});
 }
 
 RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
@@ -120,17 +122,20 @@ RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
 
 RunLoop::Rollout RunLoop::generate_on_all(const GenerateTask& base,
                                           const std::vector<PromptTask>& prompts) {
-  std::vector<GenerateTask> tasks(engines_.size(), base);
+  // Fenced engines generate nothing. Which engine makes a sample does not change it.
+  const std::vector<int> serving = publisher_->serving();
+  std::vector<GenerateTask> tasks(serving.size(), base);
   for (size_t i = 0; i < prompts.size(); ++i) {
     tasks[i % tasks.size()].prompts.push_back(prompts[i]);
   }
   std::mutex mutex;
   Rollout rollout;
   std::vector<std::function<void()>> calls;
-  for (size_t e = 0; e < engines_.size(); ++e) {
-    if (tasks[e].prompts.empty()) continue;
-    calls.emplace_back([&, e] {
-      GenerateResult result = engines_[e]->generate(tasks[e], sampling_.timeout);
+  for (size_t t = 0; t < tasks.size(); ++t) {
+    if (tasks[t].prompts.empty()) continue;
+    calls.emplace_back([&, t] {
+      RolloutClient& engine = *engines_[static_cast<size_t>(serving[t])];
+      GenerateResult result = engine.generate(tasks[t], sampling_.timeout);
       const std::lock_guard lock(mutex);
       rollout.samples.insert(rollout.samples.end(), result.samples.begin(), result.samples.end());
       rollout.groups.insert(rollout.groups.end(), result.groups.begin(), result.groups.end());
@@ -192,6 +197,7 @@ void RunLoop::run_step(int64_t step) {
   row.set("sync_ms", published_.sync_ms);
   row.set("sync_wire_ms", published_.wire_ms);
   row.set("pause_ms", published_.pause_ms);
+  row.set("serving_engines", static_cast<double>(published_.engines));
   const double step_ms = whole.elapsed_ms();
   row.set("step_ms", step_ms);
   row.set("tokens_per_s", static_cast<double>(rollout.generated_tokens) / step_ms * 1000.0);

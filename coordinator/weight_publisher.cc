@@ -1,54 +1,38 @@
 #include "coordinator/weight_publisher.h"
 
 #include <algorithm>
-#include <functional>
-#include <mutex>
 
 #include "core/base/clock.h"
 #include "core/base/fail.h"
 #include "core/base/log.h"
-#include "core/base/parallel_calls.h"
 
 namespace nibble {
 namespace {
 
-std::string hex(const std::string& bytes) {
-  std::string text;
-  for (const char byte : bytes) text += fmt::format("{:02x}", static_cast<unsigned char>(byte));
-  return text;
-}
+// Above every epoch that a message of before a restart may carry: fencing and pulls raise it
+// between two records of the log.
+constexpr int64_t kEpochsOfOneLife = 1000;
 
-// The first line in which two manifests differ.
-std::string first_difference(const std::string& a, const std::string& b) {
-  const auto difference = std::mismatch(a.begin(), a.end(), b.begin(), b.end());
-  const auto line_at = [](const std::string& text, std::string::const_iterator at) {
-    const auto position = static_cast<size_t>(at - text.begin());
-    const size_t begin = position == 0 ? 0 : text.rfind('\n', position - 1) + 1;
-    return text.substr(begin, text.find('\n', position) - begin);
-  };
-  return fmt::format("'{}' against '{}'", line_at(a, difference.first),
-                     line_at(b, difference.second));
+int64_t first_epoch(int64_t epoch, const RunStore& store) {
+  for (const VersionRecord& record : store.versions()) {
+    epoch = std::max(epoch, record.epoch + kEpochsOfOneLife);
+  }
+  return epoch;
 }
 
 }  // namespace
 
-// What one try collects from several threads.
-struct WeightPublisher::Attempt {
-  std::mutex mutex;
-  double wire_ms = 0.0;  // guarded by mutex
-  std::chrono::milliseconds timeout{0};
-};
-
 WeightPublisher::WeightPublisher(std::string job, int64_t epoch,
                                  std::vector<TrainerClient*> trainers,
                                  std::vector<RolloutClient*> engines, RunStore& store,
-                                 std::chrono::milliseconds timeout)
+                                 PublisherOptions options)
     : job_(std::move(job)),
-      epoch_(epoch),
       trainers_(std::move(trainers)),
       engines_(std::move(engines)),
       store_(store),
-      timeout_(timeout) {
+      options_(options),
+      fleet_(static_cast<int>(engines_.size()), first_epoch(epoch, store)),
+      met_(engines_.size(), false) {
   // Version numbers never come back, also after a crash between prepare and decision.
   for (const VersionRecord& record : store_.undecided_versions()) {
     VersionRecord aborted = record;
@@ -60,109 +44,144 @@ WeightPublisher::WeightPublisher(std::string job, int64_t epoch,
   }
 }
 
-std::vector<std::string> WeightPublisher::membership(size_t engine) const {
-  std::vector<std::string> names;
-  for (const TrainerClient* trainer : trainers_) names.push_back(trainer->member().id);
-  names.push_back(engines_[engine]->member().id);
-  return names;
-}
+WeightPublisher::~WeightPublisher() = default;
 
-// One process group per engine, hosted by the engine: a dead engine holds no other.
-void WeightPublisher::meet() {
-  ++meetings_;
-  std::vector<std::function<void()>> calls;
-  for (size_t e = 0; e < engines_.size(); ++e) {
-    const Member& host = engines_[e]->member();
-    const MeetingPoint at{host.host, host.rendezvous_port,
-                          fmt::format("{}-sync-{}-{}", job_, e, meetings_), timeout_};
-    calls.emplace_back(
-        [this, e, at] { engines_[e]->join_trainers(at, static_cast<int>(trainers_.size())); });
-    for (TrainerClient* trainer : trainers_) {
-      calls.emplace_back([trainer, e, at] { trainer->join_engine(static_cast<int>(e), at); });
-    }
+PublicationAttempt::Plan WeightPublisher::make_plan(std::vector<int> engines, int64_t version) {
+  PublicationAttempt::Plan plan;
+  plan.trainers = trainers_;
+  plan.numbers = std::move(engines);
+  plan.job = job_;
+  plan.epoch = fleet_.epoch();
+  plan.version = version;
+  plan.timeout = options_.timeout;
+  for (const int e : plan.numbers) {
+    const auto place = static_cast<size_t>(e);
+    plan.engines.push_back(engines_[place]);
+    const Member& host = engines_[place]->member();
+    plan.meetings.emplace_back();
+    if (met_[place]) continue;
+    plan.meetings.back() =
+        MeetingPoint{host.host, host.rendezvous_port,
+                     fmt::format("{}-sync-{}-{}", job_, e, ++meetings_), options_.timeout};
   }
-  run_parallel(calls);
-  met_ = true;
-}
-
-void WeightPublisher::plan_all(std::vector<PublicationId>& publications, PublishStats& stats) {
-  for (size_t e = 0; e < engines_.size(); ++e) {
-    const PlanAnswer wanted = engines_[e]->plan(epoch_, membership(e), timeout_);
-    for (TrainerClient* trainer : trainers_) {
-      const PlanAnswer planned = trainer->plan(epoch_, membership(e), timeout_);
-      if (planned.digest == wanted.digest) continue;
-      fail(ErrorCode::kFailedPrecondition, "{} and {} disagree about the weights: {}",
-           trainer->member().id, engines_[e]->member().id,
-           first_difference(planned.manifest_text, wanted.manifest_text));
-    }
-    publications.push_back({job_, epoch_, version_, wanted.digest});
-    stats.bytes += wanted.bytes;
-  }
-}
-
-void WeightPublisher::move_and_prepare(size_t engine, const PublicationId& publication,
-                                       Attempt& attempt) {
-  RolloutClient& receiver = *engines_[engine];
-  const auto names = membership(engine);
-  receiver.reserve(publication, names, attempt.timeout);
-  std::vector<std::string> reports(trainers_.size());
-  std::vector<std::function<void()>> calls;
-  double wire_ms = 0.0;
-  calls.emplace_back([&] { wire_ms = receiver.receive_weights(publication, attempt.timeout); });
-  for (size_t t = 0; t < trainers_.size(); ++t) {
-    calls.emplace_back([&, t] {
-      reports[t] = trainers_[t]
-                       ->send_weights(publication, static_cast<int>(engine), names, attempt.timeout)
-                       .report;
-    });
-  }
-  run_parallel(calls);
-  receiver.prepare(publication, reports, attempt.timeout);
-  const std::lock_guard lock(attempt.mutex);
-  attempt.wire_ms = std::max(attempt.wire_ms, wire_ms);
+  return plan;
 }
 
 PublishStats WeightPublisher::try_publish(int64_t step) {
   const Stopwatch clock;
-  if (!met_) meet();
-  PublishStats stats;
-  stats.version = ++version_;
-  std::vector<PublicationId> publications;
-  plan_all(publications, stats);
-  VersionRecord record{version_, epoch_, step, Decision::kPrepared, {}, "", unix_ms()};
-  for (const RolloutClient* engine : engines_) record.members.push_back(engine->member().id);
-  record.digest = hex(publications.front().plan_digest);
-  Attempt attempt;
-  attempt.timeout = timeout_;
-  try {
-    std::vector<std::function<void()>> calls;
-    for (size_t e = 0; e < engines_.size(); ++e) {
-      calls.emplace_back([&, e] { move_and_prepare(e, publications[e], attempt); });
-    }
-    run_parallel(calls);
-    store_.record_version(record);
-    record.decision = Decision::kCommitted;
-    store_.record_version(record);  // durable from here on: every engine must follow
-  } catch (const Error& error) {
-    met_ = false;  // a failed transfer spends its process groups
-    for (size_t e = 0; e < engines_.size(); ++e) {
-      try {
-        engines_[e]->abort(publications[e], error.what(), std::chrono::milliseconds(15'000));
-      } catch (const Error& second) {
-        get_logger("coordinator")
-            ->warn("{} did not abort: {}", engines_[e]->member().id, second.what());
-      }
-    }
-    record.decision = Decision::kAborted;
-    store_.record_version(record);
-    throw;
+  collect_pulls();
+  if (!options_.can_pull) {
+    for (const int e : fleet_.behind()) fleet_.readmit(e);
   }
-  stats.wire_ms = attempt.wire_ms;
-  for (size_t e = 0; e < engines_.size(); ++e) {
-    stats.pause_ms = std::max(stats.pause_ms, engines_[e]->commit(publications[e], timeout_));
+  const std::vector<int> members = fleet_.members();
+  if (members.empty()) {
+    fail(ErrorCode::kUnavailable, "no engine can take a version: all are catching up");
   }
-  stats.sync_ms = clock.elapsed_ms();
+  VersionRecord record{++version_, fleet_.epoch(), step, Decision::kPrepared, {}, "", unix_ms()};
+  store_.record_version(record);  // the number never comes back
+  PublicationAttempt::Plan plan = make_plan(members, version_);
+  plan.record = [this, &record](bool commits, const std::vector<int>& engines,
+                                const std::string& digest) {
+    for (const int e : engines) {
+      record.members.push_back(engines_[static_cast<size_t>(e)]->member().id);
+    }
+    record.digest = digest;
+    record.decision = commits ? Decision::kCommitted : Decision::kAborted;
+    store_.record_version(record);  // durable from here on: every member must follow
+  };
+  auto attempt = std::make_unique<PublicationAttempt>(std::move(plan));
+  Publication publication(static_cast<int>(members.size()), static_cast<int>(trainers_.size()));
+  attempt->run(publication);
+  fleet_.publication_ended(version_, members, publication);
+  for (size_t i = 0; i < members.size(); ++i) {
+    // A failed transfer spends its process group.
+    met_[static_cast<size_t>(members[i])] = publication.failure(static_cast<int>(i)).empty();
+  }
+  const PublicationAttempt& ended = *attempt;
+  std::erase_if(attempts_, [](const auto& earlier) { return !earlier->has_calls_out(); });
+  attempts_.push_back(std::move(attempt));
+  if (!publication.is_committed()) {
+    throw ended.first_error().value_or(
+        Error(ErrorCode::kDeadlineExceeded,
+              fmt::format("version {} was not ready in time on {} of {} engines", version_,
+                          members.size() - publication.members().size(), members.size())));
+  }
+  note_fenced(ended, publication);
+  PublishStats stats{version_,        ended.bytes(),    clock.elapsed_ms(),
+                     ended.wire_ms(), ended.pause_ms(), std::ssize(fleet_.serving())};
+  start_pulls();
   return stats;
+}
+
+void WeightPublisher::note_fenced(const PublicationAttempt& attempt,
+                                  const Publication& publication) {
+  for (size_t i = 0; i < attempt.plan().engines.size(); ++i) {
+    const std::string& why = publication.failure(static_cast<int>(i));
+    if (why.empty()) continue;
+    const std::string& who = attempt.plan().engines[i]->member().id;
+    const std::string text = fmt::format("version {} goes on without {}: {}", version_, who, why);
+    get_logger("coordinator")->warn("{}", text);
+    store_.record_event({unix_ms(), Severity::kWarning, who, "engine_fenced", text});
+  }
+}
+
+// Engines that were left behind take the committed version from one that has it, while the job goes
+// on.
+void WeightPublisher::start_pulls() {
+  if (!options_.can_pull) return;
+  for (const int e : fleet_.behind()) {
+    const auto peer = fleet_.next_peer();
+    if (!peer) return;
+    fleet_.pull_began(e);
+    const auto place = static_cast<size_t>(e);
+    met_[place] = false;
+    PublicationAttempt::Plan plan = make_plan({e}, fleet_.version());
+    plan.peer = engines_[static_cast<size_t>(*peer)];
+    plan.meetings[0]->group_name = fmt::format("{}-pull-{}-{}", job_, e, meetings_);
+    get_logger("coordinator")
+        ->info("{} pulls version {} from {}", engines_[place]->member().id, plan.version,
+               plan.peer->member().id);
+    auto has_committed = std::async(std::launch::async, [plan = std::move(plan)] {
+      try {
+        // It may have committed, and only its answer was lost.
+        if (plan.engines[0]->status(plan.timeout).served_version == plan.version) return true;
+        PublicationAttempt attempt(plan);
+        Publication publication(1, 1);
+        attempt.run(publication);
+        const bool done = publication.state(0) == EngineState::kCommitted;
+        if (!done) {
+          get_logger("coordinator")
+              ->warn("{} did not catch up: {}", plan.engines[0]->member().id,
+                     publication.failure(0));
+        }
+        return done;
+      } catch (const std::exception& error) {
+        get_logger("coordinator")
+            ->warn("{} did not catch up: {}", plan.engines[0]->member().id, error.what());
+        return false;
+      }
+    });
+    pulls_.push_back({e, fleet_.version(), std::move(has_committed)});
+  }
+}
+
+void WeightPublisher::collect_pulls() {
+  for (Pull& pull : pulls_) {
+    if (pull.has_committed.wait_for(std::chrono::seconds(0)) != std::future_status::ready) continue;
+    const bool has_committed = pull.has_committed.get();
+    fleet_.pull_ended(pull.engine, pull.version, has_committed);
+    if (!has_committed) continue;
+    const std::string& who = engines_[static_cast<size_t>(pull.engine)]->member().id;
+    const std::string text = fmt::format("{} serves version {} again", who, pull.version);
+    get_logger("coordinator")->info("{}", text);
+    store_.record_event({unix_ms(), Severity::kInfo, who, "engine_caught_up", text});
+  }
+  std::erase_if(pulls_, [](const Pull& pull) { return !pull.has_committed.valid(); });
+}
+
+std::vector<int> WeightPublisher::serving() {
+  collect_pulls();
+  return fleet_.serving();
 }
 
 PublishStats WeightPublisher::publish(int64_t step, int64_t retries) {

@@ -2,9 +2,13 @@
 
 #include <chrono>
 #include <cstdint>
+#include <future>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "coordinator/engine_fleet.h"
+#include "coordinator/publication_attempt.h"
 #include "coordinator/worker_client.h"
 #include "core/store/run_store.h"
 
@@ -17,39 +21,58 @@ struct PublishStats {
   double sync_ms = 0.0;   ///< whole transaction
   double wire_ms = 0.0;   ///< slowest engine, first byte awaited to last byte hashed
   double pause_ms = 0.0;  ///< longest pause of an engine
+  int64_t engines = 0;    ///< that serve the version; the others are fenced
 };
 
-/// Publishes weight versions: plan, reserve, move, verify and prepare on every engine, then the
-/// decision is written durably, then every engine swaps. A failure before the decision leaves all
-/// engines on the version before. One thread.
+struct PublisherOptions {
+  std::chrono::milliseconds timeout{120'000};  ///< of moving a version, and again of its commits
+  /// A fenced engine pulls the committed version from another while the job goes on; without this
+  /// (engines that share a process with a sender) it takes part in the next publication.
+  bool can_pull = true;
+};
+
+/// Publishes weight versions: the driver of Publication and EngineFleet, which decide; this carries
+/// their calls out, each on a thread, writes the log and keeps the time. The decision is durable
+/// before an engine swaps. An engine that fails or is late is fenced, said in the log and the run
+/// store, and catches up in the background. One thread.
 class WeightPublisher {
  public:
-  /// Borrows all; they must outlive it. `timeout` is for one publication.
+  /// Borrows all; they must outlive it.
   WeightPublisher(std::string job, int64_t epoch, std::vector<TrainerClient*> trainers,
-                  std::vector<RolloutClient*> engines, RunStore& store,
-                  std::chrono::milliseconds timeout);
+                  std::vector<RolloutClient*> engines, RunStore& store, PublisherOptions options);
+  /// Waits for calls that are still out; each has a deadline.
+  ~WeightPublisher();
 
   /// Publishes the trainers' current weights as the next version, trying again `retries` times.
   /// Throws what the last try threw.
   PublishStats publish(int64_t step, int64_t retries);
 
+  /// Numbers of the engines that serve the newest version.
+  std::vector<int> serving();
+
  private:
-  struct Attempt;
-  void meet();
-  void plan_all(std::vector<PublicationId>& publications, PublishStats& stats);
-  void move_and_prepare(size_t engine, const PublicationId& publication, Attempt& attempt);
+  struct Pull {
+    int engine = 0;
+    int64_t version = 0;
+    std::future<bool> has_committed;
+  };
   PublishStats try_publish(int64_t step);
-  std::vector<std::string> membership(size_t engine) const;
+  PublicationAttempt::Plan make_plan(std::vector<int> engines, int64_t version);
+  void start_pulls();
+  void collect_pulls();
+  void note_fenced(const PublicationAttempt& attempt, const Publication& publication);
 
   const std::string job_;
-  const int64_t epoch_;
   const std::vector<TrainerClient*> trainers_;
   const std::vector<RolloutClient*> engines_;
   RunStore& store_;
-  const std::chrono::milliseconds timeout_;
+  const PublisherOptions options_;
+  EngineFleet fleet_;
   int64_t version_ = 0;
   int64_t meetings_ = 0;
-  bool met_ = false;
+  std::vector<bool> met_;  // by engine: its group with the trainers stands
+  std::vector<std::unique_ptr<PublicationAttempt>> attempts_;  // some of whose calls are still out
+  std::vector<Pull> pulls_;
 };
 
 }  // namespace nibble

@@ -39,6 +39,14 @@ PlanAnswer decode_plan(const Response& response) {
   return {response.plan_digest(), response.bytes(), response.manifest_text()};
 }
 
+SendAnswer decode_sent(const v1::SendWeightsResponse& response) {
+  return {response.report().SerializeAsString(), response.bytes(), response.wire_ms()};
+}
+
+v1::Source encode(WeightSource source) {
+  return source == WeightSource::kPeer ? v1::SOURCE_PEER : v1::SOURCE_TRAINERS;
+}
+
 v1::PlanRequest plan_request(int64_t epoch, const std::vector<std::string>& membership) {
   v1::PlanRequest request;
   request.set_epoch(epoch);
@@ -162,7 +170,7 @@ SendAnswer TrainerClient::send_weights(const PublicationId& publication, int eng
   request.set_deadline_ms(timeout.count());
   v1::SendWeightsResponse response;
   NIBBLE_CALL(SendWeights, with_margin(timeout), request, response);
-  return {response.report().SerializeAsString(), response.bytes(), response.wire_ms()};
+  return decode_sent(response);
 }
 
 struct RolloutClient::Stub {
@@ -226,30 +234,61 @@ void RolloutClient::join_trainers(const MeetingPoint& at, int num_trainers) {
   NIBBLE_CALL(JoinTrainers, with_margin(at.timeout), request, response);
 }
 
+void RolloutClient::join_peer(const MeetingPoint& at, bool sends) {
+  v1::JoinPeerRequest request;
+  encode(at, *request.mutable_rendezvous());
+  request.set_sends(sends);
+  v1::Empty response;
+  NIBBLE_CALL(JoinPeer, with_margin(at.timeout), request, response);
+}
+
+EngineStatus RolloutClient::status(milliseconds timeout) {
+  v1::EngineStatus response;
+  NIBBLE_CALL(Status, timeout, v1::Empty(), response);
+  return {response.state(), response.served_version(), response.last_failure()};
+}
+
 PlanAnswer RolloutClient::plan(int64_t epoch, const std::vector<std::string>& membership,
-                               milliseconds timeout) {
+                               WeightSource source, milliseconds timeout) {
   v1::PlanResponse response;
-  const v1::PlanRequest request = plan_request(epoch, membership);
+  v1::PlanRequest request = plan_request(epoch, membership);
+  request.set_source(encode(source));
   NIBBLE_CALL(Plan, timeout, request, response);
   return decode_plan(response);
 }
 
 void RolloutClient::reserve(const PublicationId& publication,
-                            const std::vector<std::string>& membership, milliseconds timeout) {
+                            const std::vector<std::string>& membership, WeightSource source,
+                            milliseconds timeout) {
   v1::ReserveRequest request;
   encode(publication, *request.mutable_transaction());
   add_membership(membership, request);
+  request.set_source(encode(source));
   v1::ReserveResponse response;
   NIBBLE_CALL(Reserve, timeout, request, response);
 }
 
-double RolloutClient::receive_weights(const PublicationId& publication, milliseconds timeout) {
+double RolloutClient::receive_weights(const PublicationId& publication, WeightSource source,
+                                      milliseconds timeout) {
   v1::ReceiveWeightsRequest request;
   encode(publication, *request.mutable_transaction());
   request.set_deadline_ms(timeout.count());
+  request.set_source(encode(source));
   v1::ReceiveWeightsResponse response;
   NIBBLE_CALL(ReceiveWeights, with_margin(timeout), request, response);
   return response.wire_ms();
+}
+
+SendAnswer RolloutClient::send_weights(const PublicationId& publication,
+                                       const std::vector<std::string>& membership,
+                                       milliseconds timeout) {
+  v1::SendWeightsRequest request;
+  encode(publication, *request.mutable_transaction());
+  add_membership(membership, request);
+  request.set_deadline_ms(timeout.count());
+  v1::SendWeightsResponse response;
+  NIBBLE_CALL(SendWeights, with_margin(timeout), request, response);
+  return decode_sent(response);
 }
 
 void RolloutClient::prepare(const PublicationId& publication,

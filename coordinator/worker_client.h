@@ -42,6 +42,16 @@ struct GroupSource {
   int64_t computed_tokens = 0;
 };
 
+/// Who sends to an engine: the trainer ranks, or one engine that serves the version.
+enum class WeightSource { kTrainers, kPeer };
+
+/// One look at an engine's weights.
+struct EngineStatus {
+  std::string state;           ///< docs/weight_sync_protocol.md
+  int64_t served_version = 0;  ///< 0: none
+  std::string last_failure;
+};
+
 /// What one sender said it sent: opaque bytes for the receiver to compare.
 struct SendAnswer {
   std::string report;
@@ -141,12 +151,19 @@ class RolloutClient {
   void start(std::chrono::milliseconds timeout);
   GenerateResult generate(const GenerateTask& task, std::chrono::milliseconds timeout);
   void join_trainers(const MeetingPoint& at, int num_trainers);
-  PlanAnswer plan(int64_t epoch, const std::vector<std::string>& membership,
+  void join_peer(const MeetingPoint& at, bool sends);
+  EngineStatus status(std::chrono::milliseconds timeout);
+  PlanAnswer plan(int64_t epoch, const std::vector<std::string>& membership, WeightSource source,
                   std::chrono::milliseconds timeout);
   void reserve(const PublicationId& publication, const std::vector<std::string>& membership,
-               std::chrono::milliseconds timeout);
+               WeightSource source, std::chrono::milliseconds timeout);
   /// Returns the milliseconds from the first byte waited for to the last one hashed.
-  double receive_weights(const PublicationId& publication, std::chrono::milliseconds timeout);
+  double receive_weights(const PublicationId& publication, WeightSource source,
+                         std::chrono::milliseconds timeout);
+  /// As a peer: moves what it serves.
+  SendAnswer send_weights(const PublicationId& publication,
+                          const std::vector<std::string>& membership,
+                          std::chrono::milliseconds timeout);
   void prepare(const PublicationId& publication, const std::vector<std::string>& reports,
                std::chrono::milliseconds timeout);
   /// Returns the pause of the engine in milliseconds.

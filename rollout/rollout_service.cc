@@ -3,6 +3,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include "core/base/fail.h"
+#include "core/base/failpoint.h"
 #include "core/base/log.h"
 #include "core/data/sample_codec.h"
 #include "core/device/cuda_backend.h"
@@ -10,6 +11,7 @@
 #include "core/rpc/status.h"
 #include "proto/nibble.grpc.pb.h"
 #include "weight_sync/group_transport.h"
+#include "weight_sync/sender.h"
 #include "weight_sync/sync_codec.h"
 
 namespace nibble {
@@ -65,6 +67,16 @@ Deadline deadline_of(const grpc::ServerContext& context) {
 
 constexpr auto kAbortTimeout = std::chrono::milliseconds(10'000);
 
+Rendezvous decode_rendezvous(const v1::Rendezvous& at) {
+  return {at.host(), at.port(), at.group_name(), std::chrono::milliseconds(at.timeout_ms())};
+}
+
+// A way to others: kept by whoever moves bytes over it, also when a new one has taken its place.
+struct Link {
+  std::unique_ptr<ProcessGroup> group;
+  std::unique_ptr<Transport> transport;
+};
+
 }  // namespace
 
 class RolloutService::Impl final : public v1::Rollout::Service {
@@ -117,22 +129,63 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   grpc::Status JoinTrainers(grpc::ServerContext*, const v1::JoinTrainersRequest* request,
                             v1::Empty*) override {
     return run_rpc([&] {
-      const v1::Rendezvous& at = request->rendezvous();
-      const Rendezvous rendezvous{at.host(), at.port(), at.group_name(),
-                                  std::chrono::milliseconds(at.timeout_ms())};
+      failpoint(name("join"));
       // Behind the trainer ranks; at its own where this process is one of them.
       const int rank = own_sender().value_or(request->num_trainers());
       const int world = request->num_trainers() + (own_sender() ? 0 : 1);
       if (world == 1) return;  // there is nobody else
-      const bool on_gpu = options_.worker.gpu != nullptr;
-      ops::bind_cuda_thread();
-      auto group = on_gpu ? join_gpu_group(options_.gpu_wire, rendezvous, rank, world)
-                          : join_gloo_group(rendezvous, rank, world);
-      const std::lock_guard lock(mutex_);
-      transport_.reset();
-      group_ = std::move(group);
-      transport_ = std::make_unique<GroupTransport>(*group_, rank,
-                                                    on_gpu ? DeviceKind::kCuda : DeviceKind::kCpu);
+      join(trainers_link_, decode_rendezvous(request->rendezvous()), rank, world, rank);
+    });
+  }
+
+  grpc::Status JoinPeer(grpc::ServerContext*, const v1::JoinPeerRequest* request,
+                        v1::Empty*) override {
+    return run_rpc([&] {
+      failpoint(name("join_peer"));
+      constexpr int kReceiver = 1;
+      join(peer_link_, decode_rendezvous(request->rendezvous()), request->sends() ? 0 : kReceiver,
+           2, kReceiver);
+    });
+  }
+
+  grpc::Status Status(grpc::ServerContext*, const v1::Empty*, v1::EngineStatus* response) override {
+    return run_rpc([&] {
+      const ReceiverStatus status = receiver().status();
+      response->set_state(std::string(receiver_state_name(status.state)));
+      response->set_served_version(status.served_version);
+      response->set_epoch(status.epoch);
+      if (status.transaction) {
+        encode_transaction(*status.transaction, *response->mutable_transaction());
+      }
+      response->set_arrived_bytes(status.arrived_bytes);
+      response->set_expected_bytes(status.expected_bytes);
+      response->set_last_failure(status.last_failure);
+    });
+  }
+
+  grpc::Status SendWeights(grpc::ServerContext*, const v1::SendWeightsRequest* request,
+                           v1::SendWeightsResponse* response) override {
+    return run_rpc([&] {
+      failpoint(name("send"));
+      const Transaction transaction = decode_transaction(request->transaction());
+      const ServedWeights served = receiver().served();
+      if (served.weights == nullptr || served.version != transaction.version) {
+        fail(ErrorCode::kFailedPrecondition, "engine {} serves version {}, not {}", options_.engine,
+             served.version, transaction.version);
+      }
+      const SyncPlan plan = make_sync_plan(
+          transaction.epoch, {request->membership().begin(), request->membership().end()},
+          v1::SOURCE_PEER);
+      WeightSender sender(0, receiver().manifest(), *kernels_);
+      sender.publish(served.version, replica_tensors(receiver().manifest(), *served.weights),
+                     served.weights);
+      const auto peer = link(peer_link_, "peer");
+      const Stopwatch clock;
+      encode_report(sender.move(transaction, plan, *peer->transport,
+                                Deadline::after(std::chrono::milliseconds(request->deadline_ms()))),
+                    *response->mutable_report());
+      response->set_wire_ms(clock.elapsed_ms());
+      response->set_bytes(plan.bytes);
     });
   }
 
@@ -140,7 +193,8 @@ class RolloutService::Impl final : public v1::Rollout::Service {
                     v1::PlanResponse* response) override {
     return run_rpc([&] {
       const SyncPlan plan = make_sync_plan(
-          request->epoch(), {request->membership().begin(), request->membership().end()});
+          request->epoch(), {request->membership().begin(), request->membership().end()},
+          request->source());
       response->set_plan_digest(digest_bytes(plan.digest));
       response->set_bytes(wire_bytes(plan));
       response->set_manifest_text(manifest_text(receiver().manifest()));
@@ -151,8 +205,10 @@ class RolloutService::Impl final : public v1::Rollout::Service {
                        v1::ReserveResponse* response) override {
     return run_rpc([&] {
       const Transaction transaction = decode_transaction(request->transaction());
+      failpoint(name("reserve"));
       SyncPlan plan = make_sync_plan(transaction.epoch,
-                                     {request->membership().begin(), request->membership().end()});
+                                     {request->membership().begin(), request->membership().end()},
+                                     request->source());
       response->set_shadow_bytes(wire_bytes(plan));
       receiver().reserve(transaction, std::move(plan));
     });
@@ -163,14 +219,20 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     return run_rpc([&] {
       const Transaction transaction = decode_transaction(request->transaction());
       const Deadline deadline = Deadline::after(std::chrono::milliseconds(request->deadline_ms()));
+      failpoint(name("receive"));
       const Stopwatch clock;
-      if (options_.store != nullptr) {
+      if (options_.store != nullptr && request->source() == v1::SOURCE_TRAINERS) {
+        const auto others =
+            options_.trainers.world > 1 ? link(trainers_link_, "trainers") : nullptr;
         receiver().receive_held(transaction, options_.store->take(transaction.version, deadline),
-                                options_.trainers.world > 1 ? &trainers_transport() : nullptr,
-                                deadline);
+                                others ? others->transport.get() : nullptr, deadline);
       } else {
-        receiver().receive(transaction, trainers_transport(), deadline);
+        const bool from_peer = request->source() == v1::SOURCE_PEER;
+        const auto senders =
+            from_peer ? link(peer_link_, "peer") : link(trainers_link_, "trainers");
+        receiver().receive(transaction, *senders->transport, deadline);
       }
+      failpoint(name("received"));
       response->set_wire_ms(clock.elapsed_ms());
       response->set_bytes(receiver().manifest().bytes);
     });
@@ -179,6 +241,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   grpc::Status Prepare(grpc::ServerContext*, const v1::PrepareRequest* request,
                        v1::Empty*) override {
     return run_rpc([&] {
+      failpoint(name("prepare"));
       const Transaction transaction = decode_transaction(request->transaction());
       std::vector<SenderReport> reports;
       for (const v1::SenderReport& report : request->reports()) {
@@ -186,17 +249,20 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       }
       receiver().verify(transaction, reports);
       receiver().prepare(transaction);
+      failpoint(name("prepared"));
     });
   }
 
   grpc::Status Commit(grpc::ServerContext*, const v1::CommitRequest* request,
                       v1::CommitResponse* response) override {
     return run_rpc([&] {
+      failpoint(name("commit"));
       const ServedWeights served = receiver().commit(decode_transaction(request->transaction()));
       const double pause_ms =
           thread_.run([&] { return worker().set_weights(served.weights, served.version); });
       response->set_pause_ms(pause_ms);
       log_->info("serves version={} pause_ms={:.3f}", served.version, pause_ms);
+      failpoint(name("committed"));
     });
   }
 
@@ -220,11 +286,33 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     }
     return *receiver_;
   }
-  Transport& trainers_transport() {
+  std::string name(const char* place) const {
+    return fmt::format("rollout/{}.{}", options_.engine, place);
+  }
+  std::shared_ptr<Link> link(const std::shared_ptr<Link>& which, const char* whom) {
     const std::lock_guard lock(mutex_);
-    if (!transport_)
-      fail(ErrorCode::kFailedPrecondition, "engine {} has met no trainers", options_.engine);
-    return *transport_;
+    if (!which) {
+      fail(ErrorCode::kFailedPrecondition, "engine {} has met no {}", options_.engine, whom);
+    }
+    return which;
+  }
+  // The link before, if a transfer still waits there, ends first.
+  void join(std::shared_ptr<Link>& which, const Rendezvous& rendezvous, int rank, int world,
+            int receiver_rank) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (which) which->transport->abort();
+      which.reset();
+    }
+    const bool on_gpu = options_.worker.gpu != nullptr;
+    ops::bind_cuda_thread();
+    auto made = std::make_shared<Link>();
+    made->group = on_gpu ? join_gpu_group(options_.gpu_wire, rendezvous, rank, world)
+                         : join_gloo_group(rendezvous, rank, world);
+    made->transport = std::make_unique<GroupTransport>(
+        *made->group, receiver_rank, on_gpu ? DeviceKind::kCuda : DeviceKind::kCpu);
+    const std::lock_guard lock(mutex_);
+    which = std::move(made);
   }
   // The sender of the plans that is in this process.
   std::optional<int> own_sender() const {
@@ -235,9 +323,11 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     const Edge* own = own_sender() ? plan.edge_of(*own_sender()) : nullptr;
     return plan.bytes - (own == nullptr ? 0 : own->bytes);
   }
-  SyncPlan make_sync_plan(int64_t epoch, std::vector<std::string> membership) {
+  SyncPlan make_sync_plan(int64_t epoch, std::vector<std::string> membership, v1::Source source) {
     const Manifest& manifest = receiver().manifest();
-    const Layout senders = trainer_layout(manifest, worker().spec().table, options_.trainers);
+    const Layout senders = source == v1::SOURCE_PEER
+                               ? Layout{{replica_slices(manifest)}}
+                               : trainer_layout(manifest, worker().spec().table, options_.trainers);
     const auto destination = replica_slices(manifest);
     const TransferSizes sizes = options_.worker.gpu != nullptr ? kGpuTransfers : TransferSizes{};
     return make_plan({manifest, senders, destination, epoch, membership, sizes});
@@ -249,8 +339,8 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   std::unique_ptr<const kernels::WeightKernels> kernels_;
   std::unique_ptr<WeightReceiver> receiver_;  // set by Start, before any other call
   std::mutex mutex_;
-  std::unique_ptr<ProcessGroup> group_;  // guarded by mutex_, like the next
-  std::unique_ptr<GroupTransport> transport_;
+  std::shared_ptr<Link> trainers_link_;  // guarded by mutex_, like the next; shared: with transfers
+  std::shared_ptr<Link> peer_link_;
   std::unique_ptr<RolloutWorker> worker_;  // lives on thread_
   TaskThread thread_;                      // last member
 };

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "core/base/fail.h"
+#include "core/base/failpoint.h"
 #include "core/base/log.h"
 #include "core/base/task_thread.h"
 #include "core/comm_cuda/gpu_group.h"
@@ -164,7 +165,15 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   grpc::Status JoinEngine(grpc::ServerContext*, const v1::JoinEngineRequest* request,
                           v1::Empty*) override {
     return run_rpc([&] {
-      auto link = std::make_unique<EngineLink>(
+      failpoint(name("join"));
+      {
+        // A transfer to an engine that was left behind may still wait there.
+        const std::lock_guard lock(mutex_);
+        const auto before = engines_.find(request->engine());
+        if (before != engines_.end()) before->second->transport->abort();
+        engines_.erase(request->engine());
+      }
+      auto link = std::make_shared<EngineLink>(
           is_own_engine(request->engine())
               ? EngineLink{nullptr, std::make_unique<HeldTransport>()}
               : join_engine(request->engine(), decode_rendezvous(request->rendezvous())));
@@ -187,19 +196,21 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   grpc::Status SendWeights(grpc::ServerContext*, const v1::SendWeightsRequest* request,
                            v1::SendWeightsResponse* response) override {
     return run_rpc([&] {
+      failpoint(name("send"));
       const Transaction transaction = decode_transaction(request->transaction());
       publish(transaction.version);
       const SyncPlan plan = make_sync_plan(
           transaction.epoch, {request->membership().begin(), request->membership().end()});
-      Transport& transport = engine_transport(request->engine());
+      const auto engine = engine_link(request->engine());
       const Stopwatch clock;
       const SenderReport report =
-          sender_->move(transaction, plan, transport,
+          sender_->move(transaction, plan, *engine->transport,
                         Deadline::after(std::chrono::milliseconds(request->deadline_ms())));
       response->set_wire_ms(clock.elapsed_ms());
       const Edge* edge = is_own_engine(request->engine()) ? nullptr : plan.edge_of(options_.rank);
       response->set_bytes(edge == nullptr ? 0 : edge->bytes);
       encode_report(report, *response->mutable_report());
+      failpoint(name("sent"));
     });
   }
 
@@ -343,14 +354,17 @@ class TrainerService::Impl final : public v1::Trainer::Service {
       fail(ErrorCode::kFailedPrecondition, "trainer {} has not started", options_.rank);
     return *trainer_;
   }
-  Transport& engine_transport(int engine) {
+  std::string name(const char* place) const {
+    return fmt::format("trainer/{}.{}", options_.rank, place);
+  }
+  std::shared_ptr<EngineLink> engine_link(int engine) {
     const std::lock_guard lock(mutex_);
     const auto found = engines_.find(engine);
     if (found == engines_.end()) {
       fail(ErrorCode::kFailedPrecondition, "trainer {} has not met engine {}", options_.rank,
            engine);
     }
-    return *found->second->transport;
+    return found->second;
   }
   SyncPlan make_sync_plan(int64_t epoch, std::vector<std::string> membership) {
     const Manifest& manifest = sender_->manifest();
@@ -371,7 +385,7 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   std::unique_ptr<nibble::Trainer> trainer_;  // lives on thread_
   std::unique_ptr<WeightSender> sender_;
   std::mutex mutex_;
-  std::map<int, std::unique_ptr<EngineLink>> engines_;  // guarded by mutex_
+  std::map<int, std::shared_ptr<EngineLink>> engines_;  // guarded by mutex_; shared: with transfers
   int64_t published_ = 0;                               // guarded by mutex_
   TaskThread thread_;                                   // last member
 };

@@ -46,6 +46,7 @@ Env read_env() {
          *env.cpu_isa);
   }
   env.log_level = get("NIBBLE_LOG");
+  env.failpoints = get("NIBBLE_FAILPOINTS");
   return env;
 }
 

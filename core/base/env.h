@@ -12,6 +12,7 @@ struct Env {
   std::optional<int64_t> fake_qat_group;  ///< OPEN_TRAINING_INT4_GROUP_SIZE: 32, 64 or 128
   std::optional<std::string> cpu_isa;     ///< NIBBLE_CPU_ISA: scalar | avx2 | avx512 (a cap)
   std::optional<std::string> log_level;   ///< NIBBLE_LOG: trace | debug | info | warn | error
+  std::optional<std::string> failpoints;  ///< NIBBLE_FAILPOINTS: faults for tests (failpoint.h)
 };
 
 /// Reads the variables above. Throws Error{kInvalidArgument} naming a variable with a bad value.

@@ -169,7 +169,8 @@ class Job:
 
 
 TIMES = ("_ms", "_per_s")
-VARYING = ("weight_version", "published_version", "eval_weight_version", "sync_bytes")
+VARYING = ("weight_version", "published_version", "eval_weight_version", "sync_bytes",
+           "serving_engines")
 
 
 def reproducible(rows):

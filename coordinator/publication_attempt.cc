@@ -1,0 +1,247 @@
+#include "coordinator/publication_attempt.h"
+
+#include <algorithm>
+
+#include "core/base/fail.h"
+#include "core/base/failpoint.h"
+#include "core/base/parallel_calls.h"
+
+namespace nibble {
+namespace {
+
+constexpr auto kAbortTimeout = std::chrono::milliseconds(15'000);
+
+std::string hex(const std::string& bytes) {
+  std::string text;
+  for (const char byte : bytes) text += fmt::format("{:02x}", static_cast<unsigned char>(byte));
+  return text;
+}
+
+// The first line in which two manifests differ.
+std::string first_difference(const std::string& a, const std::string& b) {
+  const auto difference = std::mismatch(a.begin(), a.end(), b.begin(), b.end());
+  const auto line_at = [](const std::string& text, std::string::const_iterator at) {
+    const auto position = static_cast<size_t>(at - text.begin());
+    const size_t begin = position == 0 ? 0 : text.rfind('\n', position - 1) + 1;
+    return text.substr(begin, text.find('\n', position) - begin);
+  };
+  return fmt::format("'{}' against '{}'", line_at(a, difference.first),
+                     line_at(b, difference.second));
+}
+
+}  // namespace
+
+PublicationAttempt::~PublicationAttempt() = default;  // futures of std::async wait
+
+std::optional<Error> PublicationAttempt::first_error() const {
+  const std::lock_guard lock(mutex_);
+  return first_error_;
+}
+int64_t PublicationAttempt::bytes() const {
+  const std::lock_guard lock(mutex_);
+  return bytes_;
+}
+double PublicationAttempt::wire_ms() const {
+  const std::lock_guard lock(mutex_);
+  return wire_ms_;
+}
+double PublicationAttempt::pause_ms() const {
+  const std::lock_guard lock(mutex_);
+  return pause_ms_;
+}
+bool PublicationAttempt::has_calls_out() const {
+  return std::any_of(calls_.begin(), calls_.end(), [](const std::future<void>& call) {
+    return call.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
+  });
+}
+
+std::vector<std::string> PublicationAttempt::membership(int engine) const {
+  std::vector<std::string> names;
+  if (plan_.peer != nullptr) {
+    names.push_back(plan_.peer->member().id);
+  } else {
+    for (const TrainerClient* trainer : plan_.trainers) names.push_back(trainer->member().id);
+  }
+  names.push_back(plan_.engines[static_cast<size_t>(engine)]->member().id);
+  return names;
+}
+
+PublicationId PublicationAttempt::id(int engine) const {
+  const std::lock_guard lock(mutex_);
+  return {plan_.job, plan_.epoch, plan_.version, digests_[static_cast<size_t>(engine)]};
+}
+
+void PublicationAttempt::run(Publication& publication) {
+  digests_.resize(plan_.engines.size());
+  const auto dispatch = [&](const Calls& calls) {
+    for (const PublicationCall& call : calls) {
+      if (call.step != PublicationStep::kRecord) {
+        start(call, publication);
+      } else {
+        const std::lock_guard lock(mutex_);
+        replies_.push_back({call, {}, {}});  // written below, by this thread
+      }
+    }
+  };
+  dispatch(publication.begin());
+  Deadline deadline = Deadline::after(plan_.timeout);
+  while (!publication.is_done()) {
+    auto reply = wait_for_reply(deadline);
+    if (!reply) {
+      dispatch(publication.expire());
+      deadline = Deadline::after(plan_.timeout);
+      continue;
+    }
+    if (reply->to.step == PublicationStep::kRecord) {
+      reply = record(reply->to, publication);
+      deadline = Deadline::after(plan_.timeout);  // the commits'
+    }
+    dispatch(publication.take(*reply));
+  }
+}
+
+PublicationReply PublicationAttempt::record(const PublicationCall& call,
+                                            const Publication& publication) {
+  PublicationReply reply{call, {}, {}};
+  if (!plan_.record) return reply;
+  std::vector<int> members;
+  for (const int e : publication.members()) {
+    members.push_back(plan_.numbers[static_cast<size_t>(e)]);
+  }
+  try {
+    failpoint("coordinator.decide");
+    std::string digest;
+    {
+      const std::lock_guard lock(mutex_);
+      digest = hex(digests_.front());
+    }
+    plan_.record(call.commits, members, digest);
+    failpoint("coordinator.decided");
+  } catch (const Error& error) {
+    reply.error = error.what();
+    const std::lock_guard lock(mutex_);
+    if (!first_error_) first_error_ = error;
+  }
+  return reply;
+}
+
+std::optional<PublicationReply> PublicationAttempt::wait_for_reply(Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  if (!replied_.wait_until(lock, deadline.time(), [&] { return !replies_.empty(); })) {
+    return std::nullopt;
+  }
+  PublicationReply reply = std::move(replies_.front());
+  replies_.pop_front();
+  return reply;
+}
+
+void PublicationAttempt::start(const PublicationCall& call, const Publication& publication) {
+  calls_.push_back(
+      std::async(std::launch::async, [this, call, reports = publication.reports(call.engine)] {
+        PublicationReply reply{call, {}, {}};
+        try {
+          reply = execute(call, reports);
+        } catch (const std::exception& error) {
+          reply.error = error.what();
+          const auto* typed = dynamic_cast<const Error*>(&error);
+          const std::lock_guard lock(mutex_);
+          if (!first_error_ && call.step != PublicationStep::kAbort) {
+            first_error_ = typed != nullptr ? *typed : Error(ErrorCode::kInternal, error.what());
+          }
+        }
+        const std::lock_guard lock(mutex_);
+        replies_.push_back(std::move(reply));
+        replied_.notify_all();
+      }));
+}
+
+PublicationReply PublicationAttempt::execute(const PublicationCall& call,
+                                             const std::vector<std::string>& reports) {
+  PublicationReply reply{call, {}, {}};
+  RolloutClient& engine = *plan_.engines[static_cast<size_t>(call.engine)];
+  const auto timeout = plan_.timeout;
+  switch (call.step) {
+    case PublicationStep::kPlan:
+      plan_engine(call.engine);
+      break;
+    case PublicationStep::kReserve:
+      engine.reserve(id(call.engine), membership(call.engine), source(), timeout);
+      break;
+    case PublicationStep::kReceive: {
+      const double ms = engine.receive_weights(id(call.engine), source(), timeout);
+      const std::lock_guard lock(mutex_);
+      wire_ms_ = std::max(wire_ms_, ms);
+      break;
+    }
+    case PublicationStep::kSend:
+      reply.report =
+          plan_.peer != nullptr
+              ? plan_.peer->send_weights(id(call.engine), membership(call.engine), timeout).report
+              : plan_.trainers[static_cast<size_t>(call.sender)]
+                    ->send_weights(id(call.engine), plan_.numbers[static_cast<size_t>(call.engine)],
+                                   membership(call.engine), timeout)
+                    .report;
+      break;
+    case PublicationStep::kPrepare:
+      engine.prepare(id(call.engine), reports, timeout);
+      break;
+    case PublicationStep::kCommit: {
+      const double ms = engine.commit(id(call.engine), timeout);
+      const std::lock_guard lock(mutex_);
+      pause_ms_ = std::max(pause_ms_, ms);
+      break;
+    }
+    case PublicationStep::kAbort:
+      // Not planned yet: nothing to abort.
+      if (id(call.engine).plan_digest.empty()) break;
+      engine.abort(id(call.engine), "the publication goes on without this engine", kAbortTimeout);
+      break;
+    case PublicationStep::kRecord:
+      break;
+  }
+  return reply;
+}
+
+// One process group per engine, hosted by the engine: a dead engine holds no other.
+void PublicationAttempt::meet(int e) {
+  const auto& meeting = plan_.meetings[static_cast<size_t>(e)];
+  if (!meeting) return;
+  RolloutClient& engine = *plan_.engines[static_cast<size_t>(e)];
+  std::vector<std::function<void()>> calls;
+  if (plan_.peer != nullptr) {
+    calls.emplace_back([&] { engine.join_peer(*meeting, false); });
+    calls.emplace_back([&] { plan_.peer->join_peer(*meeting, true); });
+  } else {
+    calls.emplace_back(
+        [&] { engine.join_trainers(*meeting, static_cast<int>(plan_.trainers.size())); });
+    for (TrainerClient* trainer : plan_.trainers) {
+      calls.emplace_back(
+          [&, trainer] { trainer->join_engine(plan_.numbers[static_cast<size_t>(e)], *meeting); });
+    }
+  }
+  run_parallel(calls);
+}
+
+void PublicationAttempt::plan_engine(int e) {
+  meet(e);
+  RolloutClient& engine = *plan_.engines[static_cast<size_t>(e)];
+  const auto names = membership(e);
+  const PlanAnswer wanted = engine.plan(plan_.epoch, names, source(), plan_.timeout);
+  const auto compare = [&](const std::string& sender, const PlanAnswer& planned) {
+    if (planned.digest == wanted.digest) return;
+    fail(ErrorCode::kFailedPrecondition, "{} and {} disagree about the weights: {}", sender,
+         engine.member().id, first_difference(planned.manifest_text, wanted.manifest_text));
+  };
+  if (plan_.peer != nullptr) {
+    compare(plan_.peer->member().id, plan_.peer->plan(plan_.epoch, names, source(), plan_.timeout));
+  } else {
+    for (TrainerClient* trainer : plan_.trainers) {
+      compare(trainer->member().id, trainer->plan(plan_.epoch, names, plan_.timeout));
+    }
+  }
+  const std::lock_guard lock(mutex_);
+  digests_[static_cast<size_t>(e)] = wanted.digest;
+  bytes_ += wanted.bytes;
+}
+
+}  // namespace nibble
