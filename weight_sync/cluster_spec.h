@@ -101,7 +101,8 @@ struct ClusterSpec {
 
   int num_replicas() const { return static_cast<int>(rollout.size()) / replica_gpus; }
   int gpu_of(int replica, int shard) const {
-    return rollout[static_cast<size_t>(replica * replica_gpus + shard)];
+    return rollout[static_cast<size_t>(replica) * static_cast<size_t>(replica_gpus) +
+                   static_cast<size_t>(shard)];
   }
   int node_of(int gpu) const { return gpus[static_cast<size_t>(gpu)].node; }
 };
