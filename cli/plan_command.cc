@@ -1,0 +1,269 @@
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/command.h"
+#include "convert/convert.h"
+#include "core/base/fail.h"
+#include "core/base/json.h"
+#include "core/checkpoint/hf_directory.h"
+#include "core/spec/mesh.h"
+#include "core/spec/quantization.h"
+#include "weight_sync/cluster_spec.h"
+#include "weight_sync/fanout.h"
+#include "weight_sync/manifest.h"
+
+namespace nibble {
+namespace {
+
+struct PlanFlags {
+  std::filesystem::path config;
+  std::filesystem::path cluster;
+  std::filesystem::path model;
+  int64_t group_size = 0;
+  std::string targets;
+  bool all = false;
+  bool json = false;
+};
+
+// The model as it is stored and sent; weights need not be there.
+struct PlannedModel {
+  ModelConfig config;
+  ParameterTable table;
+  QuantizationPlan quantization;
+  Manifest manifest;
+};
+
+void check_flags(const PlanFlags& flags) {
+  if (flags.cluster.empty()) {
+    fail(ErrorCode::kUnimplemented,
+         "`nibble plan` plans weight sync only; memory is not planned yet: use `nibble plan --sync "
+         "CLUSTER.yaml --model DIR`");
+  }
+  if (!flags.config.empty()) {
+    fail(ErrorCode::kInvalidArgument,
+         "--sync takes a cluster file and --model; leave '{}' out (a job's file is not read)",
+         flags.config.string());
+  }
+  if (flags.model.empty()) {
+    fail(ErrorCode::kInvalidArgument,
+         "--sync needs --model: a directory with the model's config.json");
+  }
+  const int64_t group = flags.group_size;
+  if (group != 0 && group != 32 && group != 64 && group != 128) {
+    fail(ErrorCode::kInvalidArgument, "--group-size is {}; it must be 32, 64 or 128", group);
+  }
+}
+
+// What the flags say, else the checkpoint, else what `nibble convert` does by default.
+QuantizationPlan quantization_of(const PlanFlags& flags, const Json& config,
+                                 const PlannedModel& model, const std::string& what) {
+  const auto stored = parse_quantization_config(config, what);
+  if (stored && flags.group_size == 0 && flags.targets.empty()) {
+    return plan_from_config(model.table, *stored);
+  }
+  const int64_t group = flags.group_size != 0 ? flags.group_size
+                        : stored              ? stored->group_size
+                                              : ConvertOptions{}.group_size;
+  const QuantTargets targets =
+      flags.targets.empty() ? default_targets(model.config) : parse_quant_targets(flags.targets);
+  return plan_quantization(model.table, targets, 4, group);
+}
+
+PlannedModel planned_model(const PlanFlags& flags) {
+  const std::string what = (flags.model / "config.json").string();
+  const Json config = read_hf_config(flags.model);
+  PlannedModel model;
+  model.config = parse_model_config(config, what);
+  model.table = model_parameters(model.config);
+  model.quantization = quantization_of(flags, config, model, what);
+  model.manifest = make_manifest(model.table, model.quantization);
+  return model;
+}
+
+std::vector<FanoutPlan> fanout_plans(const ClusterSpec& cluster, const PlannedModel& model,
+                                     const PlanFlags& flags) {
+  if (const auto problem = mesh_problem(model.config, cluster.mesh)) {
+    fail(ErrorCode::kInvalidArgument, "{}: trainer: {}", flags.cluster.string(), *problem);
+  }
+  const FanoutShares shares =
+      fanout_shares(model.manifest, model.table, cluster.mesh, cluster.replica_gpus);
+  std::vector<FanoutPlan> plans;
+  plans.reserve(kFanoutStrategies.size());
+  for (const FanoutStrategy strategy : kFanoutStrategies) {
+    plans.push_back(plan_fanout(cluster, shares, strategy));
+  }
+  return plans;
+}
+
+// The first of those that take as long: it is the simpler one.
+const FanoutPlan& fastest(const std::vector<FanoutPlan>& plans) {
+  return *std::min_element(plans.begin(), plans.end(),
+                           [](const FanoutPlan& a, const FanoutPlan& b) {
+                             return a.expected_s * (1.0 + 1e-6) < b.expected_s;
+                           });
+}
+
+OrderedJson plan_json(const FanoutPlan& plan, const ClusterSpec& cluster) {
+  OrderedJson edges = OrderedJson::array();
+  for (const FanoutEdge& edge : plan.edges) {
+    edges.push_back({{"from", edge.from},
+                     {"to", edge.to},
+                     {"link", link_class_name(edge.link)},
+                     {"bytes", edge.bytes}});
+  }
+  OrderedJson links = OrderedJson::array();
+  for (const LinkLoad& link : plan.links) {
+    links.push_back({{"link", link_name(link, cluster.links.nic_of)},
+                     {"bytes", link.bytes},
+                     {"gb_per_s", link.bytes_per_s / 1e9},
+                     {"ms", link.seconds() * 1e3}});
+  }
+  return {{"strategy", fanout_name(plan.strategy)},
+          {"chains", plan.num_chains},
+          {"longest_chain", plan.longest_chain},
+          {"bound_ms", plan.bound_s * 1e3},
+          {"expected_ms", plan.expected_s * 1e3},
+          {"links", links},
+          {"edges", edges}};
+}
+
+std::string plans_json(const std::vector<FanoutPlan>& plans, const ClusterSpec& cluster,
+                       const PlannedModel& model) {
+  OrderedJson strategies = OrderedJson::array();
+  for (const FanoutPlan& plan : plans) strategies.push_back(plan_json(plan, cluster));
+  OrderedJson gpus = OrderedJson::array();
+  for (const ClusterGpu& gpu : cluster.gpus) {
+    OrderedJson json = {{"node", gpu.node}};
+    if (gpu.trainer_rank >= 0) json["trainer_rank"] = gpu.trainer_rank;
+    if (gpu.rollout_place >= 0) {
+      json["replica"] = gpu.rollout_place / cluster.replica_gpus;
+      json["shard"] = gpu.rollout_place % cluster.replica_gpus;
+    }
+    gpus.push_back(json);
+  }
+  const StoredFormat& format = model.manifest.format;
+  const OrderedJson root = {{"model_bytes", model.manifest.bytes},
+                            {"bits", format.bits},
+                            {"group_size", format.group_size},
+                            {"trainers", cluster.trainers.size()},
+                            {"replicas", cluster.num_replicas()},
+                            {"replica_gpus", cluster.replica_gpus},
+                            {"chunk_bytes", cluster.chunk_bytes},
+                            {"fastest", fanout_name(fastest(plans).strategy)},
+                            {"gpus", gpus},
+                            {"strategies", strategies}};
+  return root.dump();
+}
+
+double gigabytes(int64_t bytes) { return static_cast<double>(bytes) / 1e9; }
+
+// Links of one kind and direction in one line: the most and the sum.
+void print_links(const FanoutPlan& plan, const ClusterSpec& cluster) {
+  fmt::print("  {:<12} {:>6} {:>12} {:>12} {:>8} {:>10}  {}\n", "links", "used", "sum GB",
+             "most GB", "GB/s", "most ms", "where");
+  for (const LinkClass kind : {LinkClass::kNvlink, LinkClass::kNic}) {
+    for (const bool is_out : {true, false}) {
+      const LinkLoad* most = nullptr;
+      int64_t used = 0, sum = 0;
+      for (const LinkLoad& link : plan.links) {
+        if (link.link != kind || link.is_out != is_out) continue;
+        ++used;
+        sum += link.bytes;
+        if (most == nullptr || link.bytes > most->bytes) most = &link;
+      }
+      if (most == nullptr) continue;
+      fmt::print("  {:<12} {:>6} {:>12.3f} {:>12.3f} {:>8.1f} {:>10.2f}  {}\n",
+                 fmt::format("{} {}", link_class_name(kind), is_out ? "out" : "in"), used,
+                 gigabytes(sum), gigabytes(most->bytes), most->bytes_per_s / 1e9,
+                 most->seconds() * 1e3, link_name(*most, cluster.links.nic_of));
+    }
+  }
+}
+
+void print_each_link(const FanoutPlan& plan, const ClusterSpec& cluster) {
+  for (const LinkLoad& link : plan.links) {
+    fmt::print("  {:<19} {:>25.3f} {:>8.1f} {:>10.2f}\n", link_name(link, cluster.links.nic_of),
+               gigabytes(link.bytes), link.bytes_per_s / 1e9, link.seconds() * 1e3);
+  }
+}
+
+void print_edges(const FanoutPlan& plan, const PlanFlags& flags) {
+  constexpr size_t kFewEdges = 16;
+  const size_t shown = flags.all ? plan.edges.size() : std::min(plan.edges.size(), kFewEdges);
+  fmt::print("  {:>8} {:>8} {:<8} {:>12}\n", "from GPU", "to GPU", "link", "GB");
+  for (size_t i = 0; i < shown; ++i) {
+    const FanoutEdge& edge = plan.edges[i];
+    fmt::print("  {:>8} {:>8} {:<8} {:>12.3f}\n", edge.from, edge.to, link_class_name(edge.link),
+               gigabytes(edge.bytes));
+  }
+  if (shown < plan.edges.size()) {
+    fmt::print("  ... and {} more edges; --all prints them\n", plan.edges.size() - shown);
+  }
+}
+
+void print_plans(const std::vector<FanoutPlan>& plans, const ClusterSpec& cluster,
+                 const PlannedModel& model, const PlanFlags& flags) {
+  const StoredFormat& format = model.manifest.format;
+  fmt::print("{}: {:.3f} GB stored, {}\n", flags.model.string(), gigabytes(model.manifest.bytes),
+             model.quantization.any()
+                 ? fmt::format("{} bits in groups of {}", format.bits, format.group_size)
+                 : "nothing quantized");
+  fmt::print("{}: {} nodes, {} trainer GPUs, {} replicas of {}; chunks of {:.3f} MB\n",
+             flags.cluster.string(), cluster.num_nodes, cluster.trainers.size(),
+             cluster.num_replicas(), cluster.replica_gpus,
+             static_cast<double>(cluster.chunk_bytes) / 1e6);
+  for (const FanoutPlan& plan : plans) {
+    fmt::print("\n{}: bound {:.2f} ms, expected {:.2f} ms; {} edges, {} chains of at most {}\n",
+               fanout_name(plan.strategy), plan.bound_s * 1e3, plan.expected_s * 1e3,
+               plan.edges.size(), plan.num_chains, plan.longest_chain);
+    print_links(plan, cluster);
+    if (flags.all) print_each_link(plan, cluster);
+    print_edges(plan, flags);
+  }
+  fmt::print("\nfastest: {}\n", fanout_name(fastest(plans).strategy));
+}
+
+void run_plan(const PlanFlags& flags) {
+  check_flags(flags);
+  const ClusterSpec cluster = load_cluster(flags.cluster);
+  const PlannedModel model = planned_model(flags);
+  const std::vector<FanoutPlan> plans = fanout_plans(cluster, model, flags);
+  if (flags.json) {
+    fmt::print("{}\n", plans_json(plans, cluster, model));
+  } else {
+    print_plans(plans, cluster, model, flags);
+  }
+}
+
+}  // namespace
+
+void add_plan_command(CLI::App& app, CommandContext& context) {
+  CLI::App* command = app.add_subcommand(
+      "plan", "how weights get from trainers to replicas in a cluster, and how long that takes");
+  auto flags = std::make_shared<PlanFlags>();  // shared: parse and work are two callbacks
+  command->add_option("config", flags->config, "YAML file of a job (memory is not planned yet)");
+  command->add_option("--sync", flags->cluster, "YAML file of a cluster: nodes, GPUs, link rates");
+  command->add_option("--model", flags->model,
+                      "Hugging Face directory; config.json is enough, weights are not read");
+  command->add_option("--group-size", flags->group_size,
+                      "32, 64 or 128; default: the checkpoint's, else 32");
+  command->add_option("--targets", flags->targets,
+                      "what is quantized: experts, mlp or linear; default: the checkpoint's, else "
+                      "as in convert");
+  command->add_flag("--all", flags->all,
+                    "print every link and edge, not only sums and the first ones");
+  command->add_flag("--json", flags->json, "print one JSON object, with all links and edges");
+  command->footer(
+      "Example:\n  nibble plan --sync configs/clusters/one-node-4-4.yaml --model "
+      "models/Qwen3-30B-A3B --group-size 128");
+  command->callback([flags, &context] { context.run = [flags] { run_plan(*flags); }; });
+}
+
+}  // namespace nibble
