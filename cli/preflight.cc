@@ -54,6 +54,11 @@ void check_device(const RunConfig& config) {
          ops::no_cuda_reason());
   }
   if (has_gpu) ops::check_cuda_devices();
+  if (has_gpu && config.weight_sync.delta) {
+    fail(ErrorCode::kInvalidArgument,
+         "weight_sync.delta works between CPUs only so far: set it to false, or cluster.device: "
+         "cpu");
+  }
   if (config.cluster.device == DeviceChoice::kAuto && !has_gpu) {
     get_logger("config")->info("cluster.device: auto takes the CPU: {}", ops::no_cuda_reason());
   }

@@ -68,11 +68,13 @@ std::vector<std::string> PublicationAttempt::membership(int engine) const {
 
 PublicationId PublicationAttempt::id(int engine) const {
   const std::lock_guard lock(mutex_);
-  return {plan_.job, plan_.epoch, plan_.version, digests_[static_cast<size_t>(engine)]};
+  const auto e = static_cast<size_t>(engine);
+  return {plan_.job, plan_.epoch, plan_.version, digests_[e], bases_[e]};
 }
 
 void PublicationAttempt::run(Publication& publication) {
   digests_.resize(plan_.engines.size());
+  bases_.resize(plan_.engines.size());
   const auto dispatch = [&](const Calls& calls) {
     for (const PublicationCall& call : calls) {
       if (call.step != PublicationStep::kRecord) {
@@ -173,15 +175,13 @@ PublicationReply PublicationAttempt::execute(const PublicationCall& call,
       wire_ms_ = std::max(wire_ms_, ms);
       break;
     }
-    case PublicationStep::kSend:
-      reply.report =
-          plan_.peer != nullptr
-              ? plan_.peer->send_weights(id(call.engine), membership(call.engine), timeout).report
-              : plan_.trainers[static_cast<size_t>(call.sender)]
-                    ->send_weights(id(call.engine), plan_.numbers[static_cast<size_t>(call.engine)],
-                                   membership(call.engine), timeout)
-                    .report;
+    case PublicationStep::kSend: {
+      SendAnswer sent = send(call);
+      reply.report = std::move(sent.report);
+      const std::lock_guard lock(mutex_);
+      bytes_ += sent.bytes;
       break;
+    }
     case PublicationStep::kPrepare:
       engine.prepare(id(call.engine), reports, timeout);
       break;
@@ -200,6 +200,15 @@ PublicationReply PublicationAttempt::execute(const PublicationCall& call,
       break;
   }
   return reply;
+}
+
+SendAnswer PublicationAttempt::send(const PublicationCall& call) {
+  const PublicationId publication = id(call.engine);
+  const auto names = membership(call.engine);
+  if (plan_.peer != nullptr) return plan_.peer->send_weights(publication, names, plan_.timeout);
+  return plan_.trainers[static_cast<size_t>(call.sender)]->send_weights(
+      publication, plan_.numbers[static_cast<size_t>(call.engine)], names, plan_.committed_version,
+      plan_.timeout);
 }
 
 // One process group per engine, hosted by the engine: a dead engine holds no other.
@@ -241,7 +250,10 @@ void PublicationAttempt::plan_engine(int e) {
   }
   const std::lock_guard lock(mutex_);
   digests_[static_cast<size_t>(e)] = wanted.digest;
-  bytes_ += wanted.bytes;
+  // Nothing is known of what an engine that was restarted serves: it is asked.
+  const bool has_base =
+      plan_.committed_version > 0 && wanted.served_version == plan_.committed_version;
+  bases_[static_cast<size_t>(e)] = plan_.sends_changes && has_base ? plan_.committed_version : 0;
 }
 
 }  // namespace nibble

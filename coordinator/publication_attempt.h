@@ -29,6 +29,8 @@ class PublicationAttempt {
     std::string job;
     int64_t epoch = 0;
     int64_t version = 0;
+    int64_t committed_version = 0;         ///< that senders keep; 0: none
+    bool sends_changes = false;            ///< since committed_version, to engines that serve it
     std::chrono::milliseconds timeout{0};  ///< of each phase
     /// Makes the decision durable; null: it is already.
     std::function<void(bool commits, const std::vector<int>& members, const std::string& digest)>
@@ -43,7 +45,7 @@ class PublicationAttempt {
   const Plan& plan() const { return plan_; }
   /// The first error of an engine, by time.
   std::optional<Error> first_error() const;
-  int64_t bytes() const;
+  int64_t bytes() const;    ///< sent, to all engines
   double wire_ms() const;   ///< of the slowest engine
   double pause_ms() const;  ///< the longest
   bool has_calls_out() const;
@@ -52,6 +54,7 @@ class PublicationAttempt {
   using Calls = std::vector<PublicationCall>;
   void start(const PublicationCall& call, const Publication& publication);
   PublicationReply execute(const PublicationCall& call, const std::vector<std::string>& reports);
+  SendAnswer send(const PublicationCall& call);
   void plan_engine(int engine);
   void meet(int engine);
   PublicationReply record(const PublicationCall& call, const Publication& publication);
@@ -66,6 +69,7 @@ class PublicationAttempt {
   mutable std::mutex mutex_;
   std::condition_variable replied_;
   std::deque<PublicationReply> replies_;  // guarded by mutex_, like all that follow
+  std::vector<int64_t> bases_;            // by engine, once planned, like the next
   std::vector<std::string> digests_;      // by engine, once planned
   std::optional<Error> first_error_;
   int64_t bytes_ = 0;

@@ -125,6 +125,8 @@ struct WeightSyncSection {
   TransportChoice transport = TransportChoice::kAuto;
   int64_t timeout_ms = 120'000;
   int64_t retries = 1;
+  bool delta = false;
+  int64_t whole_every = 20;
 };
 template <typename Visitor>
 void visit_fields(Visitor& v, WeightSyncSection& c) {
@@ -132,6 +134,10 @@ void visit_fields(Visitor& v, WeightSyncSection& c) {
           "between GPUs, weights and gradients: nccl, or gloo through host memory; auto: nccl");
   v.field("timeout_ms", c.timeout_ms, "ms", "deadline of one publication", AtLeast{1});
   v.field("retries", c.retries, "", "publications tried again before the run stops", AtLeast{0});
+  v.field("delta", c.delta, "",
+          "send what changed since the version before, where the engine has it; on CPUs");
+  v.field("whole_every", c.whole_every, "versions", "with delta: a whole version every so often",
+          AtLeast{1});
 }
 
 /// Key `logging`.

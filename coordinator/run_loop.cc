@@ -95,7 +95,8 @@ void RunLoop::start_workers() {
       config_.run.directory.filename().string(), membership_.epoch(), trainers_->clients(), engines,
       store_,
       PublisherOptions{milliseconds(config_.weight_sync.timeout_ms),
-                       config_.cluster.placement == Placement::kSeparate});
+                       config_.cluster.placement == Placement::kSeparate,
+                       config_.weight_sync.delta ? config_.weight_sync.whole_every : 0});
 }
 
 RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {

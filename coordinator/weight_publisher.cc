@@ -53,6 +53,7 @@ PublicationAttempt::Plan WeightPublisher::make_plan(std::vector<int> engines, in
   plan.job = job_;
   plan.epoch = fleet_.epoch();
   plan.version = version;
+  plan.committed_version = fleet_.version();
   plan.timeout = options_.timeout;
   for (const int e : plan.numbers) {
     const auto place = static_cast<size_t>(e);
@@ -67,7 +68,7 @@ PublicationAttempt::Plan WeightPublisher::make_plan(std::vector<int> engines, in
   return plan;
 }
 
-PublishStats WeightPublisher::try_publish(int64_t step) {
+PublishStats WeightPublisher::try_publish(int64_t step, bool is_retry) {
   const Stopwatch clock;
   collect_pulls();
   if (!options_.can_pull) {
@@ -80,6 +81,8 @@ PublishStats WeightPublisher::try_publish(int64_t step) {
   VersionRecord record{++version_, fleet_.epoch(), step, Decision::kPrepared, {}, "", unix_ms()};
   store_.record_version(record);  // the number never comes back
   PublicationAttempt::Plan plan = make_plan(members, version_);
+  plan.sends_changes =
+      options_.whole_every > 0 && !is_retry && version_ % options_.whole_every != 0;
   plan.record = [this, &record](bool commits, const std::vector<int>& engines,
                                 const std::string& digest) {
     for (const int e : engines) {
@@ -187,7 +190,7 @@ std::vector<int> WeightPublisher::serving() {
 PublishStats WeightPublisher::publish(int64_t step, int64_t retries) {
   for (int64_t attempt = 0;; ++attempt) {
     try {
-      return try_publish(step);
+      return try_publish(step, attempt > 0);
     } catch (const Error& error) {
       store_.record_event(
           {unix_ms(), Severity::kError, "coordinator", "publication_failed", error.what()});

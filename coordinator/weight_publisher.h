@@ -29,6 +29,9 @@ struct PublisherOptions {
   /// A fenced engine pulls the committed version from another while the job goes on; without this
   /// (engines that share a process with a sender) it takes part in the next publication.
   bool can_pull = true;
+  /// Not 0: what changed since the committed version travels, and every so many versions a whole
+  /// one.
+  int64_t whole_every = 0;
 };
 
 /// Publishes weight versions: the driver of Publication and EngineFleet, which decide; this carries
@@ -56,7 +59,7 @@ class WeightPublisher {
     int64_t version = 0;
     std::future<bool> has_committed;
   };
-  PublishStats try_publish(int64_t step);
+  PublishStats try_publish(int64_t step, bool is_retry);
   PublicationAttempt::Plan make_plan(std::vector<int> engines, int64_t version);
   void start_pulls();
   void collect_pulls();

@@ -27,6 +27,7 @@ void encode(const PublicationId& publication, v1::Transaction& message) {
   message.set_epoch(publication.epoch);
   message.set_version(publication.version);
   message.set_plan_digest(publication.plan_digest);
+  message.set_base_version(publication.base_version);
 }
 
 template <typename Request>
@@ -36,7 +37,8 @@ void add_membership(const std::vector<std::string>& membership, Request& request
 
 template <typename Response>
 PlanAnswer decode_plan(const Response& response) {
-  return {response.plan_digest(), response.bytes(), response.manifest_text()};
+  return {response.plan_digest(), response.bytes(), response.manifest_text(),
+          response.served_version()};
 }
 
 SendAnswer decode_sent(const v1::SendWeightsResponse& response) {
@@ -162,10 +164,11 @@ PlanAnswer TrainerClient::plan(int64_t epoch, const std::vector<std::string>& me
 
 SendAnswer TrainerClient::send_weights(const PublicationId& publication, int engine,
                                        const std::vector<std::string>& membership,
-                                       milliseconds timeout) {
+                                       int64_t committed_version, milliseconds timeout) {
   v1::SendWeightsRequest request;
   encode(publication, *request.mutable_transaction());
   request.set_engine(engine);
+  request.set_committed_version(committed_version);
   add_membership(membership, request);
   request.set_deadline_ms(timeout.count());
   v1::SendWeightsResponse response;

@@ -26,6 +26,7 @@ struct PublicationId {
   int64_t epoch = 0;
   int64_t version = 0;
   std::string plan_digest;
+  int64_t base_version = 0;  ///< not 0: what changed since it travels
 };
 
 /// How one side plans a publication; sides that differ in the digest must not exchange a byte.
@@ -33,6 +34,7 @@ struct PlanAnswer {
   std::string digest;
   int64_t bytes = 0;
   std::string manifest_text;
+  int64_t served_version = 0;  ///< of an engine
 };
 
 /// Where a trained group's samples are.
@@ -92,8 +94,9 @@ class TrainerClient {
   void join_engine(int engine, const MeetingPoint& at);
   PlanAnswer plan(int64_t epoch, const std::vector<std::string>& membership,
                   std::chrono::milliseconds timeout);
+  /// `committed_version`: the rank keeps it; older ones go.
   SendAnswer send_weights(const PublicationId& publication, int engine,
-                          const std::vector<std::string>& membership,
+                          const std::vector<std::string>& membership, int64_t committed_version,
                           std::chrono::milliseconds timeout);
   const Member& member() const { return member_; }
 

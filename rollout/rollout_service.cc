@@ -185,7 +185,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
                                 Deadline::after(std::chrono::milliseconds(request->deadline_ms()))),
                     *response->mutable_report());
       response->set_wire_ms(clock.elapsed_ms());
-      response->set_bytes(plan.bytes);
+      response->set_bytes(response->report().bytes());
     });
   }
 
@@ -198,6 +198,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       response->set_plan_digest(digest_bytes(plan.digest));
       response->set_bytes(wire_bytes(plan));
       response->set_manifest_text(manifest_text(receiver().manifest()));
+      response->set_served_version(receiver().served().version);
     });
   }
 

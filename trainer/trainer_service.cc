@@ -198,7 +198,7 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     return run_rpc([&] {
       failpoint(name("send"));
       const Transaction transaction = decode_transaction(request->transaction());
-      publish(transaction.version);
+      publish(transaction.version, request->committed_version());
       const SyncPlan plan = make_sync_plan(
           transaction.epoch, {request->membership().begin(), request->membership().end()});
       const auto engine = engine_link(request->engine());
@@ -207,8 +207,7 @@ class TrainerService::Impl final : public v1::Trainer::Service {
           sender_->move(transaction, plan, *engine->transport,
                         Deadline::after(std::chrono::milliseconds(request->deadline_ms())));
       response->set_wire_ms(clock.elapsed_ms());
-      const Edge* edge = is_own_engine(request->engine()) ? nullptr : plan.edge_of(options_.rank);
-      response->set_bytes(edge == nullptr ? 0 : edge->bytes);
+      response->set_bytes(is_own_engine(request->engine()) ? 0 : report.bytes);
       encode_report(report, *response->mutable_report());
       failpoint(name("sent"));
     });
@@ -311,7 +310,8 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     return shares;
   }
 
-  void publish(int64_t version) {
+  // Keeps the committed version: a retry, and the next delta, start from it.
+  void publish(int64_t version, int64_t committed_version) {
     const std::lock_guard lock(mutex_);
     if (version == published_) return;
     auto shards = trainer().serving_shards();
@@ -320,7 +320,7 @@ class TrainerService::Impl final : public v1::Trainer::Service {
       sender_->retire_before(version);
       options_.store->put(version, SharedPacking(shards, &shards->parameters));
     } else {
-      sender_->retire_before(version - 1);
+      sender_->retire_before(committed_version);
     }
     sender_->publish(version,
                      shard_tensors(sender_->manifest(), shards->parameters,

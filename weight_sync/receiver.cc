@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "core/base/fail.h"
+#include "weight_sync/delta.h"
 #include "weight_sync/hash_batch.h"
 #include "weight_sync/stored_bytes.h"
 
@@ -12,6 +13,7 @@ struct WeightReceiver::Attempt {
   Transaction transaction;
   SyncPlan plan;
   std::shared_ptr<const ResidentWeights> weights;  // the shadow; in a flip null until it is taken
+  std::shared_ptr<const ResidentWeights> base;     // of a delta: what is served
   std::vector<IncomingEdge> edges;  // memory of the shadow, in plan order; in a flip no pieces
   std::vector<std::vector<quant::ContentHash>> hashes;  // of what arrived; receive()'s thread
   std::atomic<int64_t> arrived_bytes = 0;
@@ -142,6 +144,11 @@ void WeightReceiver::reserve(const Transaction& transaction, SyncPlan plan) {
          "reserve of version {}: version {} is served, and versions only rise", transaction.version,
          served_.version);
   }
+  if (transaction.base_version != 0 && transaction.base_version != served_.version) {
+    fail(ErrorCode::kFailedPrecondition,
+         "reserve of version {}: the change since version {} is offered, but version {} is served",
+         transaction.version, transaction.base_version, served_.version);
+  }
   if (attempt_ != nullptr) {
     end_attempt(fmt::format("version {} of epoch {} was left behind for version {} of epoch {}",
                             attempt_->transaction.version, attempt_->transaction.epoch,
@@ -163,6 +170,7 @@ void WeightReceiver::reserve(const Transaction& transaction, SyncPlan plan) {
     attempt->hashes.emplace_back(edge.slices.size());
   }
   attempt->transaction = transaction;
+  if (transaction.base_version != 0) attempt->base = served_.weights;
   attempt->plan = std::move(plan);
   attempt_ = std::move(attempt);
   epoch_ = transaction.epoch;
@@ -218,6 +226,41 @@ void WeightReceiver::take_held(Attempt& attempt, const HeldPacking& held) const 
       std::make_shared<ResidentWeights>(table_, plan_, held.parameters, kernels_.device());
 }
 
+// Headers, which say how long the rest is; then that; then the shadow from what is served.
+void WeightReceiver::receive_delta(Attempt& attempt, std::span<const size_t> edges,
+                                   Transport& transport, Deadline deadline) const {
+  NIBBLE_CHECK(kernels_.device() == DeviceKind::kCpu, "deltas are applied in host memory");
+  const auto receive = [&](const std::vector<std::vector<std::byte>*>& parts) {
+    std::vector<IncomingEdge> incoming;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      if (parts[i]->empty()) continue;  // nothing changed
+      incoming.push_back({attempt.plan.edges[edges[i]].sender, {std::span(*parts[i])}});
+    }
+    transport.receive(
+        incoming, attempt.plan.sizes, [](size_t, const Segment&) {}, deadline);
+  };
+  std::vector<std::vector<std::byte>> headers(edges.size()), payloads(edges.size());
+  std::vector<std::vector<std::byte>*> parts;
+  for (size_t i = 0; i < edges.size(); ++i) {
+    headers[i].resize(static_cast<size_t>(delta_header_bytes(attempt.plan.edges[edges[i]])));
+    parts.push_back(&headers[i]);
+  }
+  receive(parts);
+  parts.clear();
+  for (size_t i = 0; i < edges.size(); ++i) {
+    payloads[i].resize(
+        static_cast<size_t>(delta_payload_bytes(attempt.plan.edges[edges[i]], headers[i])));
+    parts.push_back(&payloads[i]);
+  }
+  receive(parts);
+  const auto base = replica_tensors(manifest_, *attempt.base);
+  for (size_t i = 0; i < edges.size(); ++i) {
+    const Edge& edge = attempt.plan.edges[edges[i]];
+    decode_edge(manifest_, edge, headers[i], payloads[i], edge_pieces(manifest_, edge, base),
+                attempt.edges[edges[i]].pieces);
+  }
+}
+
 // The edges of all other senders.
 void WeightReceiver::receive_edges(Attempt& attempt, Transport& transport,
                                    Deadline deadline) const {
@@ -229,6 +272,17 @@ void WeightReceiver::receive_edges(Attempt& attempt, Transport& transport,
     place.push_back(e);
   }
   HashBatch hashes(kernels_, attempt.plan.sizes.bucket_bytes);
+  if (attempt.base != nullptr) {
+    receive_delta(attempt, place, transport, deadline);
+    for (const size_t e : place) {
+      for (size_t i = 0; i < attempt.edges[e].pieces.size(); ++i) {
+        const auto piece = attempt.edges[e].pieces[i];
+        hash_arrived(hashes, attempt, e, {static_cast<int64_t>(i), 0, std::ssize(piece)}, piece);
+      }
+    }
+    hashes.flush();
+    return;
+  }
   transport.receive(
       edges, attempt.plan.sizes,
       [&](size_t edge, const Segment& segment) {

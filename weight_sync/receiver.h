@@ -68,6 +68,7 @@ class WeightReceiver {
                  std::optional<int> own_sender = std::nullopt);
 
   /// Sets a shadow aside for `transaction`, whose plan this side computed as `plan`. Refused: a
+  /// base version that is not served, a
   /// lower epoch, a version not above the served one, another plan digest, another transaction in
   /// flight, unless this one's version or epoch is later and no bytes are arriving: then that one
   /// is over. Error{kResourceExhausted} while both buffers are held. A plan of the own sender alone
@@ -109,6 +110,8 @@ class WeightReceiver {
             Deadline deadline);
   void take_held(Attempt& attempt, const HeldPacking& held) const;
   void receive_edges(Attempt& attempt, Transport& transport, Deadline deadline) const;
+  void receive_delta(Attempt& attempt, std::span<const size_t> edges, Transport& transport,
+                     Deadline deadline) const;
   bool finish_receive(std::shared_ptr<Attempt> attempt, const std::string& failure);
   void hash_arrived(HashBatch& hashes, Attempt& attempt, size_t edge, const Segment& segment,
                     std::span<const std::byte> piece) const;

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "core/base/fail.h"
+#include "weight_sync/delta.h"
 #include "weight_sync/hash_batch.h"
 
 namespace nibble {
@@ -93,9 +94,10 @@ SenderReport WeightSender::move(const Transaction& transaction, const SyncPlan& 
                                 Transport& transport, Deadline deadline) {
   check_transaction(transaction, plan);
   const std::shared_ptr<Version> version = version_at(transaction.version);
-  SenderReport report{rank_, transaction, {}};
+  SenderReport report{rank_, transaction, {}, 0};
   const Edge* edge = plan.edge_of(rank_);
   if (edge == nullptr) return report;
+  const auto base = transaction.base_version == 0 ? nullptr : version_at(transaction.base_version);
 
   const auto pieces = edge_pieces(manifest_, *edge, version->tensors);
   std::vector<bool> is_known;
@@ -110,10 +112,35 @@ SenderReport WeightSender::move(const Transaction& transaction, const SyncPlan& 
     if (is_known[i]) return;
     hashes.add(manifest_, edge->slices[i], segment, pieces[i], &report.slices[i].hash);
   };
-  transport.send(pieces, plan.sizes, hash_segment, deadline);
+  if (transaction.base_version == 0) {
+    transport.send(pieces, plan.sizes, hash_segment, deadline);
+    report.bytes = edge->bytes;
+  } else {
+    report.bytes = send_delta(*edge, plan.sizes, edge_pieces(manifest_, *edge, base->tensors),
+                              pieces, transport, deadline);
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      hash_segment({static_cast<int64_t>(i), 0, std::ssize(pieces[i])});
+    }
+  }
   hashes.flush();
   for (const SliceHash& slice : report.slices) version->remember(slice);
   return report;
+}
+
+// Returns the bytes sent.
+int64_t WeightSender::send_delta(const Edge& edge, const TransferSizes& sizes,
+                                 std::span<const std::span<const std::byte>> base,
+                                 std::span<const std::span<const std::byte>> next,
+                                 Transport& transport, Deadline deadline) const {
+  NIBBLE_CHECK(kernels_.device() == DeviceKind::kCpu, "deltas are made in host memory");
+  const EncodedEdge encoded = encode_edge(manifest_, edge, base, next);
+  for (const std::span<const std::byte> part :
+       {std::span(encoded.header), std::span(encoded.payload)}) {
+    if (part.empty()) continue;  // nothing changed
+    transport.send(
+        std::span(&part, 1), sizes, [](const Segment&) {}, deadline);
+  }
+  return std::ssize(encoded.header) + std::ssize(encoded.payload);
 }
 
 std::vector<quant::ContentHash> WeightSender::content_hashes(int64_t version) const {

@@ -33,8 +33,8 @@ class WeightSender {
   void retire_before(int64_t version);
 
   /// MOVE: sends this rank's edge of `plan`, and says what was sent. Blocks until the bytes are on
-  /// their way. Throws Error{kFailedPrecondition} for a stale epoch, a version that is not
-  /// published, or a plan with another digest; else as Transport::send. A rank without an edge
+  /// their way. Throws Error{kFailedPrecondition} for a stale epoch, a version (or a base) that is
+  /// not held, or a plan with another digest; else as Transport::send. A rank without an edge
   /// reports no slices.
   SenderReport move(const Transaction& transaction, const SyncPlan& plan, Transport& transport,
                     Deadline deadline);
@@ -49,6 +49,10 @@ class WeightSender {
   struct Version;
   std::shared_ptr<Version> version_at(int64_t version) const;
   void check_transaction(const Transaction& transaction, const SyncPlan& plan);
+  int64_t send_delta(const Edge& edge, const TransferSizes& sizes,
+                     std::span<const std::span<const std::byte>> base,
+                     std::span<const std::span<const std::byte>> next, Transport& transport,
+                     Deadline deadline) const;
 
   const int rank_;  // constant after construction, like the next two
   const Manifest manifest_;

@@ -9,15 +9,17 @@ void encode_transaction(const Transaction& transaction, v1::Transaction& message
   message.set_epoch(transaction.epoch);
   message.set_version(transaction.version);
   message.set_plan_digest(digest_bytes(transaction.plan_digest));
+  message.set_base_version(transaction.base_version);
 }
 
 Transaction decode_transaction(const v1::Transaction& message) {
   return {message.job(), message.epoch(), message.version(),
-          digest_from_bytes(message.plan_digest())};
+          digest_from_bytes(message.plan_digest()), message.base_version()};
 }
 
 void encode_report(const SenderReport& report, v1::SenderReport& message) {
   message.set_sender(report.sender);
+  message.set_bytes(report.bytes);
   encode_transaction(report.transaction, *message.mutable_transaction());
   for (const SliceHash& slice : report.slices) {
     v1::SliceHash& out = *message.add_slices();
@@ -30,7 +32,8 @@ void encode_report(const SenderReport& report, v1::SenderReport& message) {
 }
 
 SenderReport decode_report(const v1::SenderReport& message) {
-  SenderReport report{message.sender(), decode_transaction(message.transaction()), {}};
+  SenderReport report{
+      message.sender(), decode_transaction(message.transaction()), {}, message.bytes()};
   for (const v1::SliceHash& in : message.slices()) {
     report.slices.push_back(
         {{in.tensor(), in.row_begin(), in.row_end()}, {in.hash_low(), in.hash_high()}});

@@ -16,6 +16,7 @@ struct Transaction {
   int64_t epoch = 0;    ///< of the membership, > 0; never goes back
   int64_t version = 0;  ///< count of publications, > 0; never goes back
   Digest plan_digest;
+  int64_t base_version = 0;  ///< not 0: what changed since this version travels (delta.h)
   friend bool operator==(const Transaction&, const Transaction&) = default;
 };
 
@@ -30,6 +31,7 @@ struct SenderReport {
   int sender = 0;
   Transaction transaction;
   std::vector<SliceHash> slices;  ///< in the order of the plan's edge
+  int64_t bytes = 0;              ///< that this sender sent
 };
 
 }  // namespace nibble

@@ -38,17 +38,28 @@ SimModel::SimModel() {
 
 const std::shared_ptr<const std::vector<StoredParameter>>& SimModel::version(
     int64_t version) const {
-  auto& made = versions_[version];
+  auto& made = versions_[version];  // a map's places stay
   if (made) return made;
   std::mt19937 random(static_cast<uint32_t>(version));
   auto parameters = std::make_shared<std::vector<StoredParameter>>();
+  // Version 1 is random; each other one changes one element in 16 of the one before.
+  const auto change = [&](auto& values) {
+    using Value = std::decay_t<decltype(values[0])>;
+    for (auto& value : values) {
+      if (version == 1) value = static_cast<Value>(random());
+      if (random() % 16 == 0) value = static_cast<Value>(value ^ (1u << random() % 16));
+    }
+  };
   for (int64_t p = 0; p < table.size(); ++p) {
-    StoredParameter& out = parameters->emplace_back(
-        StoredParameter::make(table.at(p), table.at(p).rows, quantization,
-                              quantization.quantized[static_cast<size_t>(p)], DeviceKind::kCpu));
-    for (uint32_t& word : out.words) word = random();
-    for (uint16_t& value : out.scale) value = static_cast<uint16_t>(random());
-    for (uint16_t& value : out.bf16) value = static_cast<uint16_t>(random());
+    StoredParameter out =
+        version > 1 ? (*this->version(version - 1))[static_cast<size_t>(p)].to(DeviceKind::kCpu)
+                    : StoredParameter::make(table.at(p), table.at(p).rows, quantization,
+                                            quantization.quantized[static_cast<size_t>(p)],
+                                            DeviceKind::kCpu);
+    change(out.words);
+    change(out.scale);
+    change(out.bf16);
+    parameters->push_back(std::move(out));
   }
   made = std::move(parameters);
   return made;
@@ -222,6 +233,8 @@ void PublicationSim::execute(const std::shared_ptr<Attempt>& attempt, const Publ
     execute_on_engine(attempt, call);
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kResourceExhausted) attempt->touched.insert(e);  // kShadowHeld
+    const bool lacks_base = std::string(error.what()).find("does not hold") != std::string::npos;
+    if (lacks_base) attempt->is_touched_elsewhere = true;  // a trainer that was restarted
     note(fmt::format("{} of version {} on engine {}: {}", name_of(call.step), attempt->version, e,
                      error.what()));
     answer(attempt, {call, error.what(), {}});
@@ -232,7 +245,7 @@ void PublicationSim::execute_on_engine(const std::shared_ptr<Attempt>& attempt,
                                        const PublicationCall& call) {
   const auto place = static_cast<size_t>(call.engine);
   Engine& engine = engines_[static_cast<size_t>(attempt->engines[place])];
-  const Transaction& transaction = attempt->transactions[place];
+  const Transaction transaction = attempt->transactions[place];
   switch (call.step) {
     case PublicationStep::kReserve:
       engine.receiver->reserve(transaction, attempt->plans[place]);
@@ -266,7 +279,12 @@ void PublicationSim::execute_on_engine(const std::shared_ptr<Attempt>& attempt,
       finish_receive(attempt, call.engine, false);
       engine.receiver->abort(transaction, Deadline::after(std::chrono::seconds(1)));
       break;
-    default:  // kPlan: they have met
+    default:  // kPlan: they have met; an engine that has the committed version may get a delta
+      if (!attempt->peer && fleet_->version() > 0 && !is_retry_ && chance(0.5) &&
+          engine.receiver->served().version == fleet_->version()) {
+        attempt->transactions[place].base_version = fleet_->version();
+        ++counts_.deltas;
+      }
       break;
   }
   answer(attempt, {call, {}, {}});
@@ -312,11 +330,12 @@ void PublicationSim::send(const std::shared_ptr<Attempt>& attempt, const Publica
       auto tensors = shard_tensors(model_.manifest, *whole,
                                    owned_slices(model_.manifest, model_.table, {1}, 0));
       trainer.sender->publish(attempt->version, std::move(tensors), whole);
-      trainer.sender->retire_before(attempt->version - 1);
+      trainer.sender->retire_before(fleet_->version());
       trainer.published = attempt->version;
     }
     report = move(*trainer.sender);
   }
+  attempt->ways[place]->done.insert(call.sender);
   reports_.push_back(std::move(report));
   answer(attempt, {call, {}, std::to_string(reports_.size() - 1)});
   finish_receive(attempt, call.engine, true);
@@ -331,7 +350,7 @@ void PublicationSim::finish_receive(const std::shared_ptr<Attempt>& attempt, int
   if (!engine.is_up || found == engine.receiving.end()) return;
   SimWay& way = *attempt->ways[p];
   const auto num_senders = static_cast<int>(attempt->plans[p].edges.size());
-  if (in_time && !way.is_complete(num_senders)) return;
+  if (in_time && std::ssize(way.done) < num_senders) return;
   PublicationReply reply = found->second;
   engine.receiving.erase(found);
   if (!in_time) way.sent.clear();
@@ -402,6 +421,7 @@ void PublicationSim::ended(const std::shared_ptr<Attempt>& attempt) {
     return;
   }
   ++(machine.is_committed() ? counts_.committed : counts_.aborted);
+  is_retry_ = !machine.is_committed();
   fleet_->publication_ended(attempt->version, attempt->engines, machine);
   counts_.fenced += std::ssize(fleet_->behind());
   if (chance(0.7))

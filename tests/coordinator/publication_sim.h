@@ -61,7 +61,7 @@ constexpr size_t kNumSimFaults = 15;
 
 struct SimCounts {
   std::array<int64_t, kNumSimFaults> faults{};
-  int64_t committed = 0, aborted = 0, fenced = 0, pulled = 0;
+  int64_t committed = 0, aborted = 0, fenced = 0, pulled = 0, deltas = 0;
 };
 
 /// One seeded run of the protocol in one thread and simulated time: the real EngineFleet,
@@ -160,6 +160,7 @@ class PublicationSim {
   std::unique_ptr<EngineFleet> fleet_;
   std::map<int64_t, std::shared_ptr<Attempt>> attempts_;  // running, by id
   int64_t incarnation_ = 0;
+  bool is_retry_ = false;
   std::vector<Record> log_;
   int64_t next_attempt_ = 0;
   int64_t publications_left_ = 0;

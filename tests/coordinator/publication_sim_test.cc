@@ -31,6 +31,7 @@ TEST(PublicationSim, TheInvariantsHoldUnderEveryScheduleOfFaults) {
   EXPECT_GT(counts.aborted, 0);
   EXPECT_GT(counts.fenced, 0);
   EXPECT_GT(counts.pulled, 0);
+  EXPECT_GT(counts.deltas, 0);
   printf("schedules=%ld committed=%ld aborted=%ld fenced=%ld pulled=%ld\n", schedules,
          counts.committed, counts.aborted, counts.fenced, counts.pulled);
   for (size_t fault = 0; fault < kNumSimFaults; ++fault) {

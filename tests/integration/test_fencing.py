@@ -9,7 +9,7 @@ import re
 import signal
 import unittest
 
-from nibble_job import JobTest, query, read_metrics, settings
+from nibble_job import JobTest, last_checkpoint, query, read_metrics, settings, state_sha256
 
 LIMIT_MS = 4000
 FEW_STEPS = settings(run__steps=12, eval__every=100, checkpoint__every=100,
@@ -73,6 +73,28 @@ class Fencing(JobTest):
                 self.assertRegex(result.err, r"goes on without rollout/[01]")
                 self.expect_whole_run(directory, 12)
                 self.assertEqual(read_metrics(directory)[0][-1]["serving_engines"], 2)
+
+    def test_deltas_end_in_the_same_state_also_when_an_engine_has_lost_its_base(self):
+        slow = settings(optimizer__lr=0.000003)
+        reference = self.folder / "reference"
+        self.train(reference, *FEW_STEPS, *slow)
+        directory = self.folder / "run"
+        job = self.start_train(directory, *FEW_STEPS, *slow,
+                               *settings(weight_sync__delta="true", weight_sync__whole_every=5),
+                               environment={"NIBBLE_FAILPOINTS": "rollout/1.prepare@3=error"})
+        result = job.wait()
+        self.assertEqual(result.code, 0, result.err[-3000:])
+        self.expect_happened(result.err, "rollout/1.prepare", "error")
+        self.expect_whole_run(directory, 12)
+        self.assertEqual(state_sha256(last_checkpoint(directory)),
+                         state_sha256(last_checkpoint(reference)))
+        whole = {row["published_version"]: row["sync_bytes"] for row in read_metrics(reference)[0]}
+        sent = {row["published_version"]: row["sync_bytes"] for row in read_metrics(directory)[0]}
+        for version, size in sent.items():
+            if version % 5 == 0:
+                self.assertEqual(size, whole[version], "every fifth version is whole")
+            elif version > 6:
+                self.assertLess(size, 0.03 * whole[version])
 
     def test_a_stopped_engine_is_not_waited_for_past_the_deadline_and_catches_up_from_its_peer(self):
         for state in ("reserve", "receive", "prepare", "commit"):

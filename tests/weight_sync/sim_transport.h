@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <set>
 #include <vector>
 
 #include "core/base/fail.h"
@@ -13,8 +14,8 @@ namespace nibble {
 /// What the senders of one move have put on the way, for a simulation of one thread: send() leaves
 /// the bytes here, receive() takes them if all are there.
 struct SimWay {
-  std::map<int, std::vector<std::byte>> sent;  ///< by sender
-  bool is_complete(int num_senders) const { return std::ssize(sent) == num_senders; }
+  std::map<int, std::vector<std::vector<std::byte>>> sent;  ///< by sender, a call of send() each
+  std::set<int> done;                                       ///< senders whose move is over
 };
 
 /// Something that happens to the bytes of one sender on their way.
@@ -37,23 +38,25 @@ class SimTransport final : public Transport {
     if (damage_ == SimDamage::kFlippedBit) bytes[at] ^= std::byte{1} << (place_ % 8);
     if (damage_ == SimDamage::kTruncated) bytes.resize(at);
     if (damage_ == SimDamage::kSwapped) std::rotate(bytes.begin(), bytes.begin() + 4, bytes.end());
-    way_.sent[sender_] = std::move(bytes);
+    way_.sent[sender_].push_back(std::move(bytes));
   }
 
   void receive(std::span<const IncomingEdge> edges, const TransferSizes& /*sizes*/,
                const ArrivalHandler& on_arrival, Deadline /*deadline*/) override {
     for (size_t e = 0; e < edges.size(); ++e) {
-      const auto found = way_.sent.find(edges[e].sender);
-      if (found == way_.sent.end()) {
+      auto& messages = way_.sent[edges[e].sender];
+      if (messages.empty()) {
         fail(ErrorCode::kDeadlineExceeded, "sender {} is silent", edges[e].sender);
       }
+      const std::vector<std::byte> bytes = std::move(messages.front());
+      messages.erase(messages.begin());
       size_t at = 0;
       for (size_t i = 0; i < edges[e].pieces.size(); ++i) {
         const auto piece = edges[e].pieces[i];
-        if (at + piece.size() > found->second.size()) {
+        if (at + piece.size() > bytes.size()) {
           fail(ErrorCode::kUnavailable, "sender {} is gone", edges[e].sender);
         }
-        std::memcpy(piece.data(), found->second.data() + at, piece.size());
+        std::memcpy(piece.data(), bytes.data() + at, piece.size());
         at += piece.size();
         on_arrival(e, {static_cast<int64_t>(i), 0, std::ssize(piece)});
       }

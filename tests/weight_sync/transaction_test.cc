@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "tests/weight_sync/sync_world.h"
 
 namespace nibble {
@@ -84,6 +86,71 @@ TEST(WholeTransaction, TrainersThatShareTheModelInAnyWayPublishTheSameBytes) {
     }
     EXPECT_GE(tried, model.spec.config.num_moe_layers() > 0 ? 7 : 1);
   }
+}
+
+TEST(WholeTransaction, ADeltaEndsInTheSameBytesAndMovesFew) {
+  for (const char* name : {"dense_tied", "moe_norm"}) {
+    const SyncModel model(name);
+    SyncWorld world(model, {2});
+    const auto receiver = world.receiver();
+    world.publish(1);
+    sync_once(world, *receiver, world.transaction(1));
+    // Version 2: a few codes, scales and values of version 1 change.
+    const auto next = model.version(1);
+    int64_t changes = 0;
+    for (int64_t p = 0; p < model.spec.table.size(); ++p) {
+      StoredParameter& out = next->stored(p);
+      for (size_t i = 5; i < out.words.size(); i += 997, ++changes) out.words[i] ^= 0x00500000u;
+      for (size_t i = 3; i < out.scale.size(); i += 499, ++changes) out.scale[i] ^= 1;
+      for (size_t i = 1; i < out.bf16.size(); i += 301, ++changes) out.bf16[i] ^= 3;
+    }
+    for (int rank = 0; rank < 2; ++rank) {
+      auto shards = row_shards(model, *next, rank, {2});
+      auto tensors = local_tensors(model, *shards, rank, {2});
+      world.senders[static_cast<size_t>(rank)]->publish(2, std::move(tensors), std::move(shards));
+    }
+    Transaction delta = world.transaction(2);
+    delta.base_version = 1;
+    receiver->reserve(delta, world.plan());
+    LocalTransports ends = make_local_transports(2);
+    const auto reports = move_all(world, *receiver, delta, ends);
+    receiver->verify(delta, reports);
+    receiver->prepare(delta);
+    EXPECT_TRUE(same_bytes(model, *receiver->commit(delta).weights, *next));
+    const int64_t bytes = reports[0].bytes + reports[1].bytes;
+    EXPECT_LT(bytes, 5 * changes + 16 * model.manifest.size() + 100);
+    EXPECT_LT(bytes, model.manifest.bytes / 20);
+  }
+}
+
+TEST(WholeTransaction, ADeltaIsRefusedByWhoeverDoesNotHaveItsBase) {
+  const SyncModel model("dense_tied");
+  SyncWorld world(model, {1});
+  const auto receiver = world.receiver();
+  world.publish(1);
+  world.publish(2);
+  const auto refusal = [](const std::function<void()>& call) {
+    try {
+      call();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kFailedPrecondition);
+      return std::string(error.what());
+    }
+    return std::string("accepted");
+  };
+  Transaction delta = world.transaction(2);
+  delta.base_version = 1;
+  EXPECT_NE(refusal([&] { receiver->reserve(delta, world.plan()); }).find("version 0 is served"),
+            std::string::npos);
+  sync_once(world, *receiver, world.transaction(1));
+  receiver->reserve(delta, world.plan());
+  world.senders[0]->retire_before(2);
+  LocalTransports ends = make_local_transports(1);
+  EXPECT_NE(refusal([&] {
+              (void)world.senders[0]->move(delta, world.plan(), *ends.senders[0],
+                                           Deadline::after(std::chrono::seconds(1)));
+            }).find("does not hold version 1"),
+            std::string::npos);
 }
 
 TEST(WholeTransaction, AStaleWorkerPullsTheCommittedVersionFromAPeer) {
