@@ -10,6 +10,7 @@ namespace {
 
 constexpr int64_t kDeadlineMs = 1000;  // of moving and preparing, and again of committing
 constexpr int64_t kLateMs = 5000;
+constexpr int64_t kLongestMs = 1'000'000;
 
 const char* name_of(PublicationStep step) {
   constexpr const char* kNames[] = {"plan",    "reserve", "receive", "send",
@@ -536,6 +537,7 @@ std::string PublicationSim::run() {
       const Event event = events_.top();
       events_.pop();
       now_ = event.time;
+      if (now_ > kLongestMs) violation_ = "it does not end";
       event.run();
       check();
     }
