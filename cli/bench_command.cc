@@ -138,6 +138,9 @@ void list_benchmarks() {
 void add_bench_command(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand("bench", "benchmarks; alone: lists them");
   command->require_subcommand(0, 1);
+  command->footer(
+      "Example:\n  nibble bench sync --from dp2 --to 1x --model models/Qwen3-0.6B\n"
+      "`nibble bench sync --help` says what is measured.");
   CLI::App* sync = command->add_subcommand(
       "sync", "time, bytes, pause and memory of a publication between processes of this machine");
   auto flags = std::make_shared<BenchFlags>();  // shared: parse and work are two callbacks

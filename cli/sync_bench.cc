@@ -57,6 +57,7 @@ SyncBenchWorld::SyncBenchWorld(const PlannedModel& planned, const SyncBenchOptio
       trainers(trainer_layout(model.manifest, model.table, options.from.mesh)) {
   const Layout engine = engine_layout(model.manifest, model.table, options.to.mesh);
   std::vector<std::string> members;
+  members.reserve(trainers.ranks.size() + 1);
   for (int rank = 0; rank < num_trainers(); ++rank) {
     members.push_back(fmt::format("trainer/{}", rank));
   }
@@ -79,6 +80,7 @@ SyncBenchResult run_sync_bench(const PlannedModel& model, const SyncBenchOptions
   const SyncBenchWorld world(model, options);
   check_memory(world);
   std::vector<ForkedRank> ranks;
+  ranks.reserve(static_cast<size_t>(world.num_ranks()));
   for (int rank = 0; rank < world.num_trainers(); ++rank) {
     ranks.push_back({fmt::format("trainer {}", rank), [&world, rank](int port) {
                        run_bench_trainer(world, rank, port);

@@ -17,10 +17,11 @@ namespace {
 class RandomShard {
  public:
   RandomShard(const Manifest& manifest, const std::vector<Slice>& slices, int rank)
-      : slices_(slices), rank_(static_cast<uint32_t>(rank)) {
+      : rank_(static_cast<uint32_t>(rank)) {
+    std::vector<int64_t> offsets;  // of each slice, in bytes
     int64_t words = 0;
     for (const Slice& slice : slices) {
-      offsets_.push_back(words * 4);
+      offsets.push_back(words * 4);
       words += (slice.rows() * manifest.at(slice.tensor).row_bytes() + 3) / 4;
     }
     words_ = Array<uint32_t>::uninitialized(static_cast<size_t>(words));
@@ -29,7 +30,7 @@ class RandomShard {
       const int64_t bytes = slices[i].rows() * manifest.at(slices[i].tensor).row_bytes();
       tensors_[static_cast<size_t>(slices[i].tensor)] = {
           slices[i].row_begin, slices[i].row_end,
-          memory().subspan(static_cast<size_t>(offsets_[i]), static_cast<size_t>(bytes))};
+          memory().subspan(static_cast<size_t>(offsets[i]), static_cast<size_t>(bytes))};
     }
   }
   void draw(int64_t version) {
@@ -43,8 +44,6 @@ class RandomShard {
   }
 
  private:
-  std::vector<Slice> slices_;
-  std::vector<int64_t> offsets_;  // of each slice, in bytes
   uint32_t rank_;
   Array<uint32_t> words_;
   std::vector<LocalTensor> tensors_;
