@@ -30,6 +30,27 @@ std::string suggestion(const std::string& word, const std::vector<std::string>& 
        near.empty() ? "; `nibble --help` lists them" : near);
 }
 
+// "bench sync": a command with those it is part of, but for the program.
+std::string full_name(const CLI::App& command) {
+  const CLI::App* parent = command.get_parent();
+  if (parent == nullptr) return "";
+  const std::string before = full_name(*parent);
+  return before.empty() ? command.get_name() : before + " " + command.get_name();
+}
+
+bool has_commands(const CLI::App& command) { return !command.get_subcommands({}).empty(); }
+
+// The innermost command that was given, or nullptr.
+const CLI::App* chosen_command(const CLI::App& app) {
+  const CLI::App* command = nullptr;
+  for (const CLI::App* candidate : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (candidate->parsed()) command = candidate;
+  }
+  if (command == nullptr) return nullptr;
+  const CLI::App* inner = chosen_command(*command);
+  return inner == nullptr ? command : inner;
+}
+
 [[noreturn]] void refuse_argument(const CLI::App& command, const std::string& word) {
   std::vector<std::string> known;
   for (const CLI::Option* option : command.get_options()) {
@@ -37,28 +58,27 @@ std::string suggestion(const std::string& word, const std::vector<std::string>& 
   }
   const std::string flag = word.substr(0, word.find('='));
   const std::string near = suggestion(flag, known);
-  fail(ErrorCode::kInvalidArgument, "`{}` does not know '{}'{}", command.get_name(), flag,
-       near.empty() ? fmt::format("; see `nibble {} --help`", command.get_name()) : near);
+  const std::string name = full_name(command);
+  fail(ErrorCode::kInvalidArgument, "`{}` does not know '{}'{}", name, flag,
+       near.empty() ? fmt::format("; see `nibble {} --help`", name) : near);
 }
 
 // CLI11's complaint in our words, where ours say more.
 [[noreturn]] void refuse(const CLI::App& app, const CLI::ParseError& error) {
   const std::vector<std::string> rest = app.remaining(true);
-  const std::vector<const CLI::App*> chosen =
-      app.get_subcommands([](const CLI::App*) { return true; });
-  const CLI::App* command = nullptr;
-  for (const CLI::App* candidate : chosen) {
-    if (candidate->parsed()) command = candidate;
-  }
+  const CLI::App* command = chosen_command(app);
   if (!rest.empty()) {
-    if (command != nullptr) refuse_argument(*command, rest.front());
-    if (rest.front().starts_with("-")) refuse_argument(app, rest.front());
-    refuse_command(app, rest.front());
+    const bool is_flag = rest.front().starts_with("-");
+    const bool names_no_command = command == nullptr || has_commands(*command);
+    if (names_no_command && !is_flag) {
+      refuse_command(command == nullptr ? app : *command, rest.front());
+    }
+    refuse_argument(command == nullptr ? app : *command, rest.front());
   }
   if (command == nullptr && dynamic_cast<const CLI::RequiredError*>(&error) != nullptr) {
     fail(ErrorCode::kInvalidArgument, "no command was given; `nibble --help` lists them");
   }
-  const std::string name = command == nullptr ? "" : " " + command->get_name();
+  const std::string name = command == nullptr ? "" : " " + full_name(*command);
   fail(ErrorCode::kInvalidArgument, "{}; see `nibble{} --help`", error.what(), name);
 }
 
@@ -78,6 +98,7 @@ std::string decimal_problem(const std::string& text) {
 
 void check_whole_numbers(CLI::App& app) {
   for (CLI::App* command : app.get_subcommands({})) {
+    check_whole_numbers(*command);
     for (CLI::Option* option : command->get_options()) {
       if (option->get_type_name() == "INT" || option->get_type_name() == "UINT") {
         option->check(decimal_problem);
@@ -113,6 +134,7 @@ std::unique_ptr<ParsedCommand> parse_command_line(int argc, const char* const* a
   add_inspect_command(app, parsed->context);
   add_doctor_command(app, parsed->context);
   add_plan_command(app, parsed->context);
+  add_bench_command(app, parsed->context);
   add_plot_command(app, parsed->context);
   check_whole_numbers(app);
   try {

@@ -9,15 +9,12 @@
 #include <vector>
 
 #include "cli/command.h"
-#include "convert/convert.h"
+#include "cli/planned_model.h"
 #include "core/base/fail.h"
 #include "core/base/json.h"
-#include "core/checkpoint/hf_directory.h"
 #include "core/spec/mesh.h"
-#include "core/spec/quantization.h"
 #include "weight_sync/cluster_spec.h"
 #include "weight_sync/fanout.h"
-#include "weight_sync/manifest.h"
 
 namespace nibble {
 namespace {
@@ -30,14 +27,6 @@ struct PlanFlags {
   std::string targets;
   bool all = false;
   bool json = false;
-};
-
-// The model as it is stored and sent; weights need not be there.
-struct PlannedModel {
-  ModelConfig config;
-  ParameterTable table;
-  QuantizationPlan quantization;
-  Manifest manifest;
 };
 
 void check_flags(const PlanFlags& flags) {
@@ -55,36 +44,6 @@ void check_flags(const PlanFlags& flags) {
     fail(ErrorCode::kInvalidArgument,
          "--sync needs --model: a directory with the model's config.json");
   }
-  const int64_t group = flags.group_size;
-  if (group != 0 && group != 32 && group != 64 && group != 128) {
-    fail(ErrorCode::kInvalidArgument, "--group-size is {}; it must be 32, 64 or 128", group);
-  }
-}
-
-// What the flags say, else the checkpoint, else what `nibble convert` does by default.
-QuantizationPlan quantization_of(const PlanFlags& flags, const Json& config,
-                                 const PlannedModel& model, const std::string& what) {
-  const auto stored = parse_quantization_config(config, what);
-  if (stored && flags.group_size == 0 && flags.targets.empty()) {
-    return plan_from_config(model.table, *stored);
-  }
-  const int64_t group = flags.group_size != 0 ? flags.group_size
-                        : stored              ? stored->group_size
-                                              : ConvertOptions{}.group_size;
-  const QuantTargets targets =
-      flags.targets.empty() ? default_targets(model.config) : parse_quant_targets(flags.targets);
-  return plan_quantization(model.table, targets, 4, group);
-}
-
-PlannedModel planned_model(const PlanFlags& flags) {
-  const std::string what = (flags.model / "config.json").string();
-  const Json config = read_hf_config(flags.model);
-  PlannedModel model;
-  model.config = parse_model_config(config, what);
-  model.table = model_parameters(model.config);
-  model.quantization = quantization_of(flags, config, model, what);
-  model.manifest = make_manifest(model.table, model.quantization);
-  return model;
 }
 
 std::vector<FanoutPlan> fanout_plans(const ClusterSpec& cluster, const PlannedModel& model,
@@ -233,7 +192,7 @@ void print_plans(const std::vector<FanoutPlan>& plans, const ClusterSpec& cluste
 void run_plan(const PlanFlags& flags) {
   check_flags(flags);
   const ClusterSpec cluster = load_cluster(flags.cluster);
-  const PlannedModel model = planned_model(flags);
+  const PlannedModel model = plan_model(flags.model, flags.group_size, flags.targets);
   const std::vector<FanoutPlan> plans = fanout_plans(cluster, model, flags);
   if (flags.json) {
     fmt::print("{}\n", plans_json(plans, cluster, model));

@@ -1,6 +1,21 @@
 #include "weight_sync/layout.h"
 
 namespace nibble {
+namespace {
+
+using RowsOf = RowShard (&)(const ParameterTable&, int64_t parameter, const Mesh&, int rank);
+
+std::vector<Slice> slices_by(const Manifest& manifest, const ParameterTable& table,
+                             const Mesh& mesh, int rank, RowsOf rows_of) {
+  std::vector<Slice> slices;
+  for (int64_t t = 0; t < manifest.size(); ++t) {
+    const RowShard rows = rows_of(table, manifest.at(t).parameter, mesh, rank);
+    if (rows.rows() > 0) slices.push_back({t, rows.begin, rows.end});
+  }
+  return slices;
+}
+
+}  // namespace
 
 std::vector<Slice> replica_slices(const Manifest& manifest) {
   std::vector<Slice> slices;
@@ -10,12 +25,7 @@ std::vector<Slice> replica_slices(const Manifest& manifest) {
 
 std::vector<Slice> owned_slices(const Manifest& manifest, const ParameterTable& table,
                                 const Mesh& mesh, int rank) {
-  std::vector<Slice> slices;
-  for (int64_t t = 0; t < manifest.size(); ++t) {
-    const RowShard rows = owned_rows(table, manifest.at(t).parameter, mesh, rank);
-    if (rows.rows() > 0) slices.push_back({t, rows.begin, rows.end});
-  }
-  return slices;
+  return slices_by(manifest, table, mesh, rank, owned_rows);
 }
 
 Layout trainer_layout(const Manifest& manifest, const ParameterTable& table, const Mesh& mesh) {
@@ -24,6 +34,25 @@ Layout trainer_layout(const Manifest& manifest, const ParameterTable& table, con
     layout.ranks.push_back(owned_slices(manifest, table, mesh, rank));
   }
   return layout;
+}
+
+std::vector<Slice> engine_slices(const Manifest& manifest, const ParameterTable& table,
+                                 const Mesh& mesh, int rank) {
+  return slices_by(manifest, table, mesh, rank, used_rows);
+}
+
+Layout engine_layout(const Manifest& manifest, const ParameterTable& table, const Mesh& mesh) {
+  Layout layout;
+  for (int rank = 0; rank < mesh.world; ++rank) {
+    layout.ranks.push_back(engine_slices(manifest, table, mesh, rank));
+  }
+  return layout;
+}
+
+int64_t slices_bytes(const Manifest& manifest, std::span<const Slice> slices) {
+  int64_t bytes = 0;
+  for (const Slice& slice : slices) bytes += slice.rows() * manifest.at(slice.tensor).row_bytes();
+  return bytes;
 }
 
 }  // namespace nibble

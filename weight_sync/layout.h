@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "core/spec/mesh.h"
@@ -31,5 +32,16 @@ std::vector<Slice> replica_slices(const Manifest& manifest);
 Layout trainer_layout(const Manifest& manifest, const ParameterTable& table, const Mesh& mesh);
 std::vector<Slice> owned_slices(const Manifest& manifest, const ParameterTable& table,
                                 const Mesh& mesh, int rank);
+
+/// What one rank of an engine of several (tensor x expert) multiplies with (used_rows): its rows of
+/// attention and dense MLPs, its experts whole; embedding, norms, router and lm_head whole. At most
+/// one slice a tensor, whole rows: groups lie inside a row, so codes and scales are never parted.
+std::vector<Slice> engine_slices(const Manifest& manifest, const ParameterTable& table,
+                                 const Mesh& mesh, int rank);
+/// The same of all ranks: every row is somebody's, some rows are several ranks'.
+Layout engine_layout(const Manifest& manifest, const ParameterTable& table, const Mesh& mesh);
+
+/// Of the rows of `slices`, as they are stored and sent.
+int64_t slices_bytes(const Manifest& manifest, std::span<const Slice> slices);
 
 }  // namespace nibble

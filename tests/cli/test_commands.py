@@ -9,7 +9,7 @@ import unittest
 from nibble_cli import MODELS, CliTestCase, directory_tensors, weights_sha256
 
 COMMANDS = ("convert", "export", "generate", "tokenize", "logprobs", "score", "eval", "inspect",
-            "doctor", "plan", "plot")
+            "doctor", "plan", "bench", "plot")
 
 
 def png_size(path):

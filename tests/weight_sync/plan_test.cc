@@ -76,6 +76,87 @@ TEST(MakePlan, SendsEveryDestinationRowOnceFromASenderThatHoldsIt) {
   }
 }
 
+// Bytes of the rows that `mesh` lets `rank` multiply with, from the parameters alone.
+int64_t packed_shard_bytes(const RandomModel& model, const Mesh& mesh, int rank) {
+  int64_t bytes = 0;
+  for (const StoredTensor& tensor : model.manifest.tensors) {
+    bytes += used_rows(model.table, tensor.parameter, mesh, rank).rows() * tensor.row_bytes();
+  }
+  return bytes;
+}
+
+TEST(EngineLayout, EachRankGetsItsShardOnceFromAnyTrainersAndNothingElse) {
+  RandomModels random(11);
+  for (int round = 0; round < 150; ++round) {
+    const RandomModel model = random.model();
+    const Manifest& manifest = model.manifest;
+    const Layout senders = trainer_layout(manifest, model.table, random.mesh(model.config, 8));
+    const Mesh mesh = random.mesh(model.config, 8);
+    const Layout engine = engine_layout(manifest, model.table, mesh);
+    ASSERT_EQ(engine.world(), mesh.world);
+    for (int rank = 0; rank < mesh.world; ++rank) {
+      const std::vector<Slice>& shard = engine.ranks[static_cast<size_t>(rank)];
+      EXPECT_EQ(shard, engine_slices(manifest, model.table, mesh, rank));
+      const SyncPlan plan = make_plan({manifest, senders, shard, 1, kMembers});
+      expect_each_row_once(manifest, senders, shard, plan);
+      std::vector<Slice> written;
+      for (const Edge& edge : plan.edges) {
+        for (const PlannedSlice& planned : edge.slices) written.push_back(planned.slice);
+      }
+      EXPECT_EQ(coverage_problem(manifest, written, shard).value_or(""), "");
+      EXPECT_EQ(plan.bytes, packed_shard_bytes(model, mesh, rank));
+      EXPECT_EQ(plan.bytes, slices_bytes(manifest, shard));
+      if (HasFailure()) return;
+    }
+  }
+}
+
+TEST(EngineLayout, RanksTogetherHoldTheModelAndCopiesOnlyOfWhatAllNeed) {
+  RandomModels random(12);
+  for (int round = 0; round < 150; ++round) {
+    const RandomModel model = random.model();
+    const Mesh mesh = random.mesh(model.config, 8);
+    const Layout engine = engine_layout(model.manifest, model.table, mesh);
+    for (int64_t t = 0; t < model.manifest.size(); ++t) {
+      const StoredTensor& tensor = model.manifest.at(t);
+      const ParameterSpec& parameter = model.table.at(tensor.parameter);
+      const bool by_tensor =
+          parameter.role == ParameterRole::kAttention || parameter.role == ParameterRole::kMlp;
+      const int parts = by_tensor                                  ? mesh.tensor
+                        : parameter.role == ParameterRole::kExpert ? mesh.expert
+                                                                   : 1;
+      for (int64_t row = 0; row < tensor.rows; ++row) {
+        int holders = 0;
+        for (int rank = 0; rank < mesh.world; ++rank) holders += holds(engine, rank, t, row);
+        ASSERT_EQ(holders, mesh.world / parts) << tensor.name << " row " << row;
+      }
+    }
+  }
+}
+
+TEST(EngineLayout, NoSlicePartsAGroupFromItsScale) {
+  RandomModels random(13);
+  for (int round = 0; round < 100; ++round) {
+    const RandomModel model = random.model();
+    const Manifest& manifest = model.manifest;
+    const Mesh mesh = random.mesh(model.config, 8);
+    for (const std::vector<Slice>& shard : engine_layout(manifest, model.table, mesh).ranks) {
+      for (size_t i = 0; i < shard.size(); ++i) {
+        const StoredTensor& words = manifest.at(shard[i].tensor);
+        if (words.kind != StoredKind::kWords) continue;
+        ASSERT_LT(i + 1, shard.size());
+        const StoredTensor& scales = manifest.at(shard[i + 1].tensor);
+        ASSERT_EQ(scales.kind, StoredKind::kScale);
+        ASSERT_EQ(scales.parameter, words.parameter);
+        EXPECT_EQ(shard[i + 1].row_begin, shard[i].row_begin);
+        EXPECT_EQ(shard[i + 1].row_end, shard[i].row_end);
+        // Whole groups in a row, so whole rows hold whole groups.
+        EXPECT_EQ(words.row_elements * 8, scales.row_elements * manifest.format.group_size);
+      }
+    }
+  }
+}
+
 TEST(MakePlan, ShipsThePackedBytesAndNothingElse) {
   ModelConfig config;
   config.vocab = 64;

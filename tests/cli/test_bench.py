@@ -1,0 +1,130 @@
+"""`nibble bench sync`: real publications between processes, small ones. No times are asserted."""
+
+import json
+import math
+import unittest
+
+from nibble_cli import MODELS, CliTestCase, nibble
+
+MOE = MODELS / "moe_norm/int4_sym7"  # eight experts, two KV heads
+TIED = MODELS / "dense_tied/int4_sym7"
+KEYS = ["bench", "from", "to", "receiver", "receivers", "bytes", "packed_bytes", "gb_per_s",
+        "wire_gb_per_s", "raw_gb_per_s", "of_raw", "wire_of_raw", "pause_ms", "max_pause_ms",
+        "bound_share", "peak_extra_bytes", "bucket_kib", "n"]
+
+
+class BenchSync(CliTestCase):
+    def bench(self, source, target, *flags, model=MOE):
+        out = self.succeed("bench", "sync", "--from", source, "--to", target, "--model", model,
+                           "--rounds", 2, "--json", *flags)
+        self.assertEqual(out.count("\n"), 1)
+        return json.loads(out)
+
+    def refuse_layouts(self, source, target, says, model=MOE):
+        self.refuse("bench", "sync", "--from", source, "--to", target, "--model", model, says=says)
+
+    def expect_sound(self, line):
+        self.assertEqual(list(line), KEYS)
+        self.assertEqual((line["bench"], line["n"]), ("sync", 2))
+        for key in ("gb_per_s", "wire_gb_per_s", "raw_gb_per_s"):
+            self.assertGreater(line[key], 0)
+        self.assertTrue(math.isclose(line["of_raw"], line["gb_per_s"] / line["raw_gb_per_s"]))
+        # Hashes are 16 bytes a slice, which is much beside tensors as small as these.
+        self.assertGreater(line["bytes"], line["packed_bytes"])
+        self.assertLess(line["bytes"], 1.02 * line["packed_bytes"])
+
+    def test_whole_models_take_the_transaction_from_any_trainers(self):
+        sizes = set()
+        for source, target in (("dp1", "1x"), ("dp2", "1x"), ("dp3", "3x"), ("dp2tp2", "2x"),
+                               ("dp4ep2", "1x"), ("tp2ep4", "1x")):
+            with self.subTest(f"{source} -> {target}"):
+                line = self.bench(source, target)
+                self.expect_sound(line)
+                self.assertEqual((line["from"], line["to"]), (source, target))
+                self.assertEqual((line["receiver"], line["receivers"]), ("transaction", int(target[0])))
+                self.assertGreaterEqual(line["max_pause_ms"], line["pause_ms"])
+                sizes.add(line["packed_bytes"] / line["receivers"])
+        self.assertEqual(len(sizes), 1)
+
+    def test_ranks_of_an_engine_take_their_part_over_the_transport(self):
+        whole = self.bench("dp1", "1x")["packed_bytes"]
+        for source, target, receivers in (("dp2", "ep2", 2), ("dp2tp2", "tp2", 2),
+                                          ("dp2ep2", "1xtp2ep2", 2)):
+            with self.subTest(f"{source} -> {target}"):
+                line = self.bench(source, target)
+                self.expect_sound(line)
+                self.assertEqual((line["receiver"], line["receivers"]), ("transport", receivers))
+                self.assertIsNone(line["pause_ms"])
+                self.assertLess(line["packed_bytes"], receivers * whole)
+                self.assertGreater(line["packed_bytes"], whole)
+
+    def test_replicas_of_engines_get_a_copy_each(self):
+        one = self.bench("dp2", "ep2")["packed_bytes"]
+        line = self.bench("dp2", "2xep2")
+        self.expect_sound(line)
+        self.assertEqual((line["receivers"], line["packed_bytes"]), (4, 2 * one))
+
+    def test_config_json_is_enough_and_flags_say_what_is_quantized(self):
+        model = self.folder / "model"
+        model.mkdir()
+        (model / "config.json").write_bytes((TIED / "config.json").read_bytes())
+        stored = self.bench("dp2", "1x", model=model)["packed_bytes"]
+        self.assertEqual(self.bench("dp2", "1x", model=TIED)["packed_bytes"], stored)
+        more = self.bench("dp2", "1x", "--group-size", 32, "--targets", "mlp", model=model)
+        less = self.bench("dp2", "1x", "--group-size", 64, "--targets", "mlp", "--bucket-kib", 16,
+                          model=model)
+        self.expect_sound(less)
+        self.assertLess(less["packed_bytes"], more["packed_bytes"])
+        self.assertEqual(less["bucket_kib"], 16)
+
+    def test_the_table_says_what_was_measured(self):
+        text = self.succeed("bench", "sync", "--from", "dp2", "--to", "1x", "--model", TIED,
+                            "--rounds", 1)
+        for part in ("dp2 -> 1x", "transaction", "publication", "raw Gloo send", "pause", "packed"):
+            self.assertIn(part, text)
+
+    def test_alone_it_lists_what_there_is(self):
+        self.assertTrue(self.succeed("bench").startswith("sync "))
+        self.assertIn('"transport"', self.succeed("bench", "sync", "--help"))
+        self.refuse("bench", "snyc", says=["unknown command 'snyc'", "'sync'"])
+        self.refuse("bench", "sync", "--form", "dp2", says=["`bench sync`", "'--from'"])
+        self.refuse("bench", "sync", "--from", "dp2", says=["--to", "bench sync --help"])
+
+    def test_a_layout_is_refused_by_its_part(self):
+        for text, part in (("dp0", "dp0"), ("dp02", "dp02"), ("dp65", "dp65"), ("dp2tp", "tp"),
+                           ("dp2qp2", "qp2"), ("tp2dp2", "dp2"), ("dp2dp2", "dp2"), ("2", "2"),
+                           ("2xdp2", "2x"), ("dp3ep2", "ep2"), ("dp2 ", " "), ("-dp2", "-dp2")):
+            with self.subTest(text):
+                self.refuse_layouts(text, "1x", [f"--from '{text}'", f"part '{part}'"])
+        self.refuse_layouts("dp2", "0x", ["--to '0x'", "part '0x'"])
+        self.refuse_layouts("dp2", "2x3x", ["--to '2x3x'", "part '3'"])
+        self.refuse_layouts("dp2", "40xtp2", ["--to '40xtp2'", "80 ranks"])
+        self.refuse_layouts("", "1x", ["--from is empty"])
+
+    def test_a_layout_that_cannot_share_the_model_is_refused_with_the_size_at_fault(self):
+        self.refuse_layouts("dp2", "2xep3", ["--to", "the number of experts = 8"])
+        self.refuse_layouts("dp2tp4", "1x", ["--from", "num_key_value_heads = 2"])
+        self.refuse_layouts("dp2", "ep2", ["--to", "no experts"], model=TIED)
+
+    def test_bad_values_are_named(self):
+        layouts = ("bench", "sync", "--from", "dp2", "--to", "1x", "--model")
+        self.refuse(*layouts, MOE, "--rounds", 0, says=["--rounds is 0"])
+        self.refuse(*layouts, MOE, "--rounds", "0x10", says=["0x10"])
+        self.refuse(*layouts, MOE, "--bucket-kib", 0, says=["--bucket-kib is 0"])
+        self.refuse(*layouts, MOE, "--group-size", 48, says=["--group-size", "48"])
+        self.refuse(*layouts, self.folder, says=["config.json"])
+
+    def test_a_rank_that_fails_is_named_and_none_is_left(self):
+        for point, says in (("bench_trainer/1.publish@2=kill", "trainer 1 was killed by signal 9"),
+                            ("bench_receiver/1.reserve@3=kill", "receiver 1 was killed by signal 9"),
+                            ("bench_receiver/0.reserve@2=error", "receiver 0: failpoint")):
+            with self.subTest(point):
+                code, out, err = nibble("bench", "sync", "--from", "dp2", "--to", "2x", "--model", MOE,
+                                        "--json", env={"NIBBLE_FAILPOINTS": point})
+                self.assertEqual((code, out), (1, ""), err)
+                lines = [line for line in err.split("\n") if line]
+                self.assertTrue(lines[-1].startswith(f"nibble: {says}"), err)
+
+
+if __name__ == "__main__":
+    unittest.main()
