@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <future>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "coordinator/engine_board.h"
 #include "coordinator/engine_fleet.h"
 #include "coordinator/publication_attempt.h"
 #include "coordinator/worker_client.h"
@@ -29,6 +31,7 @@ struct PublisherOptions {
   /// A fenced engine pulls the committed version from another while the job goes on; without this
   /// (engines that share a process with a sender) it takes part in the next publication.
   bool can_pull = true;
+  EngineBoard* board = nullptr;  ///< borrowed; null: nobody looks
 };
 
 /// Publishes weight versions: the driver of Publication and EngineFleet, which decide; this carries
@@ -57,6 +60,8 @@ class WeightPublisher {
     std::future<bool> has_committed;
   };
   PublishStats try_publish(int64_t step);
+  void begin_transfer(int engine, int64_t version, const std::string& source);
+  void post_standings();
   PublicationAttempt::Plan make_plan(std::vector<int> engines, int64_t version);
   void start_pulls();
   void collect_pulls();
@@ -71,6 +76,7 @@ class WeightPublisher {
   int64_t version_ = 0;
   int64_t meetings_ = 0;
   std::vector<bool> met_;  // by engine: its group with the trainers stands
+  std::vector<std::optional<EngineTransfer>> transfers_;  // by engine: in flight, for the board
   std::vector<std::unique_ptr<PublicationAttempt>> attempts_;  // some of whose calls are still out
   std::vector<Pull> pulls_;
 };
