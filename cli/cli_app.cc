@@ -114,6 +114,7 @@ std::unique_ptr<ParsedCommand> parse_command_line(int argc, const char* const* a
   add_doctor_command(app, parsed->context);
   add_plan_command(app, parsed->context);
   add_plot_command(app, parsed->context);
+  add_status_command(app, parsed->context);
   check_whole_numbers(app);
   try {
     app.parse(argc, argv);
