@@ -136,6 +136,7 @@ std::unique_ptr<ParsedCommand> parse_command_line(int argc, const char* const* a
   add_plan_command(app, parsed->context);
   add_bench_command(app, parsed->context);
   add_plot_command(app, parsed->context);
+  add_status_command(app, parsed->context);
   check_whole_numbers(app);
   try {
     app.parse(argc, argv);

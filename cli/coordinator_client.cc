@@ -40,6 +40,36 @@ WorkerRole decode_role(v1::Role role) {
   }
 }
 
+std::optional<EngineStanding> decode_standing(v1::Standing standing) {
+  switch (standing) {
+    case v1::STANDING_STARTING:
+      return EngineStanding::kStarting;
+    case v1::STANDING_SERVING:
+      return EngineStanding::kServing;
+    case v1::STANDING_FENCED:
+      return EngineStanding::kFenced;
+    default:
+      return std::nullopt;
+  }
+}
+
+WorkerView decode_worker(const v1::WorkerStatus& status) {
+  WorkerView view;
+  view.member.role = decode_role(status.role());
+  view.member.id = status.worker_id();
+  view.member.address = status.address();
+  view.member.host = status.host();
+  view.member.pid = status.pid();
+  view.heartbeat_age = milliseconds(status.heartbeat_age_ms());
+  view.is_up = status.is_up();
+  view.standing = decode_standing(status.standing());
+  if (status.has_transfer()) {
+    view.transfer = {status.transfer().version(), status.transfer().source(),
+                     milliseconds(status.transfer().age_ms())};
+  }
+  return view;
+}
+
 }  // namespace
 
 struct CoordinatorClient::Stub {
@@ -101,6 +131,22 @@ void CoordinatorClient::keep_alive_until_stop(const Assignment& assignment) {
     std::unique_lock lock(mutex);
     never.wait_for(lock, interval);
   }
+}
+
+JobView CoordinatorClient::status(milliseconds timeout) {
+  v1::JobStatus response;
+  call_rpc("Status", "coordinator " + address_, timeout, [&](grpc::ClientContext& context) {
+    return stub_->stub->Status(&context, v1::Empty(), &response);
+  });
+  JobView job{response.coordinator_id(),
+              response.epoch(),
+              response.version(),
+              milliseconds(response.lease_ms()),
+              {}};
+  for (const v1::WorkerStatus& status : response.workers()) {
+    job.workers.push_back(decode_worker(status));
+  }
+  return job;
 }
 
 PortReservation::PortReservation() : fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {

@@ -3,8 +3,11 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
+#include "coordinator/engine_board.h"
 #include "coordinator/membership.h"
 
 namespace nibble {
@@ -19,7 +22,32 @@ struct Assignment {
   std::chrono::milliseconds lease{0};
 };
 
-/// A worker's line to the coordinator.
+/// Weights on their way to an engine, as the coordinator tells it.
+struct TransferView {
+  int64_t version = 0;
+  std::string source;  ///< "trainers", or the id of the engine it pulls from
+  std::chrono::milliseconds age{0};
+};
+
+/// A worker as the coordinator knows it.
+struct WorkerView {
+  Member member;  ///< without index and rendezvous port
+  std::chrono::milliseconds heartbeat_age{0};
+  bool is_up = false;
+  std::optional<EngineStanding> standing;  ///< none: no engine, or nothing is published to it yet
+  std::optional<TransferView> transfer;
+};
+
+/// A job as its coordinator knows it.
+struct JobView {
+  std::string coordinator_id;
+  int64_t epoch = 0;    ///< 0: nothing is published yet
+  int64_t version = 0;  ///< newest committed; 0: none
+  std::chrono::milliseconds lease{0};
+  std::vector<WorkerView> workers;
+};
+
+/// A line to the coordinator: a worker's, or that of somebody who looks.
 class CoordinatorClient {
  public:
   explicit CoordinatorClient(std::string address);
@@ -30,6 +58,8 @@ class CoordinatorClient {
   /// Renews the lease until the coordinator says stop. Throws Error{kUnavailable} when it has not
   /// answered for a whole lease.
   void keep_alive_until_stop(const Assignment& assignment);
+  /// Throws Error{kUnavailable} if nobody answers, Error{kDeadlineExceeded} after `timeout`.
+  JobView status(std::chrono::milliseconds timeout);
 
  private:
   struct Stub;

@@ -82,6 +82,14 @@ void note(const RunConfig& config, Severity severity, const char* kind,
   }
 }
 
+// For `nibble status`. What is left behind at the end tells nothing wrong: nobody answers there, or
+// somebody with another id.
+void announce(const RunConfig& config, const std::string& address, const std::string& id) {
+  RunStore store(config.run.directory / "run.db");
+  store.set_meta("coordinator_address", address);
+  store.set_meta("coordinator_id", id);
+}
+
 // A run that goes on as another job is allowed, and said.
 void note_resume(const RunConfig& config, const fs::path& checkpoint) {
   std::string message = fmt::format("resumed from {}", checkpoint.filename().string());
@@ -169,15 +177,15 @@ struct EndWorkers {
   }
 };
 
-RunSummary run_loop(const RunConfig& config, Membership& membership, const fs::path& checkpoint,
-                    JobWatch& workers) {
+RunSummary run_loop(const RunConfig& config, Membership& membership, EngineBoard& board,
+                    const fs::path& checkpoint, JobWatch& workers) {
   try {
     if (is_supervised(config)) {
       SupervisedLoop loop(coordinator_config(config), supervised_plan(config), membership,
                           checkpoint);
       return loop.run(g_interrupt);
     }
-    RunLoop loop(coordinator_config(config), sampling_plan(config), membership, checkpoint);
+    RunLoop loop(coordinator_config(config), sampling_plan(config), membership, board, checkpoint);
     return loop.run(g_interrupt);
   } catch (const Error& error) {
     explain(config, error, membership, workers);
@@ -191,7 +199,9 @@ void run_train(const TrainFlags& flags, bool spawn_workers) {
   Membership membership(
       static_cast<int>(config.cluster.trainers), static_cast<int>(config.cluster.rollout_workers),
       std::chrono::milliseconds(config.cluster.lease_ms), config.cluster.placement);
-  CoordinatorService service(membership, effective_yaml(config));
+  EngineBoard board;
+  const std::string id = fmt::format("{}-{}", ::getpid(), unix_ms());
+  CoordinatorService service(membership, board, id, effective_yaml(config));
   RpcServerOptions options;
   options.host = config.cluster.host;
   options.port = flags.port;
@@ -201,6 +211,7 @@ void run_train(const TrainFlags& flags, bool spawn_workers) {
   const fs::path checkpoint = choose_checkpoint(config, flags.resume);
   if (!checkpoint.empty()) note_resume(config, checkpoint);
   write_file_atomically(config.run.directory / "config.yaml", effective_yaml(config));
+  announce(config, server.address(), id);
   get_logger("run")->info("coordinator address={} trainers={} rollout_workers={} resume={}",
                           server.address(), config.cluster.trainers, config.cluster.rollout_workers,
                           checkpoint.empty() ? "no" : checkpoint.filename().string());
@@ -210,7 +221,7 @@ void run_train(const TrainFlags& flags, bool spawn_workers) {
   if (std::signal(SIGHUP, SIG_IGN) != SIG_IGN) std::signal(SIGHUP, on_signal);
   const std::unique_ptr<Membership, EndWorkers> told(spawn_workers ? nullptr : &membership);
   const auto workers = start_workers(config, membership, server.address(), spawn_workers);
-  const RunSummary summary = run_loop(config, membership, checkpoint, *workers);
+  const RunSummary summary = run_loop(config, membership, board, checkpoint, *workers);
   workers->finish(kWorkersEnd);
   print_summary(config, summary);
   if (summary.interrupted) {

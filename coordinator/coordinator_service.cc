@@ -21,12 +21,48 @@ v1::Role encode_role(WorkerRole role) {
   return v1::ROLE_UNSPECIFIED;
 }
 
+v1::Standing encode_standing(EngineStanding standing) {
+  switch (standing) {
+    case EngineStanding::kStarting:
+      return v1::STANDING_STARTING;
+    case EngineStanding::kServing:
+      return v1::STANDING_SERVING;
+    case EngineStanding::kFenced:
+      return v1::STANDING_FENCED;
+  }
+  return v1::STANDING_UNSPECIFIED;
+}
+
+void encode_note(const EngineNote& note, v1::WorkerStatus& status) {
+  status.set_standing(encode_standing(note.standing));
+  if (!note.transfer) return;
+  v1::TransferStatus& transfer = *status.mutable_transfer();
+  transfer.set_version(note.transfer->version);
+  transfer.set_source(note.transfer->source);
+  transfer.set_age_ms(std::chrono::duration_cast<std::chrono::milliseconds>(SteadyClock::now() -
+                                                                            note.transfer->since)
+                          .count());
+}
+
+void encode_view(const MemberView& view, v1::WorkerStatus& status) {
+  status.set_worker_id(view.member.id);
+  status.set_role(encode_role(view.member.role));
+  status.set_address(view.member.address);
+  status.set_host(view.member.host);
+  status.set_pid(view.member.pid);
+  status.set_heartbeat_age_ms(view.heartbeat_age.count());
+  status.set_is_up(view.is_up);
+}
+
 }  // namespace
 
 class CoordinatorService::Impl final : public v1::Coordinator::Service {
  public:
-  Impl(Membership& membership, std::string config_yaml)
-      : membership_(membership), config_yaml_(std::move(config_yaml)) {}
+  Impl(Membership& membership, const EngineBoard& board, std::string id, std::string config_yaml)
+      : membership_(membership),
+        board_(board),
+        id_(std::move(id)),
+        config_yaml_(std::move(config_yaml)) {}
 
   grpc::Status Register(grpc::ServerContext*, const v1::RegisterRequest* request,
                         v1::RegisterResponse* response) override {
@@ -56,13 +92,33 @@ class CoordinatorService::Impl final : public v1::Coordinator::Service {
     });
   }
 
+  grpc::Status Status(grpc::ServerContext*, const v1::Empty*, v1::JobStatus* response) override {
+    return run_rpc([&] {
+      const EngineBoard::State state = board_.read();
+      response->set_coordinator_id(id_);
+      response->set_epoch(state.epoch);
+      response->set_version(state.version);
+      response->set_lease_ms(membership_.lease().count());
+      for (const MemberView& view : membership_.views()) {
+        v1::WorkerStatus& status = *response->add_workers();
+        encode_view(view, status);
+        const auto engine = static_cast<size_t>(view.member.index);
+        if (view.member.role == WorkerRole::kTrainer || engine >= state.engines.size()) continue;
+        encode_note(state.engines[engine], status);
+      }
+    });
+  }
+
  private:
   Membership& membership_;
+  const EngineBoard& board_;
+  const std::string id_;
   const std::string config_yaml_;
 };
 
-CoordinatorService::CoordinatorService(Membership& membership, std::string config_yaml)
-    : impl_(std::make_unique<Impl>(membership, std::move(config_yaml))) {}
+CoordinatorService::CoordinatorService(Membership& membership, const EngineBoard& board,
+                                       std::string id, std::string config_yaml)
+    : impl_(std::make_unique<Impl>(membership, board, std::move(id), std::move(config_yaml))) {}
 CoordinatorService::~CoordinatorService() = default;
 grpc::Service& CoordinatorService::service() { return *impl_; }
 

@@ -28,6 +28,7 @@ class EngineFleet {
   bool serves(int engine) const { return at(engine).version == version_ && version_ > 0; }
   bool is_fenced(int engine) const { return at(engine).is_fenced; }
   std::vector<int> serving() const;
+  int size() const { return static_cast<int>(entries_.size()); }
 
   /// `ended` went to `members` (its engines, in order).
   void publication_ended(int64_t version, const std::vector<int>& members,

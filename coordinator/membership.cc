@@ -107,6 +107,18 @@ std::vector<Member> Membership::members_but(WorkerRole other) const {
 std::vector<Member> Membership::trainers() const { return members_but(WorkerRole::kRollout); }
 std::vector<Member> Membership::engines() const { return members_but(WorkerRole::kTrainer); }
 
+std::vector<MemberView> Membership::views() const {
+  const std::lock_guard lock(mutex_);
+  const auto now = SteadyClock::now();
+  std::vector<MemberView> views;
+  for (const Entry& entry : entries_) {
+    views.push_back({entry.member,
+                     std::chrono::duration_cast<std::chrono::milliseconds>(now - entry.renewed),
+                     entry.serving});
+  }
+  return views;
+}
+
 void Membership::stop() {
   const std::lock_guard lock(mutex_);
   stopped_ = true;

@@ -25,6 +25,13 @@ struct Member {
   int64_t pid = 0;
 };
 
+/// A look at a member.
+struct MemberView {
+  Member member;
+  std::chrono::milliseconds heartbeat_age{0};  ///< since it joined or last renewed its lease
+  bool is_up = false;                          ///< its server answers
+};
+
 /// Who belongs to the job. Workers get their roles in the order in which they come, trainer ranks
 /// first; colocated ones all get both. A worker whose lease runs out is lost. Any thread may call
 /// any method.
@@ -50,6 +57,7 @@ class Membership {
 
   std::vector<Member> trainers() const;
   std::vector<Member> engines() const;
+  std::vector<MemberView> views() const;  ///< all, in the order in which they joined
   int64_t epoch() const { return epoch_; }
   std::chrono::milliseconds lease() const { return lease_; }
 

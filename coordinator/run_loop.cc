@@ -49,10 +49,11 @@ struct RunLoop::Rollout {
 };
 
 RunLoop::RunLoop(CoordinatorConfig config, SamplingPlan sampling, Membership& membership,
-                 std::filesystem::path checkpoint)
+                 EngineBoard& board, std::filesystem::path checkpoint)
     : config_(std::move(config)),
       sampling_(sampling),
       membership_(membership),
+      board_(board),
       resume_from_(std::move(checkpoint)),
       train_prompts_(
           read_prompts(config_.data.train, config_.data.keys.prompt, config_.data.label_key)),
@@ -96,7 +97,7 @@ void RunLoop::start_workers() {
       store_,
       PublisherOptions{milliseconds(config_.weight_sync.timeout_ms),
                        config_.cluster.placement == Placement::kSeparate,
-                       config_.weight_sync.delta ? config_.weight_sync.whole_every : 0});
+                       config_.weight_sync.delta ? config_.weight_sync.whole_every : 0, &board_});
 }
 
 RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {

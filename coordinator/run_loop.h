@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/engine_board.h"
 #include "coordinator/membership.h"
 #include "coordinator/metrics_log.h"
 #include "coordinator/run_config.h"
@@ -36,9 +37,10 @@ struct SamplingPlan {
 /// often. Deterministic in the configuration and seed; resumes at a finished step. One thread.
 class RunLoop {
  public:
-  /// Borrows the membership, which must outlive it. `checkpoint`: where to resume; empty: fresh.
+  /// Borrows membership and board, which must outlive it; the board is told how engines stand.
+  /// `checkpoint`: where to resume; empty: fresh.
   RunLoop(CoordinatorConfig config, SamplingPlan sampling, Membership& membership,
-          std::filesystem::path checkpoint);
+          EngineBoard& board, std::filesystem::path checkpoint);
   ~RunLoop();
 
   /// Trains until config.run.steps, or until `interrupt` is set: then the step in progress, if one
@@ -60,6 +62,7 @@ class RunLoop {
   const CoordinatorConfig config_;
   const SamplingPlan sampling_;
   Membership& membership_;
+  EngineBoard& board_;
   const std::filesystem::path resume_from_;
   std::vector<PromptRecord> train_prompts_;
   std::vector<PromptRecord> eval_prompts_;

@@ -32,7 +32,8 @@ WeightPublisher::WeightPublisher(std::string job, int64_t epoch,
       store_(store),
       options_(options),
       fleet_(static_cast<int>(engines_.size()), first_epoch(epoch, store)),
-      met_(engines_.size(), false) {
+      met_(engines_.size(), false),
+      transfers_(engines_.size()) {
   // Version numbers never come back, also after a crash between prepare and decision.
   for (const VersionRecord& record : store_.undecided_versions()) {
     VersionRecord aborted = record;
@@ -42,6 +43,7 @@ WeightPublisher::WeightPublisher(std::string job, int64_t epoch,
   for (const VersionRecord& record : store_.versions()) {
     version_ = std::max(version_, record.version);
   }
+  post_standings();
 }
 
 WeightPublisher::~WeightPublisher() = default;
@@ -68,6 +70,22 @@ PublicationAttempt::Plan WeightPublisher::make_plan(std::vector<int> engines, in
   return plan;
 }
 
+void WeightPublisher::begin_transfer(int engine, int64_t version, const std::string& source) {
+  transfers_[static_cast<size_t>(engine)] = EngineTransfer{version, source, SteadyClock::now()};
+}
+
+void WeightPublisher::post_standings() {
+  if (options_.board == nullptr) return;
+  EngineBoard::State state{fleet_.epoch(), fleet_.version(), {}};
+  for (int e = 0; e < fleet_.size(); ++e) {
+    const EngineStanding standing = fleet_.is_fenced(e) ? EngineStanding::kFenced
+                                    : fleet_.serves(e)  ? EngineStanding::kServing
+                                                        : EngineStanding::kStarting;
+    state.engines.push_back({standing, transfers_[static_cast<size_t>(e)]});
+  }
+  options_.board->post(std::move(state));
+}
+
 PublishStats WeightPublisher::try_publish(int64_t step, bool is_retry) {
   const Stopwatch clock;
   collect_pulls();
@@ -83,6 +101,8 @@ PublishStats WeightPublisher::try_publish(int64_t step, bool is_retry) {
   PublicationAttempt::Plan plan = make_plan(members, version_);
   plan.sends_changes =
       options_.whole_every > 0 && !is_retry && version_ % options_.whole_every != 0;
+  for (const int e : members) begin_transfer(e, version_, "trainers");
+  post_standings();
   plan.record = [this, &record](bool commits, const std::vector<int>& engines,
                                 const std::string& digest) {
     for (const int e : engines) {
@@ -96,6 +116,8 @@ PublishStats WeightPublisher::try_publish(int64_t step, bool is_retry) {
   Publication publication(static_cast<int>(members.size()), static_cast<int>(trainers_.size()));
   attempt->run(publication);
   fleet_.publication_ended(version_, members, publication);
+  for (const int e : members) transfers_[static_cast<size_t>(e)].reset();
+  post_standings();
   for (size_t i = 0; i < members.size(); ++i) {
     // A failed transfer spends its process group.
     met_[static_cast<size_t>(members[i])] = publication.failure(static_cast<int>(i)).empty();
@@ -141,6 +163,7 @@ void WeightPublisher::start_pulls() {
     PublicationAttempt::Plan plan = make_plan({e}, fleet_.version());
     plan.peer = engines_[static_cast<size_t>(*peer)];
     plan.meetings[0]->group_name = fmt::format("{}-pull-{}-{}", job_, e, meetings_);
+    begin_transfer(e, plan.version, plan.peer->member().id);
     get_logger("coordinator")
         ->info("{} pulls version {} from {}", engines_[place]->member().id, plan.version,
                plan.peer->member().id);
@@ -166,6 +189,7 @@ void WeightPublisher::start_pulls() {
     });
     pulls_.push_back({e, fleet_.version(), std::move(has_committed)});
   }
+  post_standings();
 }
 
 void WeightPublisher::collect_pulls() {
@@ -173,13 +197,16 @@ void WeightPublisher::collect_pulls() {
     if (pull.has_committed.wait_for(std::chrono::seconds(0)) != std::future_status::ready) continue;
     const bool has_committed = pull.has_committed.get();
     fleet_.pull_ended(pull.engine, pull.version, has_committed);
+    transfers_[static_cast<size_t>(pull.engine)].reset();
     if (!has_committed) continue;
     const std::string& who = engines_[static_cast<size_t>(pull.engine)]->member().id;
     const std::string text = fmt::format("{} serves version {} again", who, pull.version);
     get_logger("coordinator")->info("{}", text);
     store_.record_event({unix_ms(), Severity::kInfo, who, "engine_caught_up", text});
   }
-  std::erase_if(pulls_, [](const Pull& pull) { return !pull.has_committed.valid(); });
+  const auto ended =
+      std::erase_if(pulls_, [](const Pull& pull) { return !pull.has_committed.valid(); });
+  if (ended > 0) post_standings();
 }
 
 std::vector<int> WeightPublisher::serving() {

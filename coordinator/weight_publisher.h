@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <future>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "coordinator/engine_board.h"
 #include "coordinator/engine_fleet.h"
 #include "coordinator/publication_attempt.h"
 #include "coordinator/worker_client.h"
@@ -32,6 +34,7 @@ struct PublisherOptions {
   /// Not 0: what changed since the committed version travels, and every so many versions a whole
   /// one.
   int64_t whole_every = 0;
+  EngineBoard* board = nullptr;  ///< borrowed; null: nobody looks
 };
 
 /// Publishes weight versions: the driver of Publication and EngineFleet, which decide; this carries
@@ -60,6 +63,8 @@ class WeightPublisher {
     std::future<bool> has_committed;
   };
   PublishStats try_publish(int64_t step, bool is_retry);
+  void begin_transfer(int engine, int64_t version, const std::string& source);
+  void post_standings();
   PublicationAttempt::Plan make_plan(std::vector<int> engines, int64_t version);
   void start_pulls();
   void collect_pulls();
@@ -74,6 +79,7 @@ class WeightPublisher {
   int64_t version_ = 0;
   int64_t meetings_ = 0;
   std::vector<bool> met_;  // by engine: its group with the trainers stands
+  std::vector<std::optional<EngineTransfer>> transfers_;  // by engine: in flight, for the board
   std::vector<std::unique_ptr<PublicationAttempt>> attempts_;  // some of whose calls are still out
   std::vector<Pull> pulls_;
 };

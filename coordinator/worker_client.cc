@@ -248,7 +248,9 @@ void RolloutClient::join_peer(const MeetingPoint& at, bool sends) {
 EngineStatus RolloutClient::status(milliseconds timeout) {
   v1::EngineStatus response;
   NIBBLE_CALL(Status, timeout, v1::Empty(), response);
-  return {response.state(), response.served_version(), response.last_failure()};
+  return {response.state(),         response.served_version(),        response.last_failure(),
+          response.epoch(),         response.transaction().version(), response.arrived_bytes(),
+          response.expected_bytes()};
 }
 
 PlanAnswer RolloutClient::plan(int64_t epoch, const std::vector<std::string>& membership,

@@ -52,6 +52,10 @@ struct EngineStatus {
   std::string state;           ///< docs/weight_sync_protocol.md
   int64_t served_version = 0;  ///< 0: none
   std::string last_failure;
+  int64_t epoch = 0;           ///< the lowest it accepts
+  int64_t moving_version = 0;  ///< of the transaction in flight; 0: none
+  int64_t arrived_bytes = 0;   ///< of that transaction, like the next
+  int64_t expected_bytes = 0;
 };
 
 /// What one sender said it sent: opaque bytes for the receiver to compare.

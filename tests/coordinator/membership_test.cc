@@ -55,6 +55,25 @@ TEST(Membership, IsCompleteOnlyWhenAllServe) {
   members.wait_complete(Deadline::after(10s));
 }
 
+TEST(Membership, ViewsTellAllMembersInOrderTheAgeOfTheirHeartbeatAndWhetherTheyAreUp) {
+  Membership members(1, 1, 10s);
+  EXPECT_TRUE(members.views().empty());
+  members.join(candidate("a"));
+  members.join(candidate("b"));
+  members.renew("rollout/0");
+  const std::vector<MemberView> views = members.views();
+  ASSERT_EQ(views.size(), 2u);
+  EXPECT_EQ(views[0].member.id, "trainer/0");
+  EXPECT_EQ(views[1].member.address, "b");
+  EXPECT_FALSE(views[0].is_up);
+  EXPECT_TRUE(views[1].is_up);
+  for (const MemberView& view : views) {
+    EXPECT_GE(view.heartbeat_age, 0ms);
+    EXPECT_LT(view.heartbeat_age, 10s);
+  }
+  EXPECT_GE(views[0].heartbeat_age, views[1].heartbeat_age) << "renewed later";
+}
+
 TEST(Membership, AnExpiredLeaseNamesTheWorkerAndCannotBeRenewed) {
   Membership members(1, 1, 1ms);
   members.join(candidate("a"));
