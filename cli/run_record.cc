@@ -23,7 +23,7 @@ fs::path store_of(const fs::path& directory) {
   if (!fs::is_directory(directory, error)) {
     fail(ErrorCode::kNotFound, "run directory '{}' does not exist", directory.string());
   }
-  const fs::path path = directory / "run.db";
+  fs::path path = directory / "run.db";
   if (!fs::exists(path, error)) {
     fail(ErrorCode::kNotFound, "'{}' has no run.db; give the run.directory of a job",
          directory.string());
