@@ -135,7 +135,7 @@ void PublicationSim::begin_publication() {
   log_.push_back({attempt->version, fleet_->epoch(), false});  // the number never comes back
   note(fmt::format("version {} epoch {} to {} engines", attempt->version, fleet_->epoch(),
                    members.size()));
-  begin(std::move(attempt));
+  begin(attempt);
 }
 
 void PublicationSim::begin_pull() {
@@ -150,10 +150,10 @@ void PublicationSim::begin_pull() {
   attempt->version = fleet_->version();
   note(fmt::format("engine {} pulls version {} from {}", engine, attempt->version, *peer));
   fleet_->pull_began(engine);
-  begin(std::move(attempt));
+  begin(attempt);
 }
 
-void PublicationSim::begin(std::shared_ptr<Attempt> attempt) {
+void PublicationSim::begin(const std::shared_ptr<Attempt>& attempt) {
   attempt->id = ++next_attempt_;
   attempt->began = now_;
   const Layout layout = attempt->peer ? Layout{{replica_slices(model_.manifest)}}
@@ -365,7 +365,8 @@ void PublicationSim::finish_receive(const std::shared_ptr<Attempt>& attempt, int
   answer(attempt, reply);
 }
 
-void PublicationSim::answer(const std::shared_ptr<Attempt>& attempt, PublicationReply reply) {
+void PublicationSim::answer(const std::shared_ptr<Attempt>& attempt,
+                            const PublicationReply& reply) {
   const int e = attempt->engines[static_cast<size_t>(reply.to.engine)];
   const auto arrival = [this, attempt, reply, life = incarnation_] {
     if (life == incarnation_) take(attempt, reply);  // else nobody waits for it any more

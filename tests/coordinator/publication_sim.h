@@ -129,14 +129,14 @@ class PublicationSim {
   void start_coordinator();
   void begin_publication();
   void begin_pull();
-  void begin(std::shared_ptr<Attempt> attempt);
+  void begin(const std::shared_ptr<Attempt>& attempt);
   void dispatch(const std::shared_ptr<Attempt>& attempt, const std::vector<PublicationCall>& calls);
   void request(const std::shared_ptr<Attempt>& attempt, const PublicationCall& call);
   void execute(const std::shared_ptr<Attempt>& attempt, const PublicationCall& call);
   void execute_on_engine(const std::shared_ptr<Attempt>& attempt, const PublicationCall& call);
   void send(const std::shared_ptr<Attempt>& attempt, const PublicationCall& call);
   void finish_receive(const std::shared_ptr<Attempt>& attempt, int place, bool in_time);
-  void answer(const std::shared_ptr<Attempt>& attempt, PublicationReply reply);
+  void answer(const std::shared_ptr<Attempt>& attempt, const PublicationReply& reply);
   void take(const std::shared_ptr<Attempt>& attempt, const PublicationReply& reply);
   void record(const std::shared_ptr<Attempt>& attempt, const PublicationCall& call);
   void ended(const std::shared_ptr<Attempt>& attempt);
