@@ -115,7 +115,9 @@ PublicationReply PublicationAttempt::record(const PublicationCall& call,
     std::string digest;
     {
       const std::lock_guard lock(mutex_);
-      digest = hex(digests_.front());
+      // Of an engine that has the version: a fenced one may not have planned.
+      const auto first = publication.members().empty() ? 0 : publication.members().front();
+      digest = hex(digests_[static_cast<size_t>(first)]);
     }
     plan_.record(call.commits, members, digest);
     failpoint("coordinator.decided");
