@@ -14,7 +14,6 @@
 
 #include "core/base/clock.h"
 #include "core/base/fail.h"
-#include "core/rpc/channel.h"
 #include "core/rpc/status.h"
 #include "proto/nibble.grpc.pb.h"
 
@@ -76,9 +75,11 @@ struct CoordinatorClient::Stub {
   std::unique_ptr<v1::Coordinator::Stub> stub;
 };
 
-CoordinatorClient::CoordinatorClient(std::string address)
+CoordinatorClient::CoordinatorClient(std::string address, const ChannelOptions& options)
     : address_(std::move(address)),
-      stub_(std::make_unique<Stub>(Stub{v1::Coordinator::NewStub(make_channel(address_))})) {}
+      stub_(
+          std::make_unique<Stub>(Stub{v1::Coordinator::NewStub(make_channel(address_, options))})) {
+}
 CoordinatorClient::~CoordinatorClient() = default;
 
 Assignment CoordinatorClient::join(int service_port, int rendezvous_port) {

@@ -9,6 +9,7 @@
 
 #include "coordinator/engine_board.h"
 #include "coordinator/membership.h"
+#include "core/rpc/channel.h"
 
 namespace nibble {
 
@@ -50,7 +51,7 @@ struct JobView {
 /// A line to the coordinator: a worker's, or that of somebody who looks.
 class CoordinatorClient {
  public:
-  explicit CoordinatorClient(std::string address);
+  explicit CoordinatorClient(std::string address, const ChannelOptions& options = {});
   ~CoordinatorClient();
   /// Registers this process. Throws what the coordinator threw, Error{kUnavailable} if there is
   /// none.

@@ -9,6 +9,8 @@ namespace nibble {
 namespace {
 
 constexpr std::chrono::milliseconds kPatience{2'000};  // of each question
+// Beyond the patience, so that a coordinator that is stopped is told from one that is gone.
+constexpr std::chrono::milliseconds kConnectLimit = 5 * kPatience;
 
 // That an engine does not answer is an answer.
 EngineAnswer ask_engine(const Member& member) {
@@ -49,7 +51,7 @@ LiveStatus ask_live_status(const std::string& address, const std::string& id) {
   LiveStatus live;
   if (address.empty()) return live;
   try {
-    live.job = CoordinatorClient(address).status(kPatience);
+    live.job = CoordinatorClient(address, {.connect_limit = kConnectLimit}).status(kPatience);
   } catch (const Error& error) {
     // Nobody, or a stranger who took the port: either way the run is over.
     if (error.code() == ErrorCode::kDeadlineExceeded) live.state = CoordinatorState::kNotAnswering;

@@ -23,6 +23,9 @@ struct RpcLimits {
 struct ChannelOptions {
   std::optional<TlsFiles> tls = {};  ///< none: plain text, for loopback or a trusted network
   RpcLimits limits = {};
+  /// One attempt to connect. A call that gives up before this reports kDeadlineExceeded, after it
+  /// kUnavailable, of a process that is stopped: its kernel still takes the connection.
+  std::chrono::milliseconds connect_limit{2'000};
 };
 
 /// A channel to "host:port". Connects on first use and again, at most 2 s apart, after a loss;
