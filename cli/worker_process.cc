@@ -69,6 +69,7 @@ class Roles {
     options.engine = assignment.index;
     options.trainers = trainer_mesh(config);
     options.worker.plan = job_plans(config).serve;
+    options.worker.in_place = config.weight_sync.in_place;
     options.worker.gpu = on_gpu ? make_backend(config) : nullptr;
     options.gpu_wire = gpu_wire(config);
     options.store = store_ ? &*store_ : nullptr;
@@ -90,7 +91,10 @@ class Roles {
         "activations_mib={}",
         trainer.state_bytes / kMib, trainer.packed_bytes / kMib, trainer.reference_bytes / kMib,
         trainer.ring_bytes / kMib, trainer.activation_bytes / kMib);
-    return {ops::free_cuda_bytes(), trainer.total(), store_->mesh().world == 1 ? 0 : 2};
+    return {ops::free_cuda_bytes(), trainer.total(),
+            store_->mesh().world == 1     ? 0
+            : config.weight_sync.in_place ? 1
+                                          : 2};
   }
   // One for each role: a role's work goes in the order of its own thread.
   const ops::Backend* make_backend(const RunConfig& config) {

@@ -15,8 +15,8 @@ std::vector<int> numbers_of(const Entries& entries, Test test) {
 
 }  // namespace
 
-EngineFleet::EngineFleet(int num_engines, int64_t epoch)
-    : entries_(static_cast<size_t>(num_engines)), epoch_(epoch) {}
+EngineFleet::EngineFleet(int num_engines, int64_t epoch, bool in_place)
+    : in_place_(in_place), entries_(static_cast<size_t>(num_engines)), epoch_(epoch) {}
 
 std::vector<int> EngineFleet::members() const {
   auto members = numbers_of(entries_, [](const Entry& e) { return !e.is_fenced && !e.is_pulling; });
@@ -37,6 +37,7 @@ void EngineFleet::publication_ended(int64_t version, const std::vector<int>& mem
     Entry& entry = entries_[static_cast<size_t>(members[i])];
     const bool has_committed = ended.state(static_cast<int>(i)) == EngineState::kCommitted;
     if (has_committed) entry.version = version;
+    if (in_place_ && !has_committed) entry.version = 0;
     if (!ended.is_committed()) continue;
     is_clean = is_clean && has_committed && !entry.is_fenced;
     entry.is_fenced = !has_committed;

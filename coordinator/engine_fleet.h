@@ -13,8 +13,9 @@ namespace nibble {
 /// that serves it, or the trainers have published to it again. One thread.
 class EngineFleet {
  public:
-  /// `epoch`: the first; above every epoch of the log.
-  EngineFleet(int num_engines, int64_t epoch);
+  /// `epoch`: the first; above every epoch of the log. `in_place`: engines have one weight buffer,
+  /// so that nothing is known of what is in it after an attempt that failed.
+  EngineFleet(int num_engines, int64_t epoch, bool in_place = false);
 
   /// Of the next message; it rises whenever somebody was fenced, came back or an attempt failed, so
   /// that nobody takes a late message of before for one of now.
@@ -52,6 +53,7 @@ class EngineFleet {
   };
   const Entry& at(int engine) const { return entries_[static_cast<size_t>(engine)]; }
 
+  const bool in_place_;
   std::vector<Entry> entries_;
   int64_t epoch_;
   int64_t version_ = 0;

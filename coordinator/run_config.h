@@ -127,6 +127,7 @@ struct WeightSyncSection {
   int64_t retries = 1;
   bool delta = false;
   int64_t whole_every = 20;
+  bool in_place = false;
 };
 template <typename Visitor>
 void visit_fields(Visitor& v, WeightSyncSection& c) {
@@ -138,6 +139,10 @@ void visit_fields(Visitor& v, WeightSyncSection& c) {
           "send what changed since the version before, where the engine has it; on CPUs");
   v.field("whole_every", c.whole_every, "versions", "with delta: a whole version every so often",
           AtLeast{1});
+  v.field(
+      "in_place", c.in_place, "",
+      "replace an engine's weights where they are, for models of which two do not fit: it serves "
+      "nothing until the new ones are whole");
 }
 
 /// Key `logging`.

@@ -97,7 +97,8 @@ void RunLoop::start_workers() {
       store_,
       PublisherOptions{milliseconds(config_.weight_sync.timeout_ms),
                        config_.cluster.placement == Placement::kSeparate,
-                       config_.weight_sync.delta ? config_.weight_sync.whole_every : 0, &board_});
+                       config_.weight_sync.delta ? config_.weight_sync.whole_every : 0,
+                       config_.weight_sync.in_place, &board_});
 }
 
 RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
@@ -126,6 +127,10 @@ RunLoop::Rollout RunLoop::generate_on_all(const GenerateTask& base,
                                           const std::vector<PromptTask>& prompts) {
   // Fenced engines generate nothing. Which engine makes a sample does not change it.
   const std::vector<int> serving = publisher_->serving();
+  if (serving.empty()) {
+    fail(ErrorCode::kUnavailable, "step {}: no engine serves version {}", base.step,
+         base.weight_version);
+  }
   std::vector<GenerateTask> tasks(serving.size(), base);
   for (size_t i = 0; i < prompts.size(); ++i) {
     tasks[i % tasks.size()].prompts.push_back(prompts[i]);

@@ -31,7 +31,7 @@ WeightPublisher::WeightPublisher(std::string job, int64_t epoch,
       engines_(std::move(engines)),
       store_(store),
       options_(options),
-      fleet_(static_cast<int>(engines_.size()), first_epoch(epoch, store)),
+      fleet_(static_cast<int>(engines_.size()), first_epoch(epoch, store), options_.in_place),
       met_(engines_.size(), false),
       transfers_(engines_.size()) {
   // Version numbers never come back, also after a crash between prepare and decision.

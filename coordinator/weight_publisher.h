@@ -34,6 +34,7 @@ struct PublisherOptions {
   /// Not 0: what changed since the committed version travels, and every so many versions a whole
   /// one.
   int64_t whole_every = 0;
+  bool in_place = false;         ///< as EngineFleet
   EngineBoard* board = nullptr;  ///< borrowed; null: nobody looks
 };
 

@@ -4,9 +4,17 @@
 #include <string>
 #include <vector>
 
+#include "core/config/fields.h"
 #include "core/config/limits.h"
+#include "rollout/engine/engine_config.h"
 
 namespace nibble {
+
+constexpr std::array<EnumName<KvPolicy>, 3> enum_names(KvPolicy) {
+  return {{{KvPolicy::kKeep, "keep"},
+           {KvPolicy::kRecompute, "recompute"},
+           {KvPolicy::kAbort, "abort"}}};
+}
 
 /// Key `rollout`: what is sampled, and the engine's sizes.
 struct RolloutConfig {
@@ -24,6 +32,7 @@ struct RolloutConfig {
   double memory_fraction = 0.7;
   int64_t graph_max_batch = 256;
   int64_t max_positions = 2048;
+  KvPolicy kv_policy = KvPolicy::kKeep;
   int64_t timeout_ms = 600'000;
 };
 
@@ -56,6 +65,9 @@ void visit_fields(Visitor& v, RolloutConfig& c) {
           Range{0, 4096});
   v.field("max_positions", c.max_positions, "tokens", "longest prompt and response together",
           AtLeast{2});
+  v.field("kv_policy", c.kv_policy, "",
+          "sequences that run when weights are swapped: keep (go on), recompute (go on once their "
+          "cache was computed anew), abort (end)");
   v.field("timeout_ms", c.timeout_ms, "ms", "deadline of one rollout step", AtLeast{1});
 }
 

@@ -100,9 +100,11 @@ class RolloutService::Impl final : public v1::Rollout::Service {
         if (!worker_) worker_ = std::make_unique<RolloutWorker>(options_.worker);
       });
       const ParameterTable& table = worker_->spec().table;
+      ReceiverOptions receiving{own_sender(), {}};
+      if (options_.worker.in_place) receiving.release_engine = [this] { release_weights(); };
       receiver_ = std::make_unique<WeightReceiver>(options_.job, table, options_.worker.plan,
                                                    make_manifest(table, options_.worker.plan),
-                                                   *kernels_, own_sender());
+                                                   *kernels_, std::move(receiving));
       log_->info("ready model={} parameters={}", options_.worker.model.string(), table.size());
     });
   }
@@ -112,7 +114,8 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     return run_rpc([&] {
       const RolloutJob job = decode_job(*request);
       const Deadline deadline = deadline_of(*context);
-      encode_outcome(thread_.run([&] { return worker().generate(job, deadline); }), *response);
+      encode_outcome(thread_.run([&] { return worker().generate(job, deadline, thread_); }),
+                     *response);
     });
   }
 
@@ -180,6 +183,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       sender.publish(served.version, replica_tensors(receiver().manifest(), *served.weights),
                      served.weights);
       const auto peer = link(peer_link_, "peer");
+      const Sending sending(*this, peer);
       const Stopwatch clock;
       encode_report(sender.move(transaction, plan, *peer->transport,
                                 Deadline::after(std::chrono::milliseconds(request->deadline_ms()))),
@@ -260,7 +264,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       failpoint(name("commit"));
       const ServedWeights served = receiver().commit(decode_transaction(request->transaction()));
       const double pause_ms =
-          thread_.run([&] { return worker().set_weights(served.weights, served.version); });
+          thread_.run_within([&] { return worker().set_weights(served.weights, served.version); });
       response->set_pause_ms(pause_ms);
       log_->info("serves version={} pause_ms={:.3f}", served.version, pause_ms);
       failpoint(name("committed"));
@@ -276,6 +280,32 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   }
 
  private:
+  // A transfer to a peer, while it lasts: it holds the served weights.
+  class Sending {
+   public:
+    Sending(Impl& impl, std::shared_ptr<Link> link) : impl_(impl) {
+      const std::lock_guard lock(impl_.mutex_);
+      impl_.sending_link_ = std::move(link);
+    }
+    ~Sending() {
+      const std::lock_guard lock(impl_.mutex_);
+      impl_.sending_link_.reset();
+    }
+    Sending(const Sending&) = delete;
+    Sending& operator=(const Sending&) = delete;
+
+   private:
+    Impl& impl_;
+  };
+
+  // In place: the engine stops between two steps; a peer that pulls has to ask again.
+  void release_weights() {
+    {
+      const std::lock_guard lock(mutex_);
+      if (sending_link_) sending_link_->transport->abort();
+    }
+    thread_.run_within([&] { worker().release_weights(); });
+  }
   RolloutWorker& worker() {
     if (!worker_)
       fail(ErrorCode::kFailedPrecondition, "engine {} has not started", options_.engine);
@@ -340,8 +370,10 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   std::unique_ptr<const kernels::WeightKernels> kernels_;
   std::unique_ptr<WeightReceiver> receiver_;  // set by Start, before any other call
   std::mutex mutex_;
-  std::shared_ptr<Link> trainers_link_;  // guarded by mutex_, like the next; shared: with transfers
+  std::shared_ptr<Link>
+      trainers_link_;  // guarded by mutex_, like the next two; shared: with transfers
   std::shared_ptr<Link> peer_link_;
+  std::shared_ptr<Link> sending_link_;     // the peer's, while this engine sends over it
   std::unique_ptr<RolloutWorker> worker_;  // lives on thread_
   TaskThread thread_;                      // last member
 };

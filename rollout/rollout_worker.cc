@@ -39,8 +39,9 @@ EngineConfig gpu_engine_config(const RolloutWorkerOptions& options, const ModelS
   config.max_logit_rows =
       std::max<int64_t>(config.max_logit_rows, std::min<int64_t>(config.max_running, 1024));
   // Without a trainer beside it: what is served, and a shadow.
-  const SharedGpu gpu =
-      options.shared_gpu ? *options.shared_gpu : SharedGpu{ops::free_cuda_bytes(), 0, 2};
+  const SharedGpu gpu = options.shared_gpu
+                            ? *options.shared_gpu
+                            : SharedGpu{ops::free_cuda_bytes(), 0, options.in_place ? 1 : 2};
   const int64_t weights = gpu.weight_buffers * make_manifest(spec.table, options.plan).bytes;
   const CudaEngineMemory memory = cuda_engine_memory(spec, config);
   const int64_t own_part = gpu.free_bytes / options.gpu_sharers;
@@ -127,13 +128,19 @@ RolloutWorker::RolloutWorker(RolloutWorkerOptions options)
 }
 
 double RolloutWorker::set_weights(std::shared_ptr<const ResidentWeights> weights, int64_t version) {
+  if (engine_->has_weights() && engine_->version() == version) return 0.0;
   const Stopwatch clock;
-  engine_->set_weights(std::move(weights), version);
-  return clock.elapsed_ms();
+  engine_->set_weights(std::move(weights), version, options_.rollout.kv_policy);
+  return std::exchange(without_weights_, std::nullopt).value_or(clock).elapsed_ms();
+}
+
+void RolloutWorker::release_weights() {
+  engine_->release_weights();
+  if (!without_weights_) without_weights_.emplace();
 }
 
 std::vector<Completion> RolloutWorker::run_engine(const RolloutJob& job, Running& running,
-                                                  Deadline deadline) {
+                                                  Deadline deadline, TaskThread& thread) {
   std::vector<GenerateRequest> requests;
   running.first_id = next_request_id_;
   for (size_t p = 0; p < job.prompts.size(); ++p) {
@@ -164,6 +171,11 @@ std::vector<Completion> RolloutWorker::run_engine(const RolloutJob& job, Running
         fail(ErrorCode::kDeadlineExceeded, "step {}: {} samples were not generated in time",
              job.step, count);
       }
+      thread.let_in();
+      if (!engine_->has_weights()) {
+        thread.wait_and_let_in(deadline);
+        continue;
+      }
       engine_->step();
       for (Completion& done : engine_->take_finished()) {
         completions[done.id - running.first_id] = std::move(done);
@@ -177,7 +189,12 @@ std::vector<Completion> RolloutWorker::run_engine(const RolloutJob& job, Running
   return completions;
 }
 
-RolloutOutcome RolloutWorker::generate(const RolloutJob& job, Deadline deadline) {
+RolloutOutcome RolloutWorker::generate(const RolloutJob& job, Deadline deadline,
+                                       TaskThread& thread) {
+  if (!engine_->has_weights()) {
+    fail(ErrorCode::kFailedPrecondition, "step {} wants weight version {}, but none is served",
+         job.step, job.weight_version);
+  }
   if (engine_->version() != job.weight_version) {
     fail(ErrorCode::kFailedPrecondition, "step {} wants weight version {}, but {} is served",
          job.step, job.weight_version, engine_->version());
@@ -191,7 +208,7 @@ RolloutOutcome RolloutWorker::generate(const RolloutJob& job, Deadline deadline)
                         engine_->config().kv_slots);
     outcome.prefill_tokens += static_cast<int64_t>(running.prompts.back().size());
   }
-  running.completions = run_engine(job, running, deadline);
+  running.completions = run_engine(job, running, deadline, thread);
   outcome.generate_ms = clock.restart_ms();
   score(job, running, outcome);
   outcome.reward_ms = clock.elapsed_ms();
@@ -214,6 +231,7 @@ void RolloutWorker::score(const RolloutJob& job, Running& running, RolloutOutcom
     if (i % per_prompt == 0) {
       report.prompt_text = capped(tokenizer_.decode(running.prompts[i / per_prompt]));
     }
+    if (done.reason == FinishReason::kAborted) report.error = "a swap of weights ended it";
     outcome.generated_tokens += static_cast<int64_t>(done.tokens.size());
     report.sample.response = std::move(done.tokens);
     report.sample.log_probs = std::move(done.log_probs);
@@ -224,7 +242,7 @@ void RolloutWorker::score(const RolloutJob& job, Running& running, RolloutOutcom
   for (size_t i = 0; i < rewards.size(); ++i) {
     if (const auto* error = std::get_if<Error>(&rewards[i])) {
       outcome.samples[i].error = error->what();
-    } else {
+    } else if (!outcome.samples[i].error) {
       outcome.samples[i].sample.reward = std::get<double>(rewards[i]);
     }
   }

@@ -11,6 +11,7 @@
 
 #include "core/base/clock.h"
 #include "core/base/json.h"
+#include "core/base/task_thread.h"
 #include "core/data/sample.h"
 #include "core/models/decoder.h"
 #include "core/models/weights.h"
@@ -78,6 +79,7 @@ struct RolloutWorkerOptions {
   int gpu_sharers = 1;                      ///< workers on this GPU; each plans with its part
   Numerics numerics = Numerics::kExact;     ///< of the GPU
   QuantizationPlan plan;                    ///< how weights are served
+  bool in_place = false;                    ///< one weight buffer: new weights overwrite the old
 };
 
 /// Generates and scores groups of samples with one engine; keeps those of training steps until the
@@ -86,10 +88,15 @@ class RolloutWorker {
  public:
   explicit RolloutWorker(RolloutWorkerOptions options);
 
-  /// Swaps the weights in; returns the milliseconds the engine could not work meanwhile.
+  /// Swaps the weights in; returns the milliseconds the engine could not work meanwhile: since
+  /// release_weights(), if it was called. A version that is served already stays.
   double set_weights(std::shared_ptr<const ResidentWeights> weights, int64_t version);
-  /// Throws Error{kFailedPrecondition} if another version is served, Error{kDeadlineExceeded}.
-  RolloutOutcome generate(const RolloutJob& job, Deadline deadline);
+  /// Lets go of the weights, which are about to be overwritten.
+  void release_weights();
+  /// Between two steps of the engine `thread`, this one, lets others in, who may swap or release
+  /// the weights; without weights it waits for them. Throws Error{kFailedPrecondition} if another
+  /// version is served, Error{kDeadlineExceeded}.
+  RolloutOutcome generate(const RolloutJob& job, Deadline deadline, TaskThread& thread);
   /// Groups of a step. Any thread. Throws Error{kNotFound} naming the step or prompt.
   std::vector<SampleGroup> fetch(int64_t step, const std::vector<uint64_t>& prompt_ids) const;
 
@@ -97,7 +104,8 @@ class RolloutWorker {
 
  private:
   struct Running;
-  std::vector<Completion> run_engine(const RolloutJob& job, Running& running, Deadline deadline);
+  std::vector<Completion> run_engine(const RolloutJob& job, Running& running, Deadline deadline,
+                                     TaskThread& thread);
   void score(const RolloutJob& job, Running& running, RolloutOutcome& outcome);
   void keep(const RolloutJob& job, Running& running, RolloutOutcome& outcome);
 
@@ -108,6 +116,7 @@ class RolloutWorker {
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<RewardProcess> rewards_;
   uint64_t next_request_id_ = 1;
+  std::optional<Stopwatch> without_weights_;  // since they were released
   mutable std::mutex mutex_;
   std::map<int64_t, std::map<uint64_t, SampleGroup>> kept_;  // guarded by mutex_; by step
 };

@@ -188,7 +188,9 @@ void decode_edge(const Manifest& manifest, const Edge& edge, std::span<const std
       std::memcpy(target[i].data(), part.data(), part.size());
       continue;
     }
-    std::memcpy(target[i].data(), base[i].data(), base[i].size());
+    if (target[i].data() != base[i].data()) {
+      std::memcpy(target[i].data(), base[i].data(), base[i].size());
+    }
     apply_delta(manifest.at(edge.slices[i].slice.tensor).kind, part, target[i]);
   }
 }

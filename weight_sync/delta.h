@@ -39,8 +39,8 @@ int64_t delta_header_bytes(const Edge& edge);
 /// are not a header of this edge. The header has a hash of its own, because a transfer of another
 /// size than was sent ends a process that uses Gloo.
 int64_t delta_payload_bytes(const Edge& edge, std::span<const std::byte> header);
-/// Writes an edge's slices to `target`: where the header says so from `base`, by lists. Reads any
-/// bytes: throws Error{kDataLoss}.
+/// Writes an edge's slices to `target`: where the header says so from `base`, by lists. `target`
+/// may be the base. Reads any bytes: throws Error{kDataLoss}.
 void decode_edge(const Manifest& manifest, const Edge& edge, std::span<const std::byte> header,
                  std::span<const std::byte> payload,
                  std::span<const std::span<const std::byte>> base,

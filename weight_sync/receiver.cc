@@ -1,22 +1,16 @@
 #include "weight_sync/receiver.h"
 
-#include <atomic>
-
 #include "core/base/fail.h"
-#include "weight_sync/delta.h"
-#include "weight_sync/hash_batch.h"
-#include "weight_sync/stored_bytes.h"
+#include "weight_sync/receive_attempt.h"
 
 namespace nibble {
 
+// The transaction in flight; shared with the receive() that fills it.
 struct WeightReceiver::Attempt {
-  Transaction transaction;
-  SyncPlan plan;
-  std::shared_ptr<const ResidentWeights> weights;  // the shadow; in a flip null until it is taken
-  std::shared_ptr<const ResidentWeights> base;     // of a delta: what is served
-  std::vector<IncomingEdge> edges;  // memory of the shadow, in plan order; in a flip no pieces
-  std::vector<std::vector<quant::ContentHash>> hashes;  // of what arrived; receive()'s thread
-  std::atomic<int64_t> arrived_bytes = 0;
+  Attempt(const ReceivingEnd& end, const Transaction& transaction, SyncPlan plan,
+          std::shared_ptr<const ResidentWeights> base)
+      : bytes(end, transaction, std::move(plan), std::move(base)) {}
+  ReceiveAttempt bytes;
   Transport* transport = nullptr;  // guarded by the receiver's mutex_, like the next three
   bool is_filling = false;
   bool has_arrived = false;
@@ -37,21 +31,23 @@ std::string_view receiver_state_name(ReceiverState state) {
       return "verified";
     case ReceiverState::kPrepared:
       return "prepared";
+    case ReceiverState::kPoisoned:
+      return "poisoned";
   }
   return "";
 }
 
 WeightReceiver::WeightReceiver(std::string job, const ParameterTable& table, QuantizationPlan plan,
                                Manifest manifest, const kernels::WeightKernels& kernels,
-                               std::optional<int> own_sender)
+                               ReceiverOptions options)
     : job_(std::move(job)),
       table_(table),
       plan_(std::move(plan)),
       manifest_(std::move(manifest)),
       destination_(replica_slices(manifest_)),
       kernels_(kernels),
-      own_sender_(own_sender),
-      pool_(table, plan_, kernels.device()) {}
+      options_(std::move(options)),
+      pool_(table, plan_, kernels.device(), is_in_place() ? 1 : 2) {}
 
 void WeightReceiver::check_job(const Transaction& transaction) const {
   if (transaction.job != job_) {
@@ -72,7 +68,7 @@ WeightReceiver::Attempt& WeightReceiver::attempt_for(const Transaction& transact
          "{} of version {}: no transaction is in flight; the worker is {}", operation,
          transaction.version, receiver_state_name(state_));
   }
-  const Transaction& own = attempt_->transaction;
+  const Transaction& own = attempt_->bytes.transaction();
   if (transaction.epoch != own.epoch) {
     fail(ErrorCode::kFailedPrecondition,
          "{} of version {}: epoch {}, but the transaction in flight began in epoch {}", operation,
@@ -93,12 +89,13 @@ WeightReceiver::Attempt& WeightReceiver::attempt_for(const Transaction& transact
 void WeightReceiver::require_state(ReceiverState state, const char* operation) const {
   if (state_ == state) return;
   fail(ErrorCode::kFailedPrecondition, "{} of version {}: the worker is {}, it must be {}",
-       operation, attempt_->transaction.version, receiver_state_name(state_),
+       operation, attempt_->bytes.transaction().version, receiver_state_name(state_),
        receiver_state_name(state));
 }
 
 ReceiverState WeightReceiver::resting_state() const {
-  return served_.weights == nullptr ? ReceiverState::kStale : ReceiverState::kIdle;
+  if (served_.weights != nullptr) return ReceiverState::kIdle;
+  return is_poisoned_ ? ReceiverState::kPoisoned : ReceiverState::kStale;
 }
 
 void WeightReceiver::end_attempt(const std::string& failure) {
@@ -118,31 +115,34 @@ void WeightReceiver::reserve(const Transaction& transaction, SyncPlan plan) {
          transaction.version, digest_hex(transaction.plan_digest), digest_hex(plan.digest));
   }
   NIBBLE_CHECK(plan.manifest_digest == manifest_.digest, "the plan is for another manifest");
-  if (attempt_ != nullptr && attempt_->transaction == transaction &&
+  if (attempt_ != nullptr && attempt_->bytes.transaction() == transaction &&
       state_ == ReceiverState::kReserved) {
     return;
   }
   // The coordinator has gone on without this worker: a later version, or the same in a later epoch,
   // takes the place of what was left behind, unless bytes are still arriving.
   const bool is_later = attempt_ != nullptr && !attempt_->is_filling &&
-                        (transaction.version > attempt_->transaction.version ||
-                         (transaction.version == attempt_->transaction.version &&
-                          transaction.epoch > attempt_->transaction.epoch));
+                        (transaction.version > attempt_->bytes.transaction().version ||
+                         (transaction.version == attempt_->bytes.transaction().version &&
+                          transaction.epoch > attempt_->bytes.transaction().epoch));
   if (attempt_ != nullptr && !is_later) {
     fail(ErrorCode::kFailedPrecondition,
          "reserve of version {}: version {} of epoch {} is in flight and {}; abort it first",
-         transaction.version, attempt_->transaction.version, attempt_->transaction.epoch,
-         receiver_state_name(state_));
+         transaction.version, attempt_->bytes.transaction().version,
+         attempt_->bytes.transaction().epoch, receiver_state_name(state_));
   }
   if (transaction.epoch < epoch_ || transaction.epoch <= 0) {
     fail(ErrorCode::kFailedPrecondition,
          "reserve of version {}: epoch {} is stale, this is epoch {}", transaction.version,
          transaction.epoch, epoch_);
   }
-  if (transaction.version <= served_.version) {
+  // An engine that serves nothing may take again what it served before.
+  const bool is_new = transaction.version > highest_version_ ||
+                      (served_.weights == nullptr && transaction.version == highest_version_);
+  if (!is_new) {
     fail(ErrorCode::kFailedPrecondition,
          "reserve of version {}: version {} is served, and versions only rise", transaction.version,
-         served_.version);
+         highest_version_);
   }
   if (transaction.base_version != 0 && transaction.base_version != served_.version) {
     fail(ErrorCode::kFailedPrecondition,
@@ -151,42 +151,19 @@ void WeightReceiver::reserve(const Transaction& transaction, SyncPlan plan) {
   }
   if (attempt_ != nullptr) {
     end_attempt(fmt::format("version {} of epoch {} was left behind for version {} of epoch {}",
-                            attempt_->transaction.version, attempt_->transaction.epoch,
-                            transaction.version, transaction.epoch));
+                            attempt_->bytes.transaction().version,
+                            attempt_->bytes.transaction().epoch, transaction.version,
+                            transaction.epoch));
   }
-  auto attempt = std::make_shared<Attempt>();
-  const auto shadow = is_flip(plan) ? nullptr : pool_.acquire();
-  attempt->weights = shadow;
-  for (const Edge& edge : plan.edges) {
-    IncomingEdge incoming{edge.sender, {}};
-    for (const PlannedSlice& planned : edge.slices) {
-      if (!shadow) break;
-      const StoredTensor& tensor = manifest_.at(planned.slice.tensor);
-      incoming.pieces.push_back(stored_bytes(shadow->stored(tensor.parameter), tensor)
-                                    .subspan(static_cast<size_t>(planned.byte_begin),
-                                             static_cast<size_t>(planned.bytes())));
-    }
-    attempt->edges.push_back(std::move(incoming));
-    attempt->hashes.emplace_back(edge.slices.size());
-  }
-  attempt->transaction = transaction;
-  if (transaction.base_version != 0) attempt->base = served_.weights;
-  attempt->plan = std::move(plan);
+  // In place the base is the buffer that is written.
+  const bool keeps_base = transaction.base_version != 0 && !is_in_place();
+  auto attempt = std::make_shared<Attempt>(
+      ReceivingEnd{manifest_, table_, plan_, destination_, kernels_, options_.own_sender},
+      transaction, std::move(plan), keeps_base ? served_.weights : nullptr);
+  if (!is_in_place() && !attempt->bytes.is_flip()) attempt->bytes.set_shadow(pool_.acquire());
   attempt_ = std::move(attempt);
   epoch_ = transaction.epoch;
   state_ = ReceiverState::kReserved;
-}
-
-bool WeightReceiver::is_flip(const SyncPlan& plan) const {
-  return own_sender_ && plan.edges.size() == 1 && plan.edges[0].sender == *own_sender_;
-}
-
-void WeightReceiver::hash_arrived(HashBatch& hashes, Attempt& attempt, size_t edge,
-                                  const Segment& segment, std::span<const std::byte> piece) const {
-  const auto i = static_cast<size_t>(segment.piece);
-  hashes.add(manifest_, attempt.plan.edges[edge].slices[i], segment, piece,
-             &attempt.hashes[edge][i]);
-  attempt.arrived_bytes += segment.bytes;
 }
 
 void WeightReceiver::receive(const Transaction& transaction, Transport& transport,
@@ -196,101 +173,20 @@ void WeightReceiver::receive(const Transaction& transaction, Transport& transpor
 
 void WeightReceiver::receive_held(const Transaction& transaction, const HeldPacking& held,
                                   Transport* transport, Deadline deadline) {
-  NIBBLE_CHECK(own_sender_ == held.rank, "the packing of rank {} is not the own sender's",
+  NIBBLE_CHECK(options_.own_sender == held.rank, "the packing of rank {} is not the own sender's",
                held.rank);
   fill(transaction, &held, transport, deadline);
 }
 
-// The own sender's edge: in a flip its memory is what will be served, else it is copied from.
-void WeightReceiver::take_held(Attempt& attempt, const HeldPacking& held) const {
-  const auto tensors = shard_tensors(manifest_, *held.parameters,
-                                     owned_slices(manifest_, table_, held.mesh, held.rank));
-  DeviceMemory& memory = device_memory(kernels_.device());
-  HashBatch hashes(kernels_, attempt.plan.sizes.bucket_bytes);
-  for (size_t e = 0; e < attempt.edges.size(); ++e) {
-    if (attempt.edges[e].sender != held.rank) continue;
-    const auto source = edge_pieces(manifest_, attempt.plan.edges[e], tensors);
-    const auto& target = attempt.edges[e].pieces;  // empty in a flip
-    for (size_t i = 0; i < target.size(); ++i) {
-      memory.copy(target[i].data(), source[i].data(), std::ssize(source[i]));
-    }
-    memory.finish();
-    for (size_t i = 0; i < source.size(); ++i) {
-      const Segment whole{static_cast<int64_t>(i), 0, std::ssize(source[i])};
-      hash_arrived(hashes, attempt, e, whole, target.empty() ? source[i] : target[i]);
-    }
+// In place: nothing is served from here until a version is committed.
+void WeightReceiver::empty_buffer(ReceiveAttempt& bytes, Deadline deadline) {
+  {
+    const std::lock_guard lock(mutex_);
+    served_ = {};  // the engine holds it still
+    is_poisoned_ = true;
   }
-  hashes.flush();
-  if (!is_flip(attempt.plan)) return;
-  attempt.weights =
-      std::make_shared<ResidentWeights>(table_, plan_, held.parameters, kernels_.device());
-}
-
-// Headers, which say how long the rest is; then that; then the shadow from what is served.
-void WeightReceiver::receive_delta(Attempt& attempt, std::span<const size_t> edges,
-                                   Transport& transport, Deadline deadline) const {
-  NIBBLE_CHECK(kernels_.device() == DeviceKind::kCpu, "deltas are applied in host memory");
-  const auto receive = [&](const std::vector<std::vector<std::byte>*>& parts) {
-    std::vector<IncomingEdge> incoming;
-    for (size_t i = 0; i < parts.size(); ++i) {
-      if (parts[i]->empty()) continue;  // nothing changed
-      incoming.push_back({attempt.plan.edges[edges[i]].sender, {std::span(*parts[i])}});
-    }
-    transport.receive(
-        incoming, attempt.plan.sizes, [](size_t, const Segment&) {}, deadline);
-  };
-  std::vector<std::vector<std::byte>> headers(edges.size()), payloads(edges.size());
-  std::vector<std::vector<std::byte>*> parts;
-  for (size_t i = 0; i < edges.size(); ++i) {
-    headers[i].resize(static_cast<size_t>(delta_header_bytes(attempt.plan.edges[edges[i]])));
-    parts.push_back(&headers[i]);
-  }
-  receive(parts);
-  parts.clear();
-  for (size_t i = 0; i < edges.size(); ++i) {
-    payloads[i].resize(
-        static_cast<size_t>(delta_payload_bytes(attempt.plan.edges[edges[i]], headers[i])));
-    parts.push_back(&payloads[i]);
-  }
-  receive(parts);
-  const auto base = replica_tensors(manifest_, *attempt.base);
-  for (size_t i = 0; i < edges.size(); ++i) {
-    const Edge& edge = attempt.plan.edges[edges[i]];
-    decode_edge(manifest_, edge, headers[i], payloads[i], edge_pieces(manifest_, edge, base),
-                attempt.edges[edges[i]].pieces);
-  }
-}
-
-// The edges of all other senders.
-void WeightReceiver::receive_edges(Attempt& attempt, Transport& transport,
-                                   Deadline deadline) const {
-  std::vector<IncomingEdge> edges;
-  std::vector<size_t> place;  // in the plan
-  for (size_t e = 0; e < attempt.edges.size(); ++e) {
-    if (own_sender_ == attempt.edges[e].sender) continue;
-    edges.push_back(attempt.edges[e]);
-    place.push_back(e);
-  }
-  HashBatch hashes(kernels_, attempt.plan.sizes.bucket_bytes);
-  if (attempt.base != nullptr) {
-    receive_delta(attempt, place, transport, deadline);
-    for (const size_t e : place) {
-      for (size_t i = 0; i < attempt.edges[e].pieces.size(); ++i) {
-        const auto piece = attempt.edges[e].pieces[i];
-        hash_arrived(hashes, attempt, e, {static_cast<int64_t>(i), 0, std::ssize(piece)}, piece);
-      }
-    }
-    hashes.flush();
-    return;
-  }
-  transport.receive(
-      edges, attempt.plan.sizes,
-      [&](size_t edge, const Segment& segment) {
-        hash_arrived(hashes, attempt, place[edge], segment,
-                     edges[edge].pieces[static_cast<size_t>(segment.piece)]);
-      },
-      deadline);
-  hashes.flush();
+  options_.release_engine();
+  bytes.set_shadow(pool_.acquire(deadline));
 }
 
 void WeightReceiver::fill(const Transaction& transaction, const HeldPacking* held,
@@ -306,8 +202,9 @@ void WeightReceiver::fill(const Transaction& transaction, const HeldPacking* hel
     attempt->is_filling = true;
   }
   try {
-    if (held != nullptr) take_held(*attempt, *held);
-    if (transport != nullptr) receive_edges(*attempt, *transport, deadline);
+    if (is_in_place() && !attempt->bytes.is_flip()) empty_buffer(attempt->bytes, deadline);
+    if (held != nullptr) attempt->bytes.take_held(*held);
+    if (transport != nullptr) attempt->bytes.receive(*transport, deadline);
   } catch (const std::exception& error) {
     finish_receive(std::move(attempt), error.what());
     throw;
@@ -332,40 +229,6 @@ bool WeightReceiver::finish_receive(std::shared_ptr<Attempt> attempt, const std:
   return false;
 }
 
-void WeightReceiver::check_report(const Edge& edge, size_t edge_index,
-                                  std::span<const SenderReport> reports) const {
-  const SenderReport* report = nullptr;
-  for (const SenderReport& candidate : reports) {
-    if (candidate.sender == edge.sender) report = &candidate;
-  }
-  const int64_t version = attempt_->transaction.version;
-  const Slice& first = edge.slices.front().slice;
-  if (report == nullptr || report->slices.size() != edge.slices.size()) {
-    fail(
-        ErrorCode::kDataLoss,
-        "version {}: sender {} reported {} slices of {}, the first of them rows [{}, {}) of tensor "
-        "'{}'",
-        version, edge.sender, report == nullptr ? 0 : report->slices.size(), edge.slices.size(),
-        first.row_begin, first.row_end, manifest_.at(first.tensor).name);
-  }
-  if (report->transaction != attempt_->transaction) {
-    fail(ErrorCode::kDataLoss, "version {}: sender {} sent version {} of epoch {}", version,
-         edge.sender, report->transaction.version, report->transaction.epoch);
-  }
-  for (size_t i = 0; i < edge.slices.size(); ++i) {
-    const Slice& planned = edge.slices[i].slice;
-    const SliceHash& sent = report->slices[i];
-    if (sent.slice == planned && sent.hash == attempt_->hashes[edge_index][i]) continue;
-    fail(ErrorCode::kDataLoss,
-         "version {}: rows [{}, {}) of tensor '{}' from sender {} {}; nothing of this version is "
-         "served",
-         version, planned.row_begin, planned.row_end, manifest_.at(planned.tensor).name,
-         edge.sender,
-         sent.slice == planned ? "arrived with other contents than were sent"
-                               : "were planned, but the sender reports another slice");
-  }
-}
-
 void WeightReceiver::verify(const Transaction& transaction, std::span<const SenderReport> reports) {
   const std::lock_guard lock(mutex_);
   const Attempt& attempt = attempt_for(transaction, "verify");
@@ -373,26 +236,15 @@ void WeightReceiver::verify(const Transaction& transaction, std::span<const Send
   require_state(ReceiverState::kMoving, "verify");
   if (!attempt.has_arrived) {
     fail(ErrorCode::kFailedPrecondition, "verify of version {}: {} of {} bytes have arrived",
-         transaction.version, attempt.arrived_bytes.load(), attempt.plan.bytes);
+         transaction.version, attempt.bytes.arrived_bytes(), attempt.bytes.expected_bytes());
   }
   try {
-    std::vector<Slice> written;
-    for (size_t e = 0; e < attempt.plan.edges.size(); ++e) {
-      check_report(attempt.plan.edges[e], e, reports);
-      for (const PlannedSlice& planned : attempt.plan.edges[e].slices) {
-        written.push_back(planned.slice);
-      }
-    }
-    const auto problem = coverage_problem(manifest_, written, destination_);
-    if (problem) fail(ErrorCode::kDataLoss, "version {}: {}", transaction.version, *problem);
-    if (attempt.arrived_bytes != attempt.plan.bytes) {
-      fail(ErrorCode::kDataLoss, "version {}: {} bytes arrived, the plan has {}",
-           transaction.version, attempt.arrived_bytes.load(), attempt.plan.bytes);
-    }
+    attempt.bytes.verify(reports);
   } catch (const Error& error) {
     end_attempt(error.what());
     throw;
   }
+  is_poisoned_ = false;
   state_ = ReceiverState::kVerified;
 }
 
@@ -407,11 +259,17 @@ void WeightReceiver::prepare(const Transaction& transaction) {
 ServedWeights WeightReceiver::commit(const Transaction& transaction) {
   ServedWeights before;  // let go of after the lock: it may be the last holder
   const std::lock_guard lock(mutex_);
-  if (last_committed_ == transaction) return served_;
+  if (last_committed_ == transaction) {
+    if (served_.version == transaction.version) return served_;
+    fail(ErrorCode::kFailedPrecondition,
+         "commit of version {}: it was committed before, and is not served any more",
+         transaction.version);
+  }
   Attempt& attempt = attempt_for(transaction, "commit");
   require_state(ReceiverState::kPrepared, "commit");
   before = std::move(served_);
-  served_ = {std::move(attempt.weights), transaction.version};
+  served_ = {attempt.bytes.take_weights(), transaction.version};
+  highest_version_ = transaction.version;
   last_committed_ = transaction;
   end_attempt({});
   return served_;
@@ -434,7 +292,7 @@ void WeightReceiver::abort(const Transaction& transaction, Deadline deadline) {
   if (attempt.transport != nullptr) attempt.transport->abort();
   // attempt_ may go on to another transaction before this thread wakes.
   const bool in_time = attempt_ended_.wait_until(lock, deadline.time(), [&] {
-    return attempt_ == nullptr || attempt_->transaction != transaction;
+    return attempt_ == nullptr || attempt_->bytes.transaction() != transaction;
   });
   if (!in_time) {
     fail(ErrorCode::kDeadlineExceeded,
@@ -457,9 +315,9 @@ ReceiverStatus WeightReceiver::status() const {
   status.num_buffers = pool_.num_allocated();
   status.last_failure = last_failure_;
   if (attempt_ != nullptr) {
-    status.transaction = attempt_->transaction;
-    status.arrived_bytes = attempt_->arrived_bytes;
-    status.expected_bytes = attempt_->plan.bytes;
+    status.transaction = attempt_->bytes.transaction();
+    status.arrived_bytes = attempt_->bytes.arrived_bytes();
+    status.expected_bytes = attempt_->bytes.expected_bytes();
   }
   return status;
 }

@@ -2,6 +2,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -18,7 +19,7 @@
 
 namespace nibble {
 
-class HashBatch;
+class ReceiveAttempt;
 
 enum class ReceiverState {
   kStale,     ///< has no version yet and serves nothing
@@ -27,6 +28,7 @@ enum class ReceiverState {
   kMoving,    ///< the shadow is being filled, or is full and not yet verified
   kVerified,  ///< what arrived is what was sent
   kPrepared,  ///< promised to commit; only commit() or abort() may follow
+  kPoisoned,  ///< in place: the buffer is in part written and nothing is served
 };
 std::string_view receiver_state_name(ReceiverState state);
 
@@ -49,33 +51,44 @@ struct ReceiverStatus {
   std::string last_failure;  ///< why the last transaction that failed here did
 };
 
+struct ReceiverOptions {
+  /// The sender of the plans that lives in this process; its rows do not travel.
+  std::optional<int> own_sender;
+  /// Set: weights are received in place, in the only buffer there is. Called when the first byte is
+  /// about to arrive: the engine, and whoever else holds the served weights, must let go of them.
+  std::function<void()> release_engine;
+};
+
 /// A rollout worker's side of weight publication. It fills a shadow while the served version is in
 /// use, and swaps by moving a pointer:
 ///
 ///   STALE or IDLE -> RESERVED -> MOVING -> VERIFIED -> PREPARED -> IDLE with the new version
 ///
 /// A failed receive() or verify(), or abort(), leads back to STALE or IDLE with the version served
-/// before; the shadow is reused. Calls that do not fit the state or the transaction in flight throw
-/// Error{kFailedPrecondition} saying why and change nothing. Repeating reserve(), verify(),
-/// prepare(), commit() or abort() of the same transaction has no further effect, so that a lost
-/// answer can be asked for again. Any thread may call any method.
+/// before; the shadow is reused. In place there is no shadow and no way back: from MOVING on
+/// nothing is served; what fails before it is verified leads to POISONED, after that to STALE, and
+/// a later transaction out of both; it may bring the version again that was served last. Calls that
+/// do not fit the state or the transaction in flight throw Error{kFailedPrecondition} saying why
+/// and change nothing. Repeating reserve(), verify(), prepare(), commit() or abort() of the same
+/// transaction has no further effect, so that a lost answer can be asked for again. Any thread may
+/// call any method.
 class WeightReceiver {
  public:
-  /// `table` must outlive this and all weights it gave out, `kernels` this. `own_sender`: the
-  /// sender of the plans that lives in this process; its rows do not travel.
+  /// `table` must outlive this and all weights it gave out, `kernels` this.
   WeightReceiver(std::string job, const ParameterTable& table, QuantizationPlan plan,
                  Manifest manifest, const kernels::WeightKernels& kernels,
-                 std::optional<int> own_sender = std::nullopt);
+                 ReceiverOptions options = {});
 
   /// Sets a shadow aside for `transaction`, whose plan this side computed as `plan`. Refused: a
   /// base version that is not served, a
   /// lower epoch, a version not above the served one, another plan digest, another transaction in
   /// flight, unless this one's version or epoch is later and no bytes are arriving: then that one
   /// is over. Error{kResourceExhausted} while both buffers are held. A plan of the own sender alone
-  /// needs no shadow.
+  /// needs no shadow; in place none is set aside.
   void reserve(const Transaction& transaction, SyncPlan plan);
-  /// Fills the shadow and hashes what arrives. Blocks; abort() from another thread ends it with
-  /// Error{kUnavailable}. Otherwise throws as Transport::receive, and the transaction is over.
+  /// Fills the shadow and hashes what arrives; in place, once all have let go of the buffer.
+  /// Blocks; abort() from another thread ends it with Error{kUnavailable}. Otherwise throws as
+  /// Transport::receive, and the transaction is over.
   void receive(const Transaction& transaction, Transport& transport, Deadline deadline);
   /// The same with an own sender, whose packing this is: its rows are copied from where they are,
   /// the others' come over `transport`. If there are no others, `transport` may be null, and
@@ -105,18 +118,11 @@ class WeightReceiver {
   void require_state(ReceiverState state, const char* operation) const;
   ReceiverState resting_state() const;
   void end_attempt(const std::string& failure);
-  bool is_flip(const SyncPlan& plan) const;
+  bool is_in_place() const { return options_.release_engine != nullptr; }
+  void empty_buffer(ReceiveAttempt& bytes, Deadline deadline);
   void fill(const Transaction& transaction, const HeldPacking* held, Transport* transport,
             Deadline deadline);
-  void take_held(Attempt& attempt, const HeldPacking& held) const;
-  void receive_edges(Attempt& attempt, Transport& transport, Deadline deadline) const;
-  void receive_delta(Attempt& attempt, std::span<const size_t> edges, Transport& transport,
-                     Deadline deadline) const;
   bool finish_receive(std::shared_ptr<Attempt> attempt, const std::string& failure);
-  void hash_arrived(HashBatch& hashes, Attempt& attempt, size_t edge, const Segment& segment,
-                    std::span<const std::byte> piece) const;
-  void check_report(const Edge& edge, size_t edge_index,
-                    std::span<const SenderReport> reports) const;
 
   const std::string job_;  // constant after construction, like the next six
   const ParameterTable& table_;
@@ -124,7 +130,7 @@ class WeightReceiver {
   const Manifest manifest_;
   const std::vector<Slice> destination_;
   const kernels::WeightKernels& kernels_;
-  const std::optional<int> own_sender_;
+  const ReceiverOptions options_;
   ShadowPool pool_;  // has its own lock
 
   mutable std::mutex mutex_;
@@ -132,6 +138,8 @@ class WeightReceiver {
   ReceiverState state_ = ReceiverState::kStale;  // guarded by mutex_, like all that follow
   int64_t epoch_ = 0;
   ServedWeights served_;
+  int64_t highest_version_ = 0;  // that was ever served
+  bool is_poisoned_ = false;
   std::optional<Transaction> last_committed_;
   std::shared_ptr<Attempt> attempt_;  // shared with the receive() that fills it
   std::string last_failure_;

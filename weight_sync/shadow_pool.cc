@@ -1,5 +1,6 @@
 #include "weight_sync/shadow_pool.h"
 
+#include <condition_variable>
 #include <mutex>
 #include <vector>
 
@@ -8,32 +9,45 @@
 namespace nibble {
 
 struct ShadowPool::Shelf {
-  Shelf(const ParameterTable& t, const QuantizationPlan& p, DeviceKind d)
-      : table(t), plan(p), device(d) {}
+  Shelf(const ParameterTable& t, const QuantizationPlan& p, DeviceKind d, int m)
+      : table(t), plan(p), device(d), max_buffers(m) {}
   const ParameterTable& table;
   const QuantizationPlan plan;
   const DeviceKind device;
+  const int max_buffers;
   std::mutex mutex;
+  std::condition_variable came_back;
   std::vector<std::unique_ptr<ResidentWeights>> free;  // guarded by mutex
   int num_allocated = 0;                               // guarded by mutex
 };
 
-ShadowPool::ShadowPool(const ParameterTable& table, const QuantizationPlan& plan, DeviceKind device)
-    : shelf_(std::make_shared<Shelf>(table, plan, device)) {
-  shelf_->free.reserve(kMaxBuffers);  // giving a buffer back must not allocate
+ShadowPool::ShadowPool(const ParameterTable& table, const QuantizationPlan& plan, DeviceKind device,
+                       int max_buffers)
+    : shelf_(std::make_shared<Shelf>(table, plan, device, max_buffers)) {
+  // Giving a buffer back must not allocate.
+  shelf_->free.reserve(static_cast<size_t>(max_buffers));
 }
 
 std::shared_ptr<ResidentWeights> ShadowPool::acquire() {
+  return acquire(Deadline::after(std::chrono::milliseconds(0)));
+}
+
+std::shared_ptr<ResidentWeights> ShadowPool::acquire(Deadline deadline) {
   std::unique_ptr<ResidentWeights> buffer;
   {
-    const std::lock_guard lock(shelf_->mutex);
+    std::unique_lock lock(shelf_->mutex);
+    const bool in_time = shelf_->came_back.wait_until(lock, deadline.time(), [&] {
+      return !shelf_->free.empty() || shelf_->num_allocated < shelf_->max_buffers;
+    });
+    if (!in_time) {
+      fail(ErrorCode::kResourceExhausted,
+           "{} held: the engine has not let go of an older version yet; try again after its next "
+           "step",
+           shelf_->max_buffers == 1 ? "the weight buffer is" : "both weight buffers are");
+    }
     if (!shelf_->free.empty()) {
       buffer = std::move(shelf_->free.back());
       shelf_->free.pop_back();
-    } else if (shelf_->num_allocated == kMaxBuffers) {
-      fail(ErrorCode::kResourceExhausted,
-           "both weight buffers are held: the engine has not let go of an older version yet; try "
-           "again after its next step");
     } else {
       buffer = std::make_unique<ResidentWeights>(shelf_->table, shelf_->plan, shelf_->device);
       ++shelf_->num_allocated;
@@ -42,6 +56,7 @@ std::shared_ptr<ResidentWeights> ShadowPool::acquire() {
   return {buffer.release(), [shelf = shelf_](ResidentWeights* weights) {
             const std::lock_guard lock(shelf->mutex);
             shelf->free.emplace_back(weights);
+            shelf->came_back.notify_all();
           }};
 }
 

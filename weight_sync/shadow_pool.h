@@ -2,21 +2,23 @@
 
 #include <memory>
 
+#include "core/base/clock.h"
 #include "core/models/weights.h"
 
 namespace nibble {
 
-/// The two weight buffers of a rollout worker: one is served, one is filled. A buffer comes back
-/// when its last holder lets go, and is reused. Any thread may call any method; buffers may outlive
-/// the pool.
+/// The weight buffers of a rollout worker: two, one is served and one is filled; or one, for
+/// weights that are replaced in place. A buffer comes back when its last holder lets go, and is
+/// reused. Any thread may call any method; buffers may outlive the pool.
 class ShadowPool {
  public:
-  static constexpr int kMaxBuffers = 2;
-
   /// `table` must outlive the pool and its buffers.
-  ShadowPool(const ParameterTable& table, const QuantizationPlan& plan, DeviceKind device);
-  /// A buffer with undefined contents; allocated on first need. Throws Error{kResourceExhausted}
-  /// while both are held.
+  ShadowPool(const ParameterTable& table, const QuantizationPlan& plan, DeviceKind device,
+             int max_buffers);
+  /// A buffer with undefined contents, or with the last ones of the only buffer; allocated on first
+  /// need. Waits while all are held. Throws Error{kResourceExhausted} if they are at the deadline.
+  std::shared_ptr<ResidentWeights> acquire(Deadline deadline);
+  /// The same without waiting.
   std::shared_ptr<ResidentWeights> acquire();
   int num_allocated() const;
 

@@ -8,10 +8,12 @@ TaskThread::TaskThread()
           std::function<void()> task;
           {
             std::unique_lock lock(mutex_);
-            if (!wake_.wait(lock, stop, [this] { return !tasks_.empty(); })) return;
+            const auto has_work = [this] { return !tasks_.empty() || !short_tasks_.empty(); };
+            if (!wake_.wait(lock, stop, has_work)) return;
             if (stop.stop_requested()) return;
-            task = std::move(tasks_.front());
-            tasks_.pop_front();
+            Queue& queue = short_tasks_.empty() ? tasks_ : short_tasks_;
+            task = std::move(queue.front());
+            queue.pop_front();
           }
           task();
         }
@@ -19,12 +21,29 @@ TaskThread::TaskThread()
 
 TaskThread::~TaskThread() { thread_.request_stop(); }
 
-void TaskThread::push(std::function<void()> task) {
+void TaskThread::push(std::function<void()> task, Queue& queue) {
   {
     const std::lock_guard lock(mutex_);
-    tasks_.push_back(std::move(task));
+    queue.push_back(std::move(task));
   }
-  wake_.notify_one();
+  wake_.notify_all();  // the thread may wait in either place
+}
+
+void TaskThread::let_in() {
+  Queue brought;
+  {
+    const std::lock_guard lock(mutex_);
+    brought.swap(short_tasks_);
+  }
+  for (const auto& task : brought) task();
+}
+
+void TaskThread::wait_and_let_in(Deadline deadline) {
+  {
+    std::unique_lock lock(mutex_);
+    wake_.wait_until(lock, deadline.time(), [this] { return !short_tasks_.empty(); });
+  }
+  let_in();
 }
 
 }  // namespace nibble

@@ -1,5 +1,6 @@
 #include "rollout/engine/engine.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -61,7 +62,7 @@ bool Engine::abort(uint64_t id) { return scheduler_.abort(id); }
 
 void Engine::set_weights(std::shared_ptr<const ops::WeightSource> weights, int64_t version,
                          KvPolicy policy) {
-  if (version <= version_) {
+  if (version < version_ || (version == version_ && weights_ != nullptr)) {
     fail(ErrorCode::kInvalidArgument, "weights of version {} cannot follow version {}", version,
          version_);
   }
@@ -74,6 +75,7 @@ void Engine::set_weights(std::shared_ptr<const ops::WeightSource> weights, int64
          view.rows, view.cols, parameter.rows, parameter.cols);
   }
   if (policy == KvPolicy::kAbort) scheduler_.abort_started();
+  if (policy == KvPolicy::kRecompute) scheduler_.recompute_started();
   runner_->set_weights(*weights);
   weights_ = std::move(weights);
   version_ = version;
@@ -109,11 +111,16 @@ void Engine::record_routes() {
     }
     std::vector<uint8_t>& out =
         is_prompt ? span.group->routes : span.sequence->completion.routes.bytes;
+    // Tokens that are computed anew keep the routes they were first computed with (R3).
+    const int64_t begin = is_prompt ? span.group->computed : span.sequence->computed;
+    const int64_t known = (is_prompt ? span.group->routed : span.sequence->routed) - begin;
+    const int64_t skipped = std::clamp<int64_t>(known, 0, span.num_tokens);
+    const int64_t added = span.num_tokens - skipped;
     const size_t before = out.size();
-    out.resize(before + static_cast<size_t>(span.num_tokens * layers * top_k * bytes));
+    out.resize(before + static_cast<size_t>(added * layers * top_k * bytes));
     for (int64_t layer = 0; layer < layers; ++layer) {
       const RouteBlock block{out.data() + before, layer, layers, top_k, bytes};
-      block.write(runner_->routes(layer).data() + span.row * top_k, span.num_tokens);
+      block.write(runner_->routes(layer).data() + (span.row + skipped) * top_k, added);
     }
   }
 }

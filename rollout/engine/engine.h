@@ -41,12 +41,18 @@ class Engine {
 
   /// Serves `weights` from the next step on (shared: the publisher may hold on to them too; the
   /// engine lets go at the next swap). Throws Error{kInvalidArgument} if `version` is not higher
-  /// than the last, or naming the tensor whose shape is not the model's.
+  /// than the last, or, after release_weights(), lower, or naming the tensor whose shape is not the
+  /// model's.
   void set_weights(std::shared_ptr<const ops::WeightSource> weights, int64_t version,
                    KvPolicy policy = KvPolicy::kKeep);
 
+  /// Lets go of the weights, which are about to be overwritten; requests stay, and step() refuses
+  /// until the next set_weights().
+  void release_weights() { weights_.reset(); }
+  bool has_weights() const { return weights_ != nullptr; }
+
   /// Computes one step; returns its number of tokens, 0 if there is no work. Throws
-  /// Error{kFailedPrecondition} before the first set_weights(), and if the weights give a
+  /// Error{kFailedPrecondition} while it has no weights, and if the weights give a
   /// log-probability that is not finite; the step then counts as not done.
   int64_t step();
 
@@ -55,7 +61,7 @@ class Engine {
   std::vector<Completion> take_finished();
   EngineStats stats() const { return scheduler_.stats(); }
   const EngineConfig& config() const { return config_; }
-  int64_t version() const { return version_; }  ///< of the weights served, 0: none yet
+  int64_t version() const { return version_; }  ///< of the weights last set, 0: none yet
 
  private:
   void record_routes();

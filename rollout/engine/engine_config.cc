@@ -24,14 +24,4 @@ void check_engine_config(const EngineConfig& config) {
   }
 }
 
-KvPolicy parse_kv_policy(std::string_view text) {
-  if (text == "keep") return KvPolicy::kKeep;
-  if (text == "abort") return KvPolicy::kAbort;
-  if (text == "recompute") {
-    fail(ErrorCode::kUnimplemented,
-         "KV policy 'recompute' is not supported; use 'keep' or 'abort'");
-  }
-  fail(ErrorCode::kInvalidArgument, "KV policy '{}' is unknown; use 'keep' or 'abort'", text);
-}
-
 }  // namespace nibble

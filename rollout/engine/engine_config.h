@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string_view>
 
 namespace nibble {
 
@@ -20,11 +19,9 @@ void check_engine_config(const EngineConfig& config);
 
 /// What happens at a weight swap to sequences whose cache was computed with older weights.
 enum class KvPolicy {
-  kKeep,   ///< they go on; later tokens carry the new version
-  kAbort,  ///< they end as aborted, with what they have; what has not started stays queued
+  kKeep,       ///< they go on; later tokens carry the new version
+  kRecompute,  ///< they go on after their cache was computed anew; tokens and routes stay
+  kAbort,      ///< they end as aborted, with what they have; what has not started stays queued
 };
-
-/// "keep" or "abort". Throws Error{kUnimplemented} for "recompute", Error{kInvalidArgument} else.
-KvPolicy parse_kv_policy(std::string_view text);
 
 }  // namespace nibble

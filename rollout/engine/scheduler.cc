@@ -109,6 +109,7 @@ void Scheduler::plan(StepPlan& plan) {
   admit();
   plan_decodes(plan);
   plan_prompts(plan);
+  plan_responses(plan);
   NIBBLE_CHECK(plan.num_tokens() > 0 || !has_work(), "{} waiting requests cannot start",
                waiting_.size());
 }
@@ -119,7 +120,7 @@ void Scheduler::plan_decodes(StepPlan& plan) {
   for (size_t i = 0; i < count && plan.num_tokens() < config_.max_step_tokens; ++i) {
     Sequence& sequence = *running_[at];
     at = (at + 1) % count;
-    if (!sequence.group->is_computed()) continue;
+    if (!sequence.group->is_computed() || sequence.num_behind() > 0) continue;
     add_tokens(plan, {sequence.group.get(), &sequence, plan.num_tokens(), 1}, sequence);
     add_draw(plan, sequence);
   }
@@ -137,7 +138,19 @@ void Scheduler::plan_prompts(StepPlan& plan) {
     const int64_t chunk = std::min(room, group.prompt_tokens() - group.computed);
     add_tokens(plan, {&group, nullptr, plan.num_tokens(), chunk}, *sequence);
     if (group.computed + chunk < group.prompt_tokens()) continue;
+    if (group.routed == group.prompt_tokens()) continue;  // computed anew: they have their tokens
     for (Sequence* member : group.members) add_draw(plan, *member);
+  }
+}
+
+// What a sequence has besides its last token is in the cache, unless it is computed anew.
+void Scheduler::plan_responses(StepPlan& plan) {
+  for (Sequence* sequence : running_) {
+    const int64_t room = config_.max_step_tokens - plan.num_tokens();
+    if (room == 0) return;
+    if (!sequence->group->is_computed() || sequence->num_behind() == 0) continue;
+    const int64_t chunk = std::min(room, sequence->num_behind());
+    add_tokens(plan, {sequence->group.get(), sequence, plan.num_tokens(), chunk}, *sequence);
   }
 }
 
@@ -148,8 +161,10 @@ void Scheduler::add_tokens(StepPlan& plan, const StepPlan::Span& span,
                             ? span.group->computed
                             : span.group->prompt_tokens() + span.sequence->computed;
   for (int64_t p = start; p < start + span.num_tokens; ++p) {
-    plan.tokens.push_back(span.sequence == nullptr ? span.group->prompt[static_cast<size_t>(p)]
-                                                   : span.sequence->completion.tokens.back());
+    const int64_t in_response = p - span.group->prompt_tokens();
+    plan.tokens.push_back(span.sequence == nullptr
+                              ? span.group->prompt[static_cast<size_t>(p)]
+                              : span.sequence->completion.tokens[static_cast<size_t>(in_response)]);
     plan.position.push_back(static_cast<int32_t>(p));
     plan.slot.push_back(slot_table_[static_cast<size_t>(table_row + p)]);
     plan.first.push_back(table_row);
@@ -170,7 +185,11 @@ void Scheduler::add_draw(StepPlan& plan, Sequence& sequence) {
 
 void Scheduler::commit(const StepPlan& plan, int64_t version) {
   for (const StepPlan::Span& span : plan.spans) {
-    (span.sequence == nullptr ? span.group->computed : span.sequence->computed) += span.num_tokens;
+    const bool is_prompt = span.sequence == nullptr;
+    int64_t& computed = is_prompt ? span.group->computed : span.sequence->computed;
+    int64_t& routed = is_prompt ? span.group->routed : span.sequence->routed;
+    computed += span.num_tokens;
+    routed = std::max(routed, computed);
   }
   for (size_t i = 0; i < plan.draws.size(); ++i) {
     add_token(*plan.drawers[i], plan.draws[i], version);
@@ -195,7 +214,7 @@ void Scheduler::finish(Sequence& sequence, FinishReason reason) {
   if (sequence.request.want_routes) {
     // The response's are there already; the prompt's go before them.
     Routes& routes = sequence.completion.routes;
-    routes.positions = group.computed + sequence.computed;
+    routes.positions = group.routed + sequence.routed;
     routes.bytes.insert(routes.bytes.begin(), group.routes.begin(), group.routes.end());
   }
   finished_.push_back(std::move(sequence.completion));
@@ -224,6 +243,13 @@ void Scheduler::abort_started() {
   while (!running_.empty()) finish(*running_.front(), FinishReason::kAborted);
   while (!waiting_.empty() && waiting_.front()->group->is_started()) {
     finish(*waiting_.front(), FinishReason::kAborted);
+  }
+}
+
+void Scheduler::recompute_started() {
+  for (auto& [id, sequence] : sequences_) {
+    sequence->computed = 0;
+    sequence->group->computed = 0;
   }
 }
 

@@ -25,8 +25,9 @@ struct EngineStats {
 
 enum class SubmitOutcome { kAccepted, kQueueFull };
 
-/// Decides which tokens the next step computes: every running sequence's next token first, prompt
-/// chunks with what is left of the step. Computes nothing itself. One thread.
+/// Decides which tokens the next step computes: every running sequence's next token first, then
+/// chunks of prompts, and of responses that are computed anew, with what is left of the step.
+/// Computes nothing itself. One thread.
 ///
 /// Admission is first come, first served, and reserves every slot a sequence may ever need, so an
 /// admitted sequence always finishes. Requests of one group are admitted next to each other: only
@@ -50,6 +51,8 @@ class Scheduler {
   bool abort(uint64_t id);
   /// Ends every request with tokens in the cache.
   void abort_started();
+  /// Everything in the cache is computed again, in chunks; slots, tokens and routes stay.
+  void recompute_started();
 
   bool has_work() const { return !sequences_.empty(); }
   std::vector<Completion> take_finished();
@@ -61,6 +64,7 @@ class Scheduler {
   void admit();
   void plan_decodes(StepPlan& plan);
   void plan_prompts(StepPlan& plan);
+  void plan_responses(StepPlan& plan);
   void add_tokens(StepPlan& plan, const StepPlan::Span& span, const Sequence& lane_of) const;
   static void add_draw(StepPlan& plan, Sequence& sequence);
   void add_token(Sequence& sequence, const Draw& draw, int64_t version);

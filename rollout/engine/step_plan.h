@@ -17,7 +17,7 @@ struct StepPlan {
   std::vector<int64_t> first;
   std::vector<int32_t> count;
 
-  /// Consecutive tokens of one owner: a chunk of a group's prompt, or one token of a sequence.
+  /// Consecutive tokens of one owner: a chunk of a group's prompt or of a sequence's response.
   struct Span {
     Group* group = nullptr;
     Sequence* sequence = nullptr;  ///< null: a prompt chunk

@@ -8,78 +8,21 @@
 namespace nibble {
 namespace {
 
-constexpr int64_t kDeadlineMs = 1000;  // of moving and preparing, and again of committing
-constexpr int64_t kLateMs = 5000;
 constexpr int64_t kLongestMs = 1'000'000;
-
-const char* name_of(PublicationStep step) {
-  constexpr const char* kNames[] = {"plan",    "reserve", "receive", "send",
-                                    "prepare", "record",  "commit",  "abort"};
-  return kNames[static_cast<size_t>(step)];
-}
 
 }  // namespace
 
-SimModel::SimModel() {
-  config.architecture = Architecture::kQwen3Moe;
-  config.vocab = 6;
-  config.hidden = 32;
-  config.intermediate = 32;
-  config.num_layers = 1;
-  config.num_heads = 1;
-  config.num_kv_heads = 1;
-  config.head_dim = 32;
-  config.qk_norm = true;
-  config.moe = {2, 1, 32, true};
-  config.layer_is_moe = {true};
-  table = model_parameters(config);
-  quantization = plan_quantization(table, QuantTargets::kLinear, 4, 32);
-  manifest = make_manifest(table, quantization);
-}
-
-const std::shared_ptr<const std::vector<StoredParameter>>& SimModel::version(
-    int64_t version) const {
-  auto& made = versions_[version];  // a map's places stay
-  if (made) return made;
-  std::mt19937 random(static_cast<uint32_t>(version));
-  auto parameters = std::make_shared<std::vector<StoredParameter>>();
-  // Version 1 is random; each other one changes one element in 16 of the one before.
-  const auto change = [&](auto& values) {
-    using Value = std::decay_t<decltype(values[0])>;
-    for (auto& value : values) {
-      if (version == 1) value = static_cast<Value>(random());
-      if (random() % 16 == 0) value = static_cast<Value>(value ^ (1u << random() % 16));
-    }
-  };
-  for (int64_t p = 0; p < table.size(); ++p) {
-    StoredParameter out =
-        version > 1 ? (*this->version(version - 1))[static_cast<size_t>(p)].to(DeviceKind::kCpu)
-                    : StoredParameter::make(table.at(p), table.at(p).rows, quantization,
-                                            quantization.quantized[static_cast<size_t>(p)],
-                                            DeviceKind::kCpu);
-    change(out.words);
-    change(out.scale);
-    change(out.bf16);
-    parameters->push_back(std::move(out));
-  }
-  made = std::move(parameters);
-  return made;
-}
-
-const std::vector<quant::ContentHash>& SimModel::hashes(int64_t version) const {
-  auto& known = hashes_[version];
-  if (known.empty()) {
-    const auto whole = owned_slices(manifest, table, {1}, 0);
-    known =
-        content_hashes(manifest, shard_tensors(manifest, *this->version(version), whole), kernels);
-  }
-  return known;
+const char* PublicationSim::name_of(PublicationStep step) {
+  constexpr const char* kNames[] = {"plan",    "reserve", "receive", "send",
+                                    "prepare", "record",  "commit",  "abort"};
+  return kNames[static_cast<size_t>(step)];
 }
 
 PublicationSim::PublicationSim(const SimModel& model, uint64_t seed, SimCounts& counts)
     : model_(model), random_(seed), counts_(counts) {
   constexpr double kProbabilities[] = {0.0, 0.01, 0.04, 0.12};
   fault_probability_ = kProbabilities[draw(0, 3)];
+  in_place_ = chance(0.5);
   engines_.resize(static_cast<size_t>(draw(1, 5)));
   trainers_.resize(static_cast<size_t>(draw(1, 3)));
   publications_left_ = draw(2, 5);
@@ -104,15 +47,6 @@ void PublicationSim::note(const std::string& what) {
   if (notes_.size() > 400) notes_.erase(notes_.begin(), notes_.begin() + 200);
 }
 
-void PublicationSim::start_engine(int e) {
-  Engine& engine = engines_[static_cast<size_t>(e)];
-  const int64_t next = engine.incarnation + 1;
-  engine = {};
-  engine.incarnation = next;
-  engine.receiver = std::make_unique<WeightReceiver>("job", model_.table, model_.quantization,
-                                                     model_.manifest, model_.kernels);
-}
-
 // From the log alone: no decision means abort, and epochs begin above all that were seen.
 void PublicationSim::start_coordinator() {
   ++incarnation_;
@@ -120,7 +54,8 @@ void PublicationSim::start_coordinator() {
   int64_t epoch = 0;
   for (const Record& record : log_) epoch = std::max(epoch, record.epoch);
   // Pulls and fencing raise the epoch without a record: leave room for those of one life.
-  fleet_ = std::make_unique<EngineFleet>(static_cast<int>(engines_.size()), epoch + 1000);
+  fleet_ =
+      std::make_unique<EngineFleet>(static_cast<int>(engines_.size()), epoch + 1000, in_place_);
   begin_publication();
 }
 
@@ -175,14 +110,14 @@ void PublicationSim::begin(const std::shared_ptr<Attempt>& attempt) {
     at(delay, [this, attempt, self] {
       if (!attempts_.contains(attempt->id)) return;
       // Commits have a deadline of their own.
-      const int64_t left = attempt->recorded ? *attempt->recorded + kDeadlineMs - now_ : 0;
+      const int64_t left = attempt->recorded ? *attempt->recorded + kSimDeadlineMs - now_ : 0;
       if (left > 0) return self(self, left);
       dispatch(attempt, attempt->machine.expire());
       if (attempt->machine.is_done()) return ended(attempt);
-      self(self, kDeadlineMs);
+      self(self, kSimDeadlineMs);
     });
   };
-  expire(expire, kDeadlineMs);
+  expire(expire, kSimDeadlineMs);
 }
 
 void PublicationSim::dispatch(const std::shared_ptr<Attempt>& attempt,
@@ -210,159 +145,14 @@ void PublicationSim::request(const std::shared_ptr<Attempt>& attempt, const Publ
         return;
       case 1:
         count(SimFault::kLateRequest);
-        delay = draw(kDeadlineMs, kLateMs);
+        delay = draw(kSimDeadlineMs, kSimLateMs);
         break;
       default:
         count(SimFault::kDuplicateRequest);
-        at(draw(0, kLateMs), execution);
+        at(draw(0, kSimLateMs), execution);
     }
   }
   at(delay, execution);
-}
-
-void PublicationSim::execute(const std::shared_ptr<Attempt>& attempt, const PublicationCall& call) {
-  const int e = attempt->engines[static_cast<size_t>(call.engine)];
-  try {
-    if (call.step == PublicationStep::kSend) {
-      send(attempt, call);
-      return;
-    }
-    if (!engines_[static_cast<size_t>(e)].is_up) {
-      attempt->touched.insert(e);
-      fail(ErrorCode::kUnavailable, "engine {} is down", e);
-    }
-    execute_on_engine(attempt, call);
-  } catch (const Error& error) {
-    if (error.code() == ErrorCode::kResourceExhausted) attempt->touched.insert(e);  // kShadowHeld
-    const bool lacks_base = std::string(error.what()).find("does not hold") != std::string::npos;
-    if (lacks_base) attempt->is_touched_elsewhere = true;  // a trainer that was restarted
-    note(fmt::format("{} of version {} on engine {}: {}", name_of(call.step), attempt->version, e,
-                     error.what()));
-    answer(attempt, {call, error.what(), {}});
-  }
-}
-
-void PublicationSim::execute_on_engine(const std::shared_ptr<Attempt>& attempt,
-                                       const PublicationCall& call) {
-  const auto place = static_cast<size_t>(call.engine);
-  Engine& engine = engines_[static_cast<size_t>(attempt->engines[place])];
-  const Transaction transaction = attempt->transactions[place];
-  switch (call.step) {
-    case PublicationStep::kReserve:
-      engine.receiver->reserve(transaction, attempt->plans[place]);
-      break;
-    case PublicationStep::kReceive:
-      engine.receiving[attempt->id] = {call, {}, {}};
-      finish_receive(attempt, call.engine, true);
-      at(kDeadlineMs, [this, attempt, call] { finish_receive(attempt, call.engine, false); });
-      return;
-    case PublicationStep::kPrepare: {
-      std::vector<SenderReport> reports;
-      for (const std::string& number : attempt->machine.reports(call.engine)) {
-        reports.push_back(reports_[std::stoul(number)]);
-      }
-      engine.receiver->verify(transaction, reports);
-      engine.receiver->prepare(transaction);
-      break;
-    }
-    case PublicationStep::kCommit: {
-      const auto before = engine.receiver->served().weights;
-      engine.receiver->commit(transaction);
-      if (before && chance(fault_probability_)) {
-        count(SimFault::kShadowHeld);
-        engine.held = before;
-        at(draw(0, kLateMs),
-           [this, e = attempt->engines[place]] { engines_[static_cast<size_t>(e)].held.reset(); });
-      }
-      break;
-    }
-    case PublicationStep::kAbort:
-      finish_receive(attempt, call.engine, false);
-      engine.receiver->abort(transaction, Deadline::after(std::chrono::seconds(1)));
-      break;
-    default:  // kPlan: they have met; an engine that has the committed version may get a delta
-      if (!attempt->peer && fleet_->version() > 0 && !is_retry_ && chance(0.5) &&
-          engine.receiver->served().version == fleet_->version()) {
-        attempt->transactions[place].base_version = fleet_->version();
-        ++counts_.deltas;
-      }
-      break;
-  }
-  answer(attempt, {call, {}, {}});
-}
-
-// A sender's move; the engine it sends to may have been waiting for just this.
-void PublicationSim::send(const std::shared_ptr<Attempt>& attempt, const PublicationCall& call) {
-  const auto place = static_cast<size_t>(call.engine);
-  const int e = attempt->engines[place];
-  auto damage = SimDamage::kNone;
-  if (chance(fault_probability_ / 2)) {
-    damage = static_cast<SimDamage>(draw(1, 3));
-    count(damage == SimDamage::kFlippedBit  ? SimFault::kFlippedBit
-          : damage == SimDamage::kTruncated ? SimFault::kTruncated
-                                            : SimFault::kSwappedBytes);
-    attempt->touched.insert(e);
-  }
-  SimTransport transport(*attempt->ways[place], call.sender, damage, random_());
-  const auto move = [&](WeightSender& sender) {
-    return sender.move(attempt->transactions[place], attempt->plans[place], transport,
-                       Deadline::after(std::chrono::seconds(1)));
-  };
-  SenderReport report;
-  if (attempt->peer) {
-    const Engine& peer = engines_[static_cast<size_t>(*attempt->peer)];
-    if (!peer.is_up) fail(ErrorCode::kUnavailable, "engine {} is down", *attempt->peer);
-    const ServedWeights served = peer.receiver->served();
-    if (served.version != attempt->version) {
-      fail(ErrorCode::kFailedPrecondition, "the peer serves version {}", served.version);
-    }
-    WeightSender sender(0, model_.manifest, model_.kernels);
-    sender.publish(served.version, replica_tensors(model_.manifest, *served.weights),
-                   served.weights);
-    report = move(sender);
-  } else {
-    Trainer& trainer = trainers_[static_cast<size_t>(call.sender)];
-    if (!trainer.is_up) {
-      attempt->is_touched_elsewhere = true;
-      fail(ErrorCode::kUnavailable, "trainer {} is down", call.sender);
-    }
-    if (trainer.published < attempt->version) {
-      const auto whole = model_.version(attempt->version);
-      auto tensors = shard_tensors(model_.manifest, *whole,
-                                   owned_slices(model_.manifest, model_.table, {1}, 0));
-      trainer.sender->publish(attempt->version, std::move(tensors), whole);
-      trainer.sender->retire_before(fleet_->version());
-      trainer.published = attempt->version;
-    }
-    report = move(*trainer.sender);
-  }
-  attempt->ways[place]->done.insert(call.sender);
-  reports_.push_back(std::move(report));
-  answer(attempt, {call, {}, std::to_string(reports_.size() - 1)});
-  finish_receive(attempt, call.engine, true);
-}
-
-// receive() as it ends: with all bytes, or (not `in_time`) by its deadline or an abort.
-void PublicationSim::finish_receive(const std::shared_ptr<Attempt>& attempt, int place,
-                                    bool in_time) {
-  const auto p = static_cast<size_t>(place);
-  Engine& engine = engines_[static_cast<size_t>(attempt->engines[p])];
-  const auto found = engine.receiving.find(attempt->id);
-  if (!engine.is_up || found == engine.receiving.end()) return;
-  SimWay& way = *attempt->ways[p];
-  const auto num_senders = static_cast<int>(attempt->plans[p].edges.size());
-  if (in_time && std::ssize(way.done) < num_senders) return;
-  PublicationReply reply = found->second;
-  engine.receiving.erase(found);
-  if (!in_time) way.sent.clear();
-  try {
-    SimTransport transport(way, -1);
-    engine.receiver->receive(attempt->transactions[p], transport,
-                             Deadline::after(std::chrono::seconds(1)));
-  } catch (const Error& error) {
-    reply.error = error.what();
-  }
-  answer(attempt, reply);
 }
 
 void PublicationSim::answer(const std::shared_ptr<Attempt>& attempt,
@@ -379,7 +169,7 @@ void PublicationSim::answer(const std::shared_ptr<Attempt>& attempt,
       return;
     }
     count(SimFault::kDuplicateReply);
-    at(draw(0, kLateMs), arrival);
+    at(draw(0, kSimLateMs), arrival);
   }
   at(draw(0, 40), arrival);
 }
@@ -448,33 +238,6 @@ void PublicationSim::maybe_crash_somebody() {
   if (chance(fault_probability_ / 2)) crash_coordinator(SimFault::kCoordinatorCrash);
 }
 
-void PublicationSim::crash_engine(int e) {
-  Engine& engine = engines_[static_cast<size_t>(e)];
-  if (!engine.is_up) return;
-  count(SimFault::kEngineCrash);
-  note(fmt::format("engine {} crashes", e));
-  engine.is_up = false;
-  engine.receiving.clear();
-  for (const auto& [id, attempt] : attempts_) {
-    attempt->touched.insert(e);
-    if (attempt->peer == e) attempt->is_touched_elsewhere = true;
-  }
-  at(draw(50, 1500), [this, e] { start_engine(e); });
-}
-
-void PublicationSim::crash_trainer(int t) {
-  Trainer& trainer = trainers_[static_cast<size_t>(t)];
-  if (!trainer.is_up) return;
-  count(SimFault::kTrainerCrash);
-  note(fmt::format("trainer {} crashes", t));
-  trainer.is_up = false;
-  for (const auto& [id, attempt] : attempts_) attempt->is_touched_elsewhere = true;
-  at(draw(50, 1500), [this, t] {
-    trainers_[static_cast<size_t>(t)] = {
-        std::make_unique<WeightSender>(t, model_.manifest, model_.kernels), true, 0};
-  });
-}
-
 void PublicationSim::crash_coordinator(SimFault kind) {
   count(kind);
   note("the coordinator crashes");
@@ -489,12 +252,27 @@ void PublicationSim::check() {
     Engine& engine = engines_[e];
     if (!engine.is_up) continue;
     const ReceiverStatus status = engine.receiver->status();
-    if (status.epoch < engine.epoch || status.served_version < engine.version) {
+    const bool serves = status.served_version > 0;
+    counts_.poisoned += engine.serving > 0 && !serves ? 1 : 0;
+    const bool may_serve_nothing = in_place_ || engine.version == 0;
+    if (status.epoch < engine.epoch || (!serves && !may_serve_nothing) ||
+        (serves && status.served_version < engine.version)) {
       violation_ = fmt::format("I3: engine {} went from version {} of epoch {} to {} of {}", e,
                                engine.version, engine.epoch, status.served_version, status.epoch);
     }
     engine.epoch = status.epoch;
-    if (status.served_version == engine.version) continue;
+    if (!serves) {
+      engine.serving = 0;
+      if (engine.receiver->served().weights != nullptr) {
+        violation_ = fmt::format("I1: engine {} serves what is no version", e);
+      }
+      continue;
+    }
+    // What is written in place is looked at now and then, not only when it is new.
+    constexpr int64_t kLooksEvery = 8;
+    const bool is_due = in_place_ && order_ % kLooksEvery == 0;
+    if (status.served_version == engine.serving && !is_due) continue;
+    engine.serving = status.served_version;
     engine.version = status.served_version;
     if (!log_[static_cast<size_t>(engine.version - 1)].is_committed) {
       violation_ =
@@ -510,7 +288,7 @@ void PublicationSim::check() {
 }
 
 void PublicationSim::check_ended(const Attempt& attempt) {
-  if (now_ - attempt.began > 2 * kDeadlineMs + 20) {
+  if (now_ - attempt.began > 2 * kSimDeadlineMs + 20) {
     violation_ = fmt::format("I5: version {} took {} ms", attempt.version, now_ - attempt.began);
   }
   if (attempt.is_touched_elsewhere || attempt.peer) return;

@@ -13,31 +13,15 @@
 #include <vector>
 
 #include "coordinator/engine_fleet.h"
+#include "tests/coordinator/sim_model.h"
 #include "tests/weight_sync/sim_transport.h"
 #include "weight_sync/receiver.h"
 #include "weight_sync/sender.h"
 
 namespace nibble {
 
-/// A model of a few kilobytes, and the bytes of each of its versions.
-class SimModel {
- public:
-  SimModel();
-  /// Made once, by its number.
-  const std::shared_ptr<const std::vector<StoredParameter>>& version(int64_t version) const;
-  const std::vector<quant::ContentHash>& hashes(int64_t version) const;
-
-  ModelConfig config;
-  ParameterTable table;
-  QuantizationPlan quantization;
-  Manifest manifest;
-  kernels::Serial serial;
-  kernels::CpuWeightKernels kernels{serial};
-
- private:
-  mutable std::map<int64_t, std::shared_ptr<const std::vector<StoredParameter>>> versions_;
-  mutable std::map<int64_t, std::vector<quant::ContentHash>> hashes_;
-};
+constexpr int64_t kSimDeadlineMs = 1000;  ///< of moving and preparing, and again of committing
+constexpr int64_t kSimLateMs = 5000;      ///< a message may be this late
 
 /// What a schedule did to the messages and the processes; each kind is counted.
 enum class SimFault {
@@ -61,13 +45,14 @@ constexpr size_t kNumSimFaults = 15;
 
 struct SimCounts {
   std::array<int64_t, kNumSimFaults> faults{};
-  int64_t committed = 0, aborted = 0, fenced = 0, pulled = 0, deltas = 0;
+  int64_t committed = 0, aborted = 0, fenced = 0, pulled = 0, deltas = 0, poisoned = 0;
 };
 
 /// One seeded run of the protocol in one thread and simulated time: the real EngineFleet,
 /// Publication, WeightSender and WeightReceiver, with messages that are lost, late, doubled and out
 /// of order, bytes that change, and processes that crash and come back. Checks after every event:
-///   I1, I4  an engine serves whole versions: its bytes hash to what the trainers published
+///   I1, I4  an engine serves whole versions or, in place, nothing: its bytes hash to what the
+///           trainers published
 ///   I2      a served version is in the log as committed
 ///   I3      an engine's versions and epochs only rise while its process lives
 ///   I5      a publication is decided by its deadline, and if no trainer, log or coordinator failed
@@ -85,6 +70,7 @@ class PublicationSim {
     bool is_up = true;
     int64_t incarnation = 0;
     int64_t version = 0, epoch = 0;                 // highest seen of this incarnation
+    int64_t serving = 0;                            // last seen and checked; 0: nothing
     std::shared_ptr<const ResidentWeights> held;    // by a sequence that is still running
     std::map<int64_t, PublicationReply> receiving;  // by attempt: receive() waits for its bytes
   };
@@ -111,6 +97,7 @@ class PublicationSim {
     int64_t version = 0, epoch = 0;
     bool is_committed = false;
   };
+  static const char* name_of(PublicationStep step);
   struct Event {
     int64_t time = 0, order = 0;
     std::function<void()> run;
@@ -151,6 +138,7 @@ class PublicationSim {
   std::mt19937_64 random_;
   SimCounts& counts_;
   double fault_probability_ = 0.0;
+  bool in_place_ = false;  // engines with one weight buffer
   int64_t now_ = 0, order_ = 0;
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
   std::vector<Engine> engines_;

@@ -224,6 +224,53 @@ TEST_F(EngineTest, AbortPolicyEndsWhatHasStartedAndKeepsWhatHasNot) {
   EXPECT_THAT(rest[0].versions, Each(2));
 }
 
+TEST_F(EngineTest, RecomputePolicyGoesOnAsIfTheNewWeightsHadComputedWhatThereIs) {
+  for (const int steps_before : {1, 2, 5}) {
+    serve(3 * steps_before);
+    submit_group(1, 6, 8);  // four lanes: two wait with their first token
+    for (int i = 0; i < steps_before; ++i) engine_.step();
+    engine_.set_weights(borrowed(other_.weights), 3 * steps_before + 1, KvPolicy::kRecompute);
+    const std::vector<Completion> done = finish_all(engine_);
+    ASSERT_EQ(done.size(), 6u);
+    // An engine that has the new weights only, asked to go on from the tokens drawn before.
+    Engine fresh(model_.spec, config(), serial_);
+    fresh.set_weights(borrowed(other_.weights), 1);
+    for (const Completion& completion : done) {
+      const auto kept =
+          std::count(completion.versions.begin(), completion.versions.end(), 3 * steps_before);
+      ASSERT_GE(kept, 1);
+      ASSERT_LT(kept, 8);
+      GenerateRequest rest = request_of(completion.id, {1, 2, 3, 4, 5}, 8 - kept);
+      rest.prompt_id = 45;  // names the draws
+      rest.prompt.insert(rest.prompt.end(), completion.tokens.begin(),
+                         completion.tokens.begin() + kept);
+      submit_one(fresh, std::move(rest));
+      const Completion want = finish_all(fresh).at(0);
+      EXPECT_EQ(std::vector(completion.tokens.begin() + kept, completion.tokens.end()),
+                want.tokens);
+      EXPECT_EQ(std::vector(completion.log_probs.begin() + kept, completion.log_probs.end()),
+                want.log_probs);
+    }
+    EXPECT_EQ(engine_.stats().free_slots, config().kv_slots);
+  }
+}
+
+TEST_F(EngineTest, WithoutWeightsItWaitsAndGoesOnWithTheSameVersion) {
+  serve(4);
+  submit_group(1, 3, 8);
+  const std::vector<Completion> want = finish_all(engine_);
+  submit_group(1, 3, 8);
+  engine_.step();
+  engine_.step();
+  engine_.release_weights();
+  EXPECT_FALSE(engine_.has_weights());
+  EXPECT_THROW(engine_.step(), Error);
+  EXPECT_THROW(serve(3), Error);
+  serve(4);
+  const std::vector<Completion> got = finish_all(engine_);
+  for (size_t i = 0; i < want.size(); ++i) EXPECT_EQ(got[i].log_probs, want[i].log_probs);
+}
+
 TEST_F(EngineTest, AbortInAnyStateFreesSlotsAndLeavesOthersAlone) {
   serve();
   submit_group(1, 6, 6);
@@ -324,21 +371,11 @@ TEST_F(EngineTest, AStepWithBrokenWeightsFailsAndCanBeTakenAgain) {
   }
 }
 
-TEST(EngineConfig, RefusesSizesAndPoliciesItDoesNotHave) {
+TEST(EngineConfig, RefusesSizesItDoesNotHave) {
   const RandomModel model(16);
   const kernels::Serial serial;
   EXPECT_THROW(Engine(model.spec, {0, 8, 64, 32, 16, 4}, serial), Error);
   EXPECT_THROW(Engine(model.spec, {4, 8, int64_t{1} << 40, 32, 16, 4}, serial), Error);
-  EXPECT_EQ(parse_kv_policy("keep"), KvPolicy::kKeep);
-  EXPECT_EQ(parse_kv_policy("abort"), KvPolicy::kAbort);
-  try {
-    parse_kv_policy("recompute");
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kUnimplemented);
-    EXPECT_THAT(error.what(), HasSubstr("recompute"));
-  }
-  EXPECT_THROW(parse_kv_policy("drop"), Error);
 }
 
 }  // namespace

@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
+#include <functional>
 #include <tuple>
+#include <utility>
 
 #include "tests/core/kernels/thread_parallel.h"
 #include "tests/core/models/oracle_model.h"
@@ -50,8 +53,12 @@ struct Cut {
   bool is_shared = true;
 };
 
+// `before_step(engine, step)` may swap weights.
+using BeforeStep = std::function<void(Engine&, int)>;
+
 std::vector<Completion> generate(const OracleModel& model, const Cut& cut,
-                                 ActivationType activations = ActivationType::kFloat32) {
+                                 ActivationType activations = ActivationType::kFloat32,
+                                 const BeforeStep& before_step = {}) {
   const kernels::ThreadParallel threads(cut.threads);
   const kernels::Serial serial;
   const kernels::Parallel& parallel =
@@ -68,6 +75,10 @@ std::vector<Completion> generate(const OracleModel& model, const Cut& cut,
     submit_all(engine, workload(model));
   } else {
     for (GenerateRequest& request : workload(model)) submit_one(engine, std::move(request));
+  }
+  for (int step = 0; before_step && engine.has_work(); ++step) {
+    before_step(engine, step);
+    engine.step();
   }
   std::vector<Completion> done = finish_all(engine);
   EXPECT_EQ(engine.stats().free_slots, config.kv_slots);
@@ -160,6 +171,57 @@ TEST_P(EngineOracle, SamplesDoNotDependOnHowTheWorkIsCut) {
       }
     }
   }
+}
+
+TEST_P(EngineOracle, RecomputingTheCacheChangesNeitherSamplesNorRoutes) {
+  const std::vector<Completion> want = generate(model_, {});
+  for (const int64_t max_step_tokens : {1, 5, 64}) {
+    for (const int period : {2, 3, 7}) {
+      const Cut cut{max_step_tokens, 3, 1, true};
+      int64_t version = 1;
+      int swaps = 0;
+      const auto done =
+          generate(model_, cut, ActivationType::kFloat32, [&](Engine& engine, int step) {
+            if (step % period != 0 || swaps == 5) return;
+            engine.set_weights(borrowed(*model_.weights), ++version, KvPolicy::kRecompute);
+            ++swaps;
+          });
+      ASSERT_GT(swaps, 1);
+      expect_same(done, want, fmt::format("step {} period {}", max_step_tokens, period));
+    }
+  }
+}
+
+TEST_P(EngineOracle, TokensThatAreRecomputedKeepTheirFirstRoutes) {
+  // Routers with their rows turned round choose other experts.
+  ResidentWeights other(model_.spec.table, model_.weights->plan());
+  bool has_routers = false;
+  for (int64_t p = 0; p < model_.spec.table.size(); ++p) {
+    other.stored(p) = std::as_const(*model_.weights).stored(p);
+    if (model_.spec.table.at(p).name().find("mlp.gate.weight") == std::string::npos) continue;
+    auto& values = other.stored(p).bf16;
+    std::reverse(values.begin(), values.end());
+    has_routers = true;
+  }
+  if (!has_routers) return;  // a dense model
+  const std::vector<Completion> before = generate(model_, {});
+  const auto done = generate(model_, {}, ActivationType::kFloat32, [&](Engine& engine, int step) {
+    if (step == 3) engine.set_weights(borrowed(other), 2, KvPolicy::kRecompute);
+  });
+  int64_t changed = 0;
+  for (size_t i = 0; i < done.size(); ++i) {
+    const Routes& routes = done[i].routes;
+    const auto prompt = routes.positions - std::ssize(done[i].tokens) + 1;
+    const auto kept = std::count(done[i].versions.begin(), done[i].versions.end(), 1);
+    const auto per_position = routes.layers * routes.top_k * routes.bytes_per_expert;
+    ASSERT_EQ(std::ssize(routes.bytes), routes.positions * per_position);
+    // The last token of before was computed after the swap.
+    const auto first = (prompt + kept - 1) * per_position;
+    ASSERT_TRUE(std::equal(routes.bytes.begin(), routes.bytes.begin() + first,
+                           before[i].routes.bytes.begin()));
+    changed += std::ssize(done[i].tokens) > kept && routes.bytes != before[i].routes.bytes ? 1 : 0;
+  }
+  EXPECT_GT(changed, 0) << "the other routers choose the same experts";
 }
 
 TEST_P(EngineOracle, GreedyTokensMatchTransformers) {

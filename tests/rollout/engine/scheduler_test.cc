@@ -86,6 +86,10 @@ TEST(Scheduler, FinishesRandomTrafficInScarceSlotsAndGivesAllBack) {
             static_cast<uint64_t>(traffic.between(0, static_cast<int64_t>(submitted) - 1)));
       }
       if (traffic.between(0, 99) == 0) scheduler.abort_started();
+      if (traffic.between(0, 29) == 0) {
+        scheduler.recompute_started();
+        cache.clear();  // what was written is of no use any more
+      }
       scheduler.plan(plan);
       ASSERT_LE(plan.num_tokens(), config.max_step_tokens);
       ASSERT_LE(scheduler.stats().num_running, config.max_running);

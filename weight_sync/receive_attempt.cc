@@ -1,0 +1,178 @@
+#include "weight_sync/receive_attempt.h"
+
+#include "core/base/fail.h"
+#include "weight_sync/delta.h"
+#include "weight_sync/stored_bytes.h"
+
+namespace nibble {
+
+ReceiveAttempt::ReceiveAttempt(const ReceivingEnd& end, const Transaction& transaction,
+                               SyncPlan plan, std::shared_ptr<const ResidentWeights> base)
+    : end_(end), transaction_(transaction), plan_(std::move(plan)), base_(std::move(base)) {
+  for (const Edge& edge : plan_.edges) {
+    edges_.push_back({edge.sender, {}});
+    hashes_.emplace_back(edge.slices.size());
+  }
+}
+
+bool ReceiveAttempt::is_flip() const {
+  return end_.own_sender && plan_.edges.size() == 1 && plan_.edges[0].sender == *end_.own_sender;
+}
+
+void ReceiveAttempt::set_shadow(std::shared_ptr<ResidentWeights> shadow) {
+  shadow_ = std::move(shadow);
+  weights_ = shadow_;
+  for (size_t e = 0; e < edges_.size(); ++e) {
+    edges_[e].pieces.clear();
+    for (const PlannedSlice& planned : plan_.edges[e].slices) {
+      const StoredTensor& tensor = end_.manifest.at(planned.slice.tensor);
+      edges_[e].pieces.push_back(stored_bytes(shadow_->stored(tensor.parameter), tensor)
+                                     .subspan(static_cast<size_t>(planned.byte_begin),
+                                              static_cast<size_t>(planned.bytes())));
+    }
+  }
+}
+
+void ReceiveAttempt::hash(HashBatch& hashes, size_t edge, const Segment& segment,
+                          std::span<const std::byte> piece) {
+  const auto i = static_cast<size_t>(segment.piece);
+  hashes.add(end_.manifest, plan_.edges[edge].slices[i], segment, piece, &hashes_[edge][i]);
+  arrived_bytes_ += segment.bytes;
+}
+
+void ReceiveAttempt::take_held(const HeldPacking& held) {
+  const auto tensors = shard_tensors(end_.manifest, *held.parameters,
+                                     owned_slices(end_.manifest, end_.table, held.mesh, held.rank));
+  DeviceMemory& memory = device_memory(end_.kernels.device());
+  HashBatch hashes(end_.kernels, plan_.sizes.bucket_bytes);
+  for (size_t e = 0; e < edges_.size(); ++e) {
+    if (edges_[e].sender != held.rank) continue;
+    const auto source = edge_pieces(end_.manifest, plan_.edges[e], tensors);
+    const auto& target = edges_[e].pieces;  // empty in a flip
+    for (size_t i = 0; i < target.size(); ++i) {
+      memory.copy(target[i].data(), source[i].data(), std::ssize(source[i]));
+    }
+    memory.finish();
+    for (size_t i = 0; i < source.size(); ++i) {
+      const Segment whole{static_cast<int64_t>(i), 0, std::ssize(source[i])};
+      hash(hashes, e, whole, target.empty() ? source[i] : target[i]);
+    }
+  }
+  hashes.flush();
+  if (!is_flip()) return;
+  weights_ = std::make_shared<ResidentWeights>(end_.table, end_.plan, held.parameters,
+                                               end_.kernels.device());
+}
+
+// Headers, which say how long the rest is; then that; then the shadow from what is served.
+void ReceiveAttempt::receive_delta(std::span<const size_t> edges, Transport& transport,
+                                   Deadline deadline) {
+  NIBBLE_CHECK(end_.kernels.device() == DeviceKind::kCpu, "deltas are applied in host memory");
+  const auto receive = [&](const std::vector<std::vector<std::byte>*>& parts) {
+    std::vector<IncomingEdge> incoming;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      if (parts[i]->empty()) continue;  // nothing changed
+      incoming.push_back({plan_.edges[edges[i]].sender, {std::span(*parts[i])}});
+    }
+    transport.receive(
+        incoming, plan_.sizes, [](size_t, const Segment&) {}, deadline);
+  };
+  std::vector<std::vector<std::byte>> headers(edges.size()), payloads(edges.size());
+  std::vector<std::vector<std::byte>*> parts;
+  for (size_t i = 0; i < edges.size(); ++i) {
+    headers[i].resize(static_cast<size_t>(delta_header_bytes(plan_.edges[edges[i]])));
+    parts.push_back(&headers[i]);
+  }
+  receive(parts);
+  parts.clear();
+  for (size_t i = 0; i < edges.size(); ++i) {
+    payloads[i].resize(static_cast<size_t>(delta_payload_bytes(plan_.edges[edges[i]], headers[i])));
+    parts.push_back(&payloads[i]);
+  }
+  receive(parts);
+  const auto base = replica_tensors(end_.manifest, base_ ? *base_ : *shadow_);
+  for (size_t i = 0; i < edges.size(); ++i) {
+    const Edge& edge = plan_.edges[edges[i]];
+    decode_edge(end_.manifest, edge, headers[i], payloads[i],
+                edge_pieces(end_.manifest, edge, base), edges_[edges[i]].pieces);
+  }
+}
+
+void ReceiveAttempt::receive(Transport& transport, Deadline deadline) {
+  std::vector<IncomingEdge> edges;
+  std::vector<size_t> place;  // in the plan
+  for (size_t e = 0; e < edges_.size(); ++e) {
+    if (end_.own_sender == edges_[e].sender) continue;
+    edges.push_back(edges_[e]);
+    place.push_back(e);
+  }
+  HashBatch hashes(end_.kernels, plan_.sizes.bucket_bytes);
+  if (transaction_.base_version != 0) {
+    receive_delta(place, transport, deadline);
+    for (const size_t e : place) {
+      for (size_t i = 0; i < edges_[e].pieces.size(); ++i) {
+        const auto piece = edges_[e].pieces[i];
+        hash(hashes, e, {static_cast<int64_t>(i), 0, std::ssize(piece)}, piece);
+      }
+    }
+  } else {
+    transport.receive(
+        edges, plan_.sizes,
+        [&](size_t edge, const Segment& segment) {
+          hash(hashes, place[edge], segment,
+               edges[edge].pieces[static_cast<size_t>(segment.piece)]);
+        },
+        deadline);
+  }
+  hashes.flush();
+}
+
+void ReceiveAttempt::check_report(size_t edge_index, std::span<const SenderReport> reports) const {
+  const Edge& edge = plan_.edges[edge_index];
+  const SenderReport* report = nullptr;
+  for (const SenderReport& candidate : reports) {
+    if (candidate.sender == edge.sender) report = &candidate;
+  }
+  const int64_t version = transaction_.version;
+  const Slice& first = edge.slices.front().slice;
+  if (report == nullptr || report->slices.size() != edge.slices.size()) {
+    fail(
+        ErrorCode::kDataLoss,
+        "version {}: sender {} reported {} slices of {}, the first of them rows [{}, {}) of tensor "
+        "'{}'",
+        version, edge.sender, report == nullptr ? 0 : report->slices.size(), edge.slices.size(),
+        first.row_begin, first.row_end, end_.manifest.at(first.tensor).name);
+  }
+  if (report->transaction != transaction_) {
+    fail(ErrorCode::kDataLoss, "version {}: sender {} sent version {} of epoch {}", version,
+         edge.sender, report->transaction.version, report->transaction.epoch);
+  }
+  for (size_t i = 0; i < edge.slices.size(); ++i) {
+    const Slice& planned = edge.slices[i].slice;
+    const SliceHash& sent = report->slices[i];
+    if (sent.slice == planned && sent.hash == hashes_[edge_index][i]) continue;
+    fail(ErrorCode::kDataLoss,
+         "version {}: rows [{}, {}) of tensor '{}' from sender {} {}; nothing of this version is "
+         "served",
+         version, planned.row_begin, planned.row_end, end_.manifest.at(planned.tensor).name,
+         edge.sender,
+         sent.slice == planned ? "arrived with other contents than were sent"
+                               : "were planned, but the sender reports another slice");
+  }
+}
+
+void ReceiveAttempt::verify(std::span<const SenderReport> reports) const {
+  std::vector<Slice> written;
+  for (size_t e = 0; e < plan_.edges.size(); ++e) {
+    check_report(e, reports);
+    for (const PlannedSlice& planned : plan_.edges[e].slices) written.push_back(planned.slice);
+  }
+  const auto problem = coverage_problem(end_.manifest, written, end_.destination);
+  if (problem) fail(ErrorCode::kDataLoss, "version {}: {}", transaction_.version, *problem);
+  if (arrived_bytes_ != plan_.bytes) {
+    fail(ErrorCode::kDataLoss, "version {}: {} bytes arrived, the plan has {}",
+         transaction_.version, arrived_bytes_.load(), plan_.bytes);
+  }
+}
+
+}  // namespace nibble

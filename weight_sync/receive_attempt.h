@@ -1,0 +1,76 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "core/kernels/weight_kernels.h"
+#include "core/models/weights.h"
+#include "weight_sync/hash_batch.h"
+#include "weight_sync/packed_store.h"
+#include "weight_sync/plan.h"
+#include "weight_sync/transaction.h"
+#include "weight_sync/transport.h"
+
+namespace nibble {
+
+/// What a receiver receives into: constant while it lives, and all borrowed from it.
+struct ReceivingEnd {
+  const Manifest& manifest;
+  const ParameterTable& table;
+  const QuantizationPlan& plan;
+  const std::vector<Slice>& destination;
+  const kernels::WeightKernels& kernels;
+  const std::optional<int>& own_sender;  ///< in this process; its rows do not travel
+};
+
+/// The bytes of one transaction at a receiver: where they go, what came, and whether it is what was
+/// sent. Knows no states. One thread fills it; any may ask arrived_bytes().
+class ReceiveAttempt {
+ public:
+  /// `base`: what is served, if the transaction is a delta; null: it is in the shadow already.
+  ReceiveAttempt(const ReceivingEnd& end, const Transaction& transaction, SyncPlan plan,
+                 std::shared_ptr<const ResidentWeights> base);
+
+  /// The plan's only sender is the own one: nothing travels, and its packing itself is served.
+  bool is_flip() const;
+  /// Where bytes go from now on; not for a flip.
+  void set_shadow(std::shared_ptr<ResidentWeights> shadow);
+
+  /// The own sender's rows, copied and hashed; in a flip taken as they are.
+  void take_held(const HeldPacking& held);
+  /// The other senders' rows, hashed as they arrive. Throws as Transport::receive, and
+  /// Error{kDataLoss} for a delta that is none.
+  void receive(Transport& transport, Deadline deadline);
+
+  /// Compares with what the senders say they sent. Throws Error{kDataLoss} naming tensor and rows
+  /// if a slice differs or the destination is not covered exactly once.
+  void verify(std::span<const SenderReport> reports) const;
+
+  /// What was filled, or taken.
+  std::shared_ptr<const ResidentWeights> take_weights() { return std::move(weights_); }
+  const Transaction& transaction() const { return transaction_; }
+  int64_t arrived_bytes() const { return arrived_bytes_; }
+  int64_t expected_bytes() const { return plan_.bytes; }
+
+ private:
+  void hash(HashBatch& hashes, size_t edge, const Segment& segment,
+            std::span<const std::byte> piece);
+  void receive_delta(std::span<const size_t> edges, Transport& transport, Deadline deadline);
+  void check_report(size_t edge_index, std::span<const SenderReport> reports) const;
+
+  const ReceivingEnd end_;
+  const Transaction transaction_;
+  const SyncPlan plan_;
+  std::shared_ptr<const ResidentWeights> base_;
+  std::shared_ptr<ResidentWeights> shadow_;         // null in a flip
+  std::shared_ptr<const ResidentWeights> weights_;  // the shadow, or what a flip took
+  std::vector<IncomingEdge> edges_;  // memory of the shadow, in plan order; in a flip no pieces
+  std::vector<std::vector<quant::ContentHash>> hashes_;  // of what arrived
+  std::atomic<int64_t> arrived_bytes_ = 0;
+};
+
+}  // namespace nibble
