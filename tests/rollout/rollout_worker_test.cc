@@ -1,0 +1,135 @@
+// Weights that are swapped while a rollout worker generates.
+#include "rollout/rollout_worker.h"
+
+#include <gtest/gtest.h>
+
+#include <future>
+#include <set>
+
+#include "core/base/error.h"
+#include "core/checkpoint/hf_directory.h"
+#include "tests/core/models/test_root.h"
+
+namespace nibble {
+namespace {
+
+using namespace std::chrono_literals;
+
+class RolloutWorkerTest : public ::testing::Test {
+ protected:
+  static constexpr int64_t kTokens = 400;  // long enough to be met while it runs
+
+  RolloutWorkerOptions options(KvPolicy policy) const {
+    RolloutWorkerOptions options;
+    options.model = model_;
+    options.rollout.kv_policy = policy;
+    options.rollout.max_positions = 512;
+    options.rollout.kv_tokens = 8192;
+    options.plan = weights_->plan();
+    options.reward_command = {std::string(NIBBLE_BINARY_DIR) + "/bin/nibble-reward", "last_number"};
+    return options;
+  }
+  RolloutJob job() const {
+    RolloutJob job;
+    job.weight_version = 1;
+    for (uint64_t p = 0; p < 4; ++p) job.prompts.push_back({p, Json("1 2 3"), Json("3")});
+    job.samples_per_prompt = 4;
+    job.max_new_tokens = kTokens;
+    return job;
+  }
+  // Generates, and calls `between` once it has begun.
+  RolloutOutcome generate(TaskThread& thread, RolloutWorker& worker,
+                          const std::function<void()>& between) {
+    std::promise<void> begun;
+    auto outcome = std::async(std::launch::async, [&] {
+      return thread.run([&] {
+        begun.set_value();
+        return worker.generate(job(), Deadline::after(60s), thread);
+      });
+    });
+    begun.get_future().wait();
+    between();
+    return outcome.get();
+  }
+
+  // Of all samples, none of which was dropped.
+  static std::set<int64_t> versions_of(const RolloutOutcome& outcome) {
+    std::set<int64_t> versions;
+    for (const SampleReport& report : outcome.samples) {
+      EXPECT_FALSE(report.error);
+      EXPECT_TRUE(std::is_sorted(report.sample.versions.begin(), report.sample.versions.end()));
+      versions.insert(report.sample.versions.begin(), report.sample.versions.end());
+    }
+    return versions;
+  }
+
+  const std::filesystem::path model_ = test_root() / "tests/oracles/models/dense_untied/bf16";
+  const HfDirectory directory_{model_};
+  const ModelSpec spec_ = make_model_spec(parse_model_config(directory_.config(), model_.string()));
+  const std::shared_ptr<const ResidentWeights> weights_ = load_weights(directory_, spec_.table);
+};
+
+TEST_F(RolloutWorkerTest, SwapsBetweenTwoStepsOfAJobThatRuns) {
+  for (const auto policy : {KvPolicy::kKeep, KvPolicy::kRecompute}) {
+    TaskThread thread;
+    std::unique_ptr<RolloutWorker> worker;
+    thread.run([&] {
+      worker = std::make_unique<RolloutWorker>(options(policy));
+      worker->set_weights(weights_, 1);
+    });
+    const RolloutOutcome outcome = generate(
+        thread, *worker, [&] { thread.run_within([&] { worker->set_weights(weights_, 2); }); });
+    EXPECT_TRUE(versions_of(outcome).contains(2)) << "the swap waited for the job";
+    thread.run([&] { worker.reset(); });
+  }
+}
+
+TEST_F(RolloutWorkerTest, AbortPolicyDropsTheSamplesThatRan) {
+  TaskThread thread;
+  std::unique_ptr<RolloutWorker> worker;
+  thread.run([&] {
+    worker = std::make_unique<RolloutWorker>(options(KvPolicy::kAbort));
+    worker->set_weights(weights_, 1);
+  });
+  const RolloutOutcome outcome = generate(
+      thread, *worker, [&] { thread.run_within([&] { worker->set_weights(weights_, 2); }); });
+  int num_aborted = 0;
+  for (const SampleReport& report : outcome.samples) {
+    const bool is_aborted = report.sample.finish_reason == "aborted";
+    EXPECT_EQ(report.error.has_value(), is_aborted);
+    num_aborted += is_aborted ? 1 : 0;
+    for (const int64_t version : report.sample.versions) {
+      EXPECT_EQ(version, report.sample.versions[0]) << "a sample of two versions";
+    }
+  }
+  EXPECT_GT(num_aborted, 0);
+  thread.run([&] { worker.reset(); });
+}
+
+TEST_F(RolloutWorkerTest, AJobWaitsWhileItsWeightsAreReplacedInPlace) {
+  TaskThread thread;
+  std::unique_ptr<RolloutWorker> worker;
+  thread.run([&] {
+    worker = std::make_unique<RolloutWorker>(options(KvPolicy::kKeep));
+    worker->set_weights(weights_, 1);
+  });
+  double pause_ms = 0.0;
+  const RolloutOutcome outcome = generate(thread, *worker, [&] {
+    thread.run_within([&] { worker->release_weights(); });
+    EXPECT_EQ(weights_.use_count(), 1) << "the engine holds them still";
+    std::this_thread::sleep_for(20ms);
+    pause_ms = thread.run_within([&] { return worker->set_weights(weights_, 2); });
+  });
+  EXPECT_GE(pause_ms, 20.0);
+  EXPECT_TRUE(versions_of(outcome).contains(2));
+  // With nothing served a job is refused; the same version again is no swap.
+  thread.run([&] {
+    EXPECT_EQ(worker->set_weights(weights_, 2), 0.0);
+    worker->release_weights();
+    EXPECT_THROW(worker->generate(job(), Deadline::after(1s), thread), Error);
+    worker.reset();
+  });
+}
+
+}  // namespace
+}  // namespace nibble
