@@ -31,6 +31,15 @@ std::string first_difference(const std::string& a, const std::string& b) {
 
 }  // namespace
 
+std::chrono::milliseconds move_limit(int64_t bytes, int64_t min_bytes_per_s,
+                                     std::chrono::milliseconds timeout) {
+  constexpr std::chrono::milliseconds kGrace{10'000};  // meeting, hashing, a busy machine
+  if (min_bytes_per_s == 0) return timeout;
+  const double ms = static_cast<double>(bytes) / static_cast<double>(min_bytes_per_s) * 1000.0;
+  if (ms > static_cast<double>(timeout.count())) return timeout;
+  return std::min(timeout, kGrace + std::chrono::milliseconds(static_cast<int64_t>(ms)));
+}
+
 PublicationAttempt::~PublicationAttempt() = default;  // futures of std::async wait
 
 std::optional<Error> PublicationAttempt::first_error() const {
@@ -72,8 +81,15 @@ PublicationId PublicationAttempt::id(int engine) const {
   return {plan_.job, plan_.epoch, plan_.version, digests_[e], bases_[e]};
 }
 
+std::chrono::milliseconds PublicationAttempt::limit_of_move(int engine) const {
+  const std::lock_guard lock(mutex_);
+  return move_limit(planned_bytes_[static_cast<size_t>(engine)], plan_.min_bytes_per_s,
+                    plan_.timeout);
+}
+
 void PublicationAttempt::run(Publication& publication) {
   digests_.resize(plan_.engines.size());
+  planned_bytes_.resize(plan_.engines.size());
   bases_.resize(plan_.engines.size());
   const auto dispatch = [&](const Calls& calls) {
     for (const PublicationCall& call : calls) {
@@ -172,7 +188,8 @@ PublicationReply PublicationAttempt::execute(const PublicationCall& call,
       engine.reserve(id(call.engine), membership(call.engine), source(), timeout);
       break;
     case PublicationStep::kReceive: {
-      const double ms = engine.receive_weights(id(call.engine), source(), timeout);
+      const double ms =
+          engine.receive_weights(id(call.engine), source(), limit_of_move(call.engine));
       const std::lock_guard lock(mutex_);
       wire_ms_ = std::max(wire_ms_, ms);
       break;
@@ -207,10 +224,11 @@ PublicationReply PublicationAttempt::execute(const PublicationCall& call,
 SendAnswer PublicationAttempt::send(const PublicationCall& call) {
   const PublicationId publication = id(call.engine);
   const auto names = membership(call.engine);
-  if (plan_.peer != nullptr) return plan_.peer->send_weights(publication, names, plan_.timeout);
+  const auto limit = limit_of_move(call.engine);
+  if (plan_.peer != nullptr) return plan_.peer->send_weights(publication, names, limit);
   return plan_.trainers[static_cast<size_t>(call.sender)]->send_weights(
       publication, plan_.numbers[static_cast<size_t>(call.engine)], names, plan_.committed_version,
-      plan_.timeout);
+      limit);
 }
 
 // One process group per engine, hosted by the engine: a dead engine holds no other.
@@ -252,6 +270,7 @@ void PublicationAttempt::plan_engine(int e) {
   }
   const std::lock_guard lock(mutex_);
   digests_[static_cast<size_t>(e)] = wanted.digest;
+  planned_bytes_[static_cast<size_t>(e)] = wanted.bytes;
   // Nothing is known of what an engine that was restarted serves: it is asked.
   const bool has_base =
       plan_.committed_version > 0 && wanted.served_version == plan_.committed_version;

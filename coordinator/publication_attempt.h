@@ -16,6 +16,12 @@
 
 namespace nibble {
 
+/// How long `bytes` may be on their way to one engine: as long as they need at the slowest rate
+/// that is put up with, and some seconds; at most `timeout`, which has to do for the largest model.
+/// So an engine or a link that stands still is given up sooner. `min_bytes_per_s` 0: `timeout`.
+std::chrono::milliseconds move_limit(int64_t bytes, int64_t min_bytes_per_s,
+                                     std::chrono::milliseconds timeout);
+
 /// Carries out the calls of one Publication, each on a thread of its own, and hands it the replies.
 /// Calls that are late outlive run(): the destructor waits for them.
 class PublicationAttempt {
@@ -32,6 +38,7 @@ class PublicationAttempt {
     int64_t committed_version = 0;         ///< that senders keep; 0: none
     bool sends_changes = false;            ///< since committed_version, to engines that serve it
     std::chrono::milliseconds timeout{0};  ///< of each phase
+    int64_t min_bytes_per_s = 0;           ///< of moving, see move_limit
     /// Makes the decision durable; null: it is already.
     std::function<void(bool commits, const std::vector<int>& members, const std::string& digest)>
         record;
@@ -61,6 +68,7 @@ class PublicationAttempt {
   std::optional<PublicationReply> wait_for_reply(Deadline deadline);
   std::vector<std::string> membership(int engine) const;
   PublicationId id(int engine) const;
+  std::chrono::milliseconds limit_of_move(int engine) const;
   WeightSource source() const {
     return plan_.peer != nullptr ? WeightSource::kPeer : WeightSource::kTrainers;
   }
@@ -70,7 +78,8 @@ class PublicationAttempt {
   std::condition_variable replied_;
   std::deque<PublicationReply> replies_;  // guarded by mutex_, like all that follow
   std::vector<int64_t> bases_;            // by engine, once planned, like the next
-  std::vector<std::string> digests_;      // by engine, once planned
+  std::vector<std::string> digests_;      // by engine, once planned, like the next
+  std::vector<int64_t> planned_bytes_;
   std::optional<Error> first_error_;
   int64_t bytes_ = 0;
   double wire_ms_ = 0.0, pause_ms_ = 0.0;

@@ -124,6 +124,7 @@ void visit_fields(Visitor& v, CheckpointSection& c) {
 struct WeightSyncSection {
   TransportChoice transport = TransportChoice::kAuto;
   int64_t timeout_ms = 120'000;
+  int64_t min_mb_per_s = 20;
   int64_t retries = 1;
   bool delta = false;
   int64_t whole_every = 20;
@@ -134,6 +135,10 @@ void visit_fields(Visitor& v, WeightSyncSection& c) {
   v.field("transport", c.transport, "",
           "between GPUs, weights and gradients: nccl, or gloo through host memory; auto: nccl");
   v.field("timeout_ms", c.timeout_ms, "ms", "deadline of one publication", AtLeast{1});
+  v.field(
+      "min_mb_per_s", c.min_mb_per_s, "MB/s",
+      "an engine whose weights arrive slower is left behind before timeout_ms; 0: it is waited for",
+      Range{0, 1'000'000});
   v.field("retries", c.retries, "", "publications tried again before the run stops", AtLeast{0});
   v.field("delta", c.delta, "",
           "send what changed since the version before, where the engine has it; on CPUs");

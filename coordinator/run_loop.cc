@@ -92,13 +92,22 @@ void RunLoop::start_workers() {
                                           resume_from_.empty() ? -1 : summary_.steps);
   std::vector<RolloutClient*> engines;
   for (auto& engine : engines_) engines.push_back(engine.get());
-  publisher_ = std::make_unique<WeightPublisher>(
-      config_.run.directory.filename().string(), membership_.epoch(), trainers_->clients(), engines,
-      store_,
-      PublisherOptions{milliseconds(config_.weight_sync.timeout_ms),
-                       config_.cluster.placement == Placement::kSeparate,
-                       config_.weight_sync.delta ? config_.weight_sync.whole_every : 0,
-                       config_.weight_sync.in_place, &board_});
+  publisher_ = std::make_unique<WeightPublisher>(config_.run.directory.filename().string(),
+                                                 membership_.epoch(), trainers_->clients(), engines,
+                                                 store_, publisher_options());
+}
+
+PublisherOptions RunLoop::publisher_options() {
+  constexpr int64_t kMega = 1'000'000;
+  const WeightSyncSection& c = config_.weight_sync;
+  PublisherOptions options;
+  options.timeout = milliseconds(c.timeout_ms);
+  options.min_bytes_per_s = c.min_mb_per_s * kMega;
+  options.can_pull = config_.cluster.placement == Placement::kSeparate;
+  options.whole_every = c.delta ? c.whole_every : 0;
+  options.in_place = c.in_place;
+  options.board = &board_;
+  return options;
 }
 
 RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {

@@ -51,6 +51,7 @@ class RunLoop {
   struct Rollout;
   void connect();
   void start_workers();
+  PublisherOptions publisher_options();
   void run_step(int64_t step);
   void evaluate(int64_t step);
   Rollout generate(int64_t step);

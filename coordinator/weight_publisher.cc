@@ -57,6 +57,7 @@ PublicationAttempt::Plan WeightPublisher::make_plan(std::vector<int> engines, in
   plan.version = version;
   plan.committed_version = fleet_.version();
   plan.timeout = options_.timeout;
+  plan.min_bytes_per_s = options_.min_bytes_per_s;
   for (const int e : plan.numbers) {
     const auto place = static_cast<size_t>(e);
     plan.engines.push_back(engines_[place]);

@@ -28,6 +28,7 @@ struct PublishStats {
 
 struct PublisherOptions {
   std::chrono::milliseconds timeout{120'000};  ///< of moving a version, and again of its commits
+  int64_t min_bytes_per_s = 0;                 ///< see move_limit
   /// A fenced engine pulls the committed version from another while the job goes on; without this
   /// (engines that share a process with a sender) it takes part in the next publication.
   bool can_pull = true;

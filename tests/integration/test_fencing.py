@@ -125,6 +125,16 @@ class Fencing(JobTest):
                 kinds = [kind for kind, in query(directory, "SELECT kind FROM events ORDER BY rowid")]
                 self.assertLess(kinds.index("engine_fenced"), kinds.index("engine_caught_up"))
 
+    def test_an_engine_whose_bytes_stand_still_is_left_long_before_the_deadline_of_all(self):
+        directory, job = self.start_faulty(
+            "rollout/1.receive@3=stop", *FEW_STEPS,
+            *settings(run__steps=100000, cluster__lease_ms=1200000, weight_sync__timeout_ms=1200000))
+        job.wait_for_log(r"goes on without rollout/1", 120)
+        self.expect_happened(job.log(), "rollout/1.receive", "stop")
+        os.kill(job.workers()["rollout/1"], signal.SIGCONT)
+        job.signal(signal.SIGINT)
+        self.expect_refusal(job.wait(), 1, "interrupted after step", "--resume")
+
     def test_a_coordinator_killed_around_its_decision_leaves_a_log_that_decides(self):
         for place, decided in (("decide", False), ("decided", True)):
             with self.subTest(place=place):
