@@ -7,6 +7,7 @@
 #include <memory>
 #include <span>
 
+#include "cli/change_charts.h"
 #include "cli/chart.h"
 #include "cli/command.h"
 #include "cli/metric_rows.h"
@@ -26,10 +27,7 @@ struct PlotFlags {
   std::vector<std::string> labels;
 };
 
-struct Run {
-  std::string label;
-  MetricTable table;
-};
+using Run = LabelledRun;
 
 enum class RunKind { kRollout, kSupervised };
 
@@ -152,6 +150,13 @@ void plot_one(const Run& run, const fs::path& directory, const fs::path& summary
     if (topic.kind == kind_of(run)) add(topic_chart(run, topic), topic.file);
   }
   add(phase_chart(run), "phases.png");
+  // Not of every run: of BF16 ones no codes, by layer only if asked for.
+  const std::span one(&run, 1);
+  if (Chart chart = changes_by_step(one); !chart.series.empty())
+    add(std::move(chart), "changes.png");
+  if (Chart chart = changes_by_layer(one); !chart.series.empty()) {
+    add(std::move(chart), "changes_by_layer.png");
+  }
   if (charts.empty()) {
     fail(
         ErrorCode::kInvalidArgument,
@@ -169,6 +174,8 @@ void plot_overlay(const std::vector<Run>& runs, const fs::path& output) {
   std::vector<Chart> charts;
   for (const Topic& topic : topics()) charts.push_back(overlay_chart(runs, topic));
   charts.push_back(overlay_time_chart(runs));
+  charts.push_back(changes_by_step(runs));
+  charts.push_back(changes_by_layer(runs));
   charts.erase(std::remove_if(charts.begin(), charts.end(),
                               [](const Chart& chart) { return chart.series.empty(); }),
                charts.end());

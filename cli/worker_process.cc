@@ -58,6 +58,7 @@ class Roles {
     options.mesh = trainer_mesh(config);
     options.trainer = trainer_config(config);
     options.records = record_source(config);
+    options.changes_by_layer = config.logging.changes_by_layer;
     options.gpu = on_gpu ? make_backend(config) : nullptr;
     options.gpu_wire = gpu_wire(config);
     options.store = store_ ? &*store_ : nullptr;

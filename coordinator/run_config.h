@@ -163,12 +163,15 @@ constexpr std::array<EnumName<LogLevel>, 6> enum_names(LogLevel) {
 struct LoggingSection {
   LogLevel level = LogLevel::kInfo;
   int64_t sample_text_steps = 50;
+  bool changes_by_layer = false;
 };
 template <typename Visitor>
 void visit_fields(Visitor& v, LoggingSection& c) {
   v.field("level", c.level, "", "of the workers' logs");
   v.field("sample_text_steps", c.sample_text_steps, "steps",
           "texts of samples older than this are dropped from run.db", AtLeast{1});
+  v.field("changes_by_layer", c.changes_by_layer, "",
+          "metrics: what share of codes, scales and bytes a step changed, for each layer too");
 }
 
 /// What the coordinator itself reads.

@@ -4,7 +4,6 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
 
@@ -164,12 +163,16 @@ void Trainer::use(std::shared_ptr<const PackedShards> packing, PackChanges* chan
       same_plan ? training_ : pack_shards(serve_layout_, state_.master, kernels, serve_buffers_);
   if (changes != nullptr && previous) {
     *changes = count_changes(serve_layout_, *previous, *serving_, kernels);
-    std::array<double, 4> counts = {
-        static_cast<double>(changes->codes), static_cast<double>(changes->changed_codes),
-        static_cast<double>(changes->scales), static_cast<double>(changes->changed_scales)};
+    std::vector<double*> places;
+    const auto add = [&](PartChanges& part) {
+      for (double* count : part.counts()) places.push_back(count);
+    };
+    for (PartChanges& layer : changes->layers) add(layer);
+    add(changes->rest);
+    std::vector<double> counts;
+    for (const double* place : places) counts.push_back(*place);
     all_reduce_sum(group_, counts);
-    *changes = {static_cast<int64_t>(counts[0]), static_cast<int64_t>(counts[1]),
-                static_cast<int64_t>(counts[2]), static_cast<int64_t>(counts[3])};
+    for (size_t i = 0; i < places.size(); ++i) *places[i] = counts[i];
   }
 }
 

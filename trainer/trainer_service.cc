@@ -42,14 +42,26 @@ struct Source {
   int64_t tokens;
 };
 
-double share(int64_t part, int64_t whole) {
-  return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : 0.0;
+double share(double part, double whole) { return whole > 0.0 ? part / whole : 0.0; }
+
+void encode_part(const PartChanges& part, const std::string& suffix, v1::TrainResponse& response) {
+  auto& out = *response.mutable_metrics();
+  if (part.codes > 0.0) {
+    out["codes_changed_share" + suffix] = share(part.changed_codes, part.codes);
+    out["scales_changed_share" + suffix] = share(part.changed_scales, part.scales);
+  }
+  out["bytes_changed_share" + suffix] = share(part.changed_bytes, part.bytes);
 }
 
-void encode_changes(const PackChanges& changes, v1::TrainResponse& response) {
-  auto& out = *response.mutable_metrics();
-  out["codes_changed_share"] = share(changes.changed_codes, changes.codes);
-  out["scales_changed_share"] = share(changes.changed_scales, changes.scales);
+void encode_changes(const PackChanges& changes, bool by_layer, v1::TrainResponse& response) {
+  const PartChanges total = changes.total();
+  if (total.bytes == 0.0) return;  // nothing was packed before
+  encode_part(total, "", response);
+  if (!by_layer) return;
+  for (size_t layer = 0; layer < changes.layers.size(); ++layer) {
+    encode_part(changes.layers[layer], fmt::format("_layer_{:02}", layer), response);
+  }
+  encode_part(changes.rest, "_rest", response);
 }
 
 void encode_gathered(const GatherBytes& gathered, v1::TrainResponse& response) {
@@ -58,7 +70,7 @@ void encode_gathered(const GatherBytes& gathered, v1::TrainResponse& response) {
   out["gathered_plain_bytes"] = static_cast<double>(gathered.plain);
 }
 
-void encode_metrics(const SupervisedMetrics& m, v1::TrainResponse& response) {
+void encode_metrics(const SupervisedMetrics& m, bool by_layer, v1::TrainResponse& response) {
   auto& out = *response.mutable_metrics();
   out["loss"] = m.tokens.loss;
   out["entropy"] = m.tokens.entropy;
@@ -67,13 +79,13 @@ void encode_metrics(const SupervisedMetrics& m, v1::TrainResponse& response) {
   out["grad_norm"] = m.update.grad_norm;
   out["lr"] = m.update.lr;
   encode_gathered(m.gathered, response);
-  if (m.changes.codes > 0) encode_changes(m.changes, response);
+  encode_changes(m.changes, by_layer, response);
   out["forward_backward_ms"] = m.forward_backward_ms;
   out["optimizer_ms"] = m.optimizer_ms;
   out["pack_ms"] = m.pack_ms;
 }
 
-void encode_metrics(const TrainMetrics& m, v1::TrainResponse& response) {
+void encode_metrics(const TrainMetrics& m, bool by_layer, v1::TrainResponse& response) {
   auto& out = *response.mutable_metrics();
   out["loss"] = m.loss.loss;
   out["policy_loss"] = m.loss.policy_loss;
@@ -93,7 +105,7 @@ void encode_metrics(const TrainMetrics& m, v1::TrainResponse& response) {
   out["train_response_tokens"] = static_cast<double>(m.response_tokens);
   out["train_computed_tokens"] = static_cast<double>(m.computed_tokens);
   encode_gathered(m.gathered, response);
-  encode_changes(m.changes, response);
+  encode_changes(m.changes, by_layer, response);
   out["reference_ms"] = m.reference_ms;
   out["forward_backward_ms"] = m.forward_backward_ms;
   out["optimizer_ms"] = m.optimizer_ms;
@@ -125,7 +137,7 @@ class TrainerService::Impl final : public v1::Trainer::Service {
       const auto updates = fetch_share(*request);
       const TrainMetrics metrics =
           thread_.run([&] { return trainer().train(updates, request->step()); });
-      encode_metrics(metrics, *response);
+      encode_metrics(metrics, options_.changes_by_layer, *response);
     });
   }
 
@@ -137,7 +149,8 @@ class TrainerService::Impl final : public v1::Trainer::Service {
         batch.push_back(&train_record(index));
       }
       const auto share = share_of(batch);
-      encode_metrics(thread_.run([&] { return trainer().train_records(share); }), *response);
+      encode_metrics(thread_.run([&] { return trainer().train_records(share); }),
+                     options_.changes_by_layer, *response);
     });
   }
 

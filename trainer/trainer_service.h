@@ -25,6 +25,7 @@ struct TrainerServiceOptions {
   GpuWire gpu_wire = GpuWire::kNccl;    ///< what carries GPU memory
   PackedStore* store = nullptr;  ///< of the engine in this process, borrowed; null: there is none
   std::chrono::milliseconds fetch_timeout{60'000};  ///< for samples from one engine
+  bool changes_by_layer = false;  ///< figures of what a step changed, also for each layer
 };
 
 /// A trainer rank's gRPC face (nibble.v1.Trainer): converts, calls, converts. The trainer lives on

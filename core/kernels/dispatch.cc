@@ -11,6 +11,7 @@
 #include "core/base/env.h"
 #include "core/base/fail.h"
 #include "core/kernels/isa.h"
+#include "core/quant/pack.h"
 
 namespace nibble::kernels {
 
@@ -239,22 +240,38 @@ quant::ContentHash hash_bf16(const uint16_t* values, int64_t count, uint64_t fir
 
 CodeChanges count_int4_changes(const uint32_t* a, const uint32_t* b, int64_t count,
                                const Parallel& parallel) {
-  std::atomic<int64_t> words = 0;
   std::atomic<int64_t> codes = 0;
+  std::atomic<int64_t> bytes = 0;
   parallel.run(count, 1 << 15, [&](int64_t begin, int64_t end) {
     CodeChanges part;
     for (int64_t i = begin; i < end; ++i) {
-      uint32_t x = a[i] ^ b[i];
-      if (x == 0) continue;
-      ++part.words;
-      x |= x >> 1;
-      x |= x >> 2;
-      part.codes += std::popcount(x & 0x11111111u);
+      const uint32_t difference = a[i] ^ b[i];
+      if (difference == 0) continue;
+      part.codes += std::popcount(quant::nonzero_codes(difference));
+      part.bytes += std::popcount(quant::nonzero_bytes(difference));
     }
-    words += part.words;
     codes += part.codes;
+    bytes += part.bytes;
   });
-  return {words, codes};
+  return {codes, bytes};
+}
+
+ValueChanges count_value_changes(const uint16_t* a, const uint16_t* b, int64_t count,
+                                 const Parallel& parallel) {
+  std::atomic<int64_t> values = 0;
+  std::atomic<int64_t> bytes = 0;
+  parallel.run(count, 1 << 16, [&](int64_t begin, int64_t end) {
+    ValueChanges part;
+    for (int64_t i = begin; i < end; ++i) {
+      const auto difference = static_cast<uint32_t>(a[i] ^ b[i]);
+      if (difference == 0) continue;
+      ++part.values;
+      part.bytes += std::popcount(quant::nonzero_bytes(difference));
+    }
+    values += part.values;
+    bytes += part.bytes;
+  });
+  return {values, bytes};
 }
 
 int32_t sample_token(const float* logits, int64_t vocab, const SamplingParams& params,

@@ -29,12 +29,19 @@ quant::ContentHash hash_words(const uint32_t* words, int64_t count, uint64_t fir
 quant::ContentHash hash_bf16(const uint16_t* values, int64_t count, uint64_t first,
                              const Parallel& parallel);
 
-/// Words that differ between two arrays, and codes that differ inside them (statistics of a step).
+/// What differs between two arrays of words of 4-bit codes, or of 16-bit values (statistics of a
+/// step).
 struct CodeChanges {
-  int64_t words = 0;
   int64_t codes = 0;
+  int64_t bytes = 0;
+};
+struct ValueChanges {
+  int64_t values = 0;
+  int64_t bytes = 0;
 };
 CodeChanges count_int4_changes(const uint32_t* a, const uint32_t* b, int64_t count,
                                const Parallel& parallel);
+ValueChanges count_value_changes(const uint16_t* a, const uint16_t* b, int64_t count,
+                                 const Parallel& parallel);
 
 }  // namespace nibble::kernels

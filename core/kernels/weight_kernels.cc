@@ -64,14 +64,15 @@ double CpuWeightKernels::sum_of_squares(std::span<const std::span<const float>> 
   return sum;
 }
 
-PackingChanges CpuWeightKernels::count_changes(std::span<const CompareJob> jobs) const {
-  PackingChanges changes;
+std::vector<PackingChanges> CpuWeightKernels::count_changes(
+    std::span<const CompareJob> jobs) const {
+  std::vector<PackingChanges> changes;
   for (const CompareJob& job : jobs) {
-    changes.codes +=
-        kernels::count_int4_changes(job.words[0], job.words[1], job.num_words, parallel_).codes;
-    for (int64_t i = 0; i < job.num_scales; ++i) {
-      changes.scales += job.scale[0][i] != job.scale[1][i] ? 1 : 0;
-    }
+    const CodeChanges words =
+        kernels::count_int4_changes(job.words[0], job.words[1], job.num_words, parallel_);
+    const ValueChanges values =
+        kernels::count_value_changes(job.values[0], job.values[1], job.num_values, parallel_);
+    changes.push_back({words.codes, values.values, words.bytes + values.bytes});
   }
   return changes;
 }

@@ -45,13 +45,14 @@ struct AdamwJob {
 struct CompareJob {
   const uint32_t* words[2] = {nullptr, nullptr};
   int64_t num_words = 0;
-  const uint16_t* scale[2] = {nullptr, nullptr};
-  int64_t num_scales = 0;
+  const uint16_t* values[2] = {nullptr, nullptr};  ///< scales; BF16 of a parameter without words
+  int64_t num_values = 0;
 };
-/// What differs, over all jobs.
+/// What differs in a job.
 struct PackingChanges {
-  int64_t codes = 0;
-  int64_t scales = 0;
+  int64_t codes = 0;   ///< 4-bit codes in the words
+  int64_t values = 0;  ///< 16-bit values
+  int64_t bytes = 0;   ///< of words and values
 };
 
 /// A run of elements of one tensor to hash: 32-bit words, or BF16 values where `words` is null.
@@ -82,7 +83,8 @@ class WeightKernels {
                          int num_parts) const = 0;
   /// In double, in an order that depends on the sizes alone.
   virtual double sum_of_squares(std::span<const std::span<const float>> arrays) const = 0;
-  virtual PackingChanges count_changes(std::span<const CompareJob> jobs) const = 0;
+  /// One result a job.
+  virtual std::vector<PackingChanges> count_changes(std::span<const CompareJob> jobs) const = 0;
   /// quant::hash_words or hash_bf16 of each job.
   virtual std::vector<quant::ContentHash> hash(std::span<const HashJob> jobs) const = 0;
 };
@@ -100,7 +102,7 @@ class CpuWeightKernels final : public WeightKernels {
   void add_parts(float* sum, int64_t count, const float* parts, int64_t stride,
                  int num_parts) const override;
   double sum_of_squares(std::span<const std::span<const float>> arrays) const override;
-  PackingChanges count_changes(std::span<const CompareJob> jobs) const override;
+  std::vector<PackingChanges> count_changes(std::span<const CompareJob> jobs) const override;
   std::vector<quant::ContentHash> hash(std::span<const HashJob> jobs) const override;
 
  private:

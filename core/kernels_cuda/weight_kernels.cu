@@ -9,6 +9,7 @@
 #include "core/cuda/stream.h"
 #include "core/kernels_cuda/launch.h"
 #include "core/kernels_cuda/pack_update.h"
+#include "core/quant/pack.h"
 
 namespace nibble::kernels::cuda {
 namespace {
@@ -69,30 +70,37 @@ __global__ void add_parts_kernel(float* __restrict__ sum, int64_t count,
   }
 }
 
-__device__ void add_counts(unsigned long long first, unsigned long long second,
-                           unsigned long long* counters) {
+__device__ void add_count(unsigned long long count, unsigned long long* counter) {
   for (int step = kWarp / 2; step > 0; step /= 2) {
-    first += __shfl_xor_sync(kAllLanes, first, step);
-    second += __shfl_xor_sync(kAllLanes, second, step);
+    count += __shfl_xor_sync(kAllLanes, count, step);
   }
-  if (threadIdx.x % kWarp != 0) return;
-  atomicAdd(counters, first);
-  atomicAdd(counters + 1, second);
+  if (threadIdx.x % kWarp == 0 && count > 0) atomicAdd(counter, count);
 }
 
-// One block a chunk of the words and as many of the scales of a job, which are fewer.
+// One block a chunk of the longer of a job's arrays and the same places of the other; three
+// counters a job.
 __global__ void changes_kernel(const CompareJob* __restrict__ jobs,
                                const Chunk* __restrict__ chunks, unsigned long long* counters) {
   const Chunk chunk = chunks[blockIdx.x];
   const CompareJob job = jobs[chunk.job];
-  unsigned long long codes = 0, scales = 0;
+  unsigned long long codes = 0, values = 0, bytes = 0;
   for (int i = static_cast<int>(threadIdx.x); i < chunk.count; i += kThreads) {
     const int64_t at = chunk.begin + i;
-    const uint32_t x = job.words[0][at] ^ job.words[1][at];
-    codes += static_cast<unsigned>(__popc((x | x >> 1 | x >> 2 | x >> 3) & 0x11111111u));
-    if (at < job.num_scales) scales += job.scale[0][at] != job.scale[1][at] ? 1 : 0;
+    if (at < job.num_words) {
+      const uint32_t x = job.words[0][at] ^ job.words[1][at];
+      codes += static_cast<unsigned>(__popc(quant::nonzero_codes(x)));
+      bytes += static_cast<unsigned>(__popc(quant::nonzero_bytes(x)));
+    }
+    if (at < job.num_values) {
+      const uint32_t x = static_cast<uint32_t>(job.values[0][at] ^ job.values[1][at]);
+      values += x != 0 ? 1 : 0;
+      bytes += static_cast<unsigned>(__popc(quant::nonzero_bytes(x)));
+    }
   }
-  add_counts(codes, scales, counters);
+  unsigned long long* own = counters + int64_t{3} * chunk.job;
+  add_count(codes, own);
+  add_count(values, own + 1);
+  add_count(bytes, own + 2);
 }
 
 template <typename Element>
@@ -113,7 +121,8 @@ __global__ void hash_kernel(const HashJob* __restrict__ jobs, const Chunk* __res
   const HashJob job = jobs[chunk.job];
   const quant::ContentHash hash = job.words != nullptr ? hash_chunk(job.words, chunk, job.first)
                                                        : hash_chunk(job.bf16, chunk, job.first);
-  add_counts(hash.low, hash.high, counters + 2 * chunk.job);
+  add_count(hash.low, counters + 2 * chunk.job);
+  add_count(hash.high, counters + 2 * chunk.job + 1);
 }
 
 constexpr int64_t kMaxBlocks = 4096;
@@ -319,18 +328,24 @@ double CudaWeightKernels::sum_of_squares(std::span<const std::span<const float>>
   return total;
 }
 
-PackingChanges CudaWeightKernels::count_changes(std::span<const CompareJob> jobs) const {
+std::vector<PackingChanges> CudaWeightKernels::count_changes(
+    std::span<const CompareJob> jobs) const {
   std::vector<int64_t> counts;
-  for (const CompareJob& job : jobs) counts.push_back(job.num_words);
+  for (const CompareJob& job : jobs) counts.push_back(std::max(job.num_words, job.num_values));
   const std::vector<Chunk> chunks = cut(counts);
-  if (chunks.empty()) return {};
+  std::vector<PackingChanges> changes(jobs.size());
+  if (chunks.empty()) return changes;
   Scratch& s = *scratch_;
-  const auto result = s.count(2, [&](unsigned long long* counters) {
+  const auto found = s.count(3 * jobs.size(), [&](unsigned long long* counters) {
     changes_kernel<<<static_cast<unsigned>(chunks.size()), kThreads, 0, s.stream>>>(
         s.upload(1, std::vector<CompareJob>(jobs.begin(), jobs.end())), s.upload(2, chunks),
         counters);
   });
-  return {static_cast<int64_t>(result[0]), static_cast<int64_t>(result[1])};
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    changes[i] = {static_cast<int64_t>(found[3 * i]), static_cast<int64_t>(found[3 * i + 1]),
+                  static_cast<int64_t>(found[3 * i + 2])};
+  }
+  return changes;
 }
 
 std::vector<quant::ContentHash> CudaWeightKernels::hash(std::span<const HashJob> jobs) const {

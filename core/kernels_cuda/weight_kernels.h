@@ -27,7 +27,7 @@ class CudaWeightKernels final : public WeightKernels {
   void add_parts(float* sum, int64_t count, const float* parts, int64_t stride,
                  int num_parts) const override;
   double sum_of_squares(std::span<const std::span<const float>> arrays) const override;
-  PackingChanges count_changes(std::span<const CompareJob> jobs) const override;
+  std::vector<PackingChanges> count_changes(std::span<const CompareJob> jobs) const override;
   std::vector<quant::ContentHash> hash(std::span<const HashJob> jobs) const override;
 
  private:

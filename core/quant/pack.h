@@ -26,6 +26,19 @@ NIBBLE_HOST_DEVICE inline uint32_t int8_bits(int code, int k) {
   return static_cast<uint32_t>(code + kInt8Offset) << (8 * k);
 }
 
+/// One bit for every 4-bit code, and for every byte, of `word` that is not zero: its lowest.
+NIBBLE_HOST_DEVICE inline uint32_t nonzero_codes(uint32_t word) {
+  word |= word >> 1;
+  word |= word >> 2;
+  return word & 0x11111111u;
+}
+NIBBLE_HOST_DEVICE inline uint32_t nonzero_bytes(uint32_t word) {
+  word |= word >> 4;
+  word |= word >> 2;
+  word |= word >> 1;
+  return word & 0x01010101u;
+}
+
 /// Words of one row of `cols` codes: the last one padded with zero bits.
 constexpr int64_t int4_row_words(int64_t cols) { return (cols + kInt4PerWord - 1) / kInt4PerWord; }
 constexpr int64_t int8_row_words(int64_t cols) { return (cols + kInt8PerWord - 1) / kInt8PerWord; }

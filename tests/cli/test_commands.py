@@ -130,6 +130,23 @@ class Plot(CliTestCase):
                 self.assertEqual(sizes, {"reward.png": chart, "kl.png": chart, "gap.png": chart,
                                          "phases.png": chart, "summary.png": (1600, 960)})
 
+    def test_what_steps_change_is_drawn_where_it_was_recorded(self):
+        rows = self.rows(4)
+        for row in rows:
+            row.update(codes_changed_share=1e-5, scales_changed_share=0.0, bytes_changed_share=2e-5)
+        run = self.make_run("changes", rows)
+        self.succeed("plot", run)
+        names = {path.name for path in (run / "plots").iterdir()}
+        self.assertIn("changes.png", names)
+        self.assertNotIn("changes_by_layer.png", names)
+        for row in rows:
+            for layer in range(3):
+                row[f"codes_changed_share_layer_{layer:02}"] = 1e-5 * layer
+        other = self.make_run("layers", rows)
+        self.succeed("plot", other)
+        self.assertIn("changes_by_layer.png", {path.name for path in (other / "plots").iterdir()})
+        self.succeed("plot", run, other, "--output", self.folder / "both.png")
+
     def test_a_supervised_run_gets_charts_of_its_own(self):
         rows = [{"step": 0, "eval_loss": 6.0}]
         rows += [{"step": s, "loss": 6 / s, "grad_norm": 1.0, "forward_backward_ms": 9}

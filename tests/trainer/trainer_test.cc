@@ -12,6 +12,7 @@
 #include "core/models/rope_table.h"
 #include "core/models/tape_executor.h"
 #include "tests/trainer/tiny_trainer.h"
+#include "weight_sync/manifest.h"
 
 namespace nibble {
 namespace {
@@ -33,7 +34,13 @@ TEST_P(TrainerModels, SharedPromptsGiveTheLogProbsOfPlainSequencesBitForBit) {
   const TrainMetrics metrics = trainer.train(one_update(groups), 0);
   EXPECT_EQ(metrics.log_prob_diff_max, 0.0);
   EXPECT_GT(metrics.response_tokens, 50);
-  EXPECT_GT(metrics.changes.changed_codes, 0);
+  const PartChanges all = metrics.changes.total();
+  EXPECT_GT(all.changed_codes, 0);
+  EXPECT_GT(all.changed_bytes, 0);
+  EXPECT_LE(all.changed_bytes, all.bytes);
+  EXPECT_EQ(all.bytes, make_manifest(trainer.spec().table, trainer.serving_layout().plan).bytes);
+  EXPECT_GT(std::ssize(metrics.changes.layers), 0);
+  for (const PartChanges& layer : metrics.changes.layers) EXPECT_GT(layer.changed_bytes, 0);
 }
 
 TEST_P(TrainerModels, KlToTheReferenceIsExactlyZeroAtStepZeroWithoutQat) {

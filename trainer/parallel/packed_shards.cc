@@ -3,6 +3,7 @@
 #include <mutex>
 
 #include "core/base/fail.h"
+#include "core/quant/pack.h"
 
 namespace nibble {
 
@@ -83,24 +84,49 @@ std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
   return packed;
 }
 
+PartChanges& PartChanges::operator+=(PartChanges other) {
+  const auto own = counts(), theirs = other.counts();
+  for (size_t i = 0; i < own.size(); ++i) *own[i] += *theirs[i];
+  return *this;
+}
+
+PartChanges PackChanges::total() const {
+  PartChanges sum = rest;
+  for (const PartChanges& layer : layers) sum += layer;
+  return sum;
+}
+
 PackChanges count_changes(const ShardLayout& layout, const PackedShards& before,
                           const PackedShards& after, const kernels::WeightKernels& kernels) {
-  PackChanges changes;
   std::vector<kernels::CompareJob> jobs;
   for (size_t p = 0; p < after.parameters.size(); ++p) {
-    if (!layout.quantized(static_cast<int64_t>(p))) continue;
     const StoredParameter& a = before.parameters[p];
     const StoredParameter& b = after.parameters[p];
+    const bool quantized = layout.quantized(static_cast<int64_t>(p));
+    const auto& values = [&](const StoredParameter& of) -> const auto& {
+      return quantized ? of.scale : of.bf16;
+    };
     jobs.push_back({{a.words.data(), b.words.data()},
                     static_cast<int64_t>(b.words.size()),
-                    {a.scale.data(), b.scale.data()},
-                    static_cast<int64_t>(b.scale.size())});
-    changes.codes += 8 * jobs.back().num_words;
-    changes.scales += jobs.back().num_scales;
+                    {values(a).data(), values(b).data()},
+                    static_cast<int64_t>(values(b).size())});
   }
-  const kernels::PackingChanges counted = kernels.count_changes(jobs);
-  changes.changed_codes = counted.codes;
-  changes.changed_scales = counted.scales;
+  const auto counted = kernels.count_changes(jobs);
+  PackChanges changes;
+  changes.layers.resize(layout.table->layers.size());
+  for (size_t p = 0; p < jobs.size(); ++p) {
+    PartChanges part;
+    if (layout.quantized(static_cast<int64_t>(p))) {
+      part.codes = static_cast<double>(quant::kInt4PerWord * jobs[p].num_words);
+      part.changed_codes = static_cast<double>(counted[p].codes);
+      part.scales = static_cast<double>(jobs[p].num_values);
+      part.changed_scales = static_cast<double>(counted[p].values);
+    }
+    part.bytes = static_cast<double>(4 * jobs[p].num_words + 2 * jobs[p].num_values);
+    part.changed_bytes = static_cast<double>(counted[p].bytes);
+    const int64_t layer = layout.table->at(static_cast<int64_t>(p)).layer;
+    (layer < 0 ? changes.rest : changes.layers[static_cast<size_t>(layer)]) += part;
+  }
   return changes;
 }
 

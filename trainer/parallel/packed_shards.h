@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -56,12 +57,26 @@ class PackBuffers {
   int num_allocated_ = 0;
 };
 
+/// What of some parameters differs between two packings; counts are exact in double.
+struct PartChanges {
+  double codes = 0;  ///< INT4 codes
+  double changed_codes = 0;
+  double scales = 0;
+  double changed_scales = 0;
+  double bytes = 0;  ///< of all that is published, BF16 too
+  double changed_bytes = 0;
+  /// All of the above, to be summed.
+  std::array<double*, 6> counts() {
+    return {&codes, &changed_codes, &scales, &changed_scales, &bytes, &changed_bytes};
+  }
+  PartChanges& operator+=(PartChanges other);
+};
+
 /// Differences between two packings of the same layout.
 struct PackChanges {
-  int64_t codes = 0;  ///< INT4 codes in the shard
-  int64_t changed_codes = 0;
-  int64_t scales = 0;
-  int64_t changed_scales = 0;
+  std::vector<PartChanges> layers;  ///< decoder layers
+  PartChanges rest;                 ///< embedding, last norm, head
+  PartChanges total() const;
 };
 
 /// One job a parameter that packs `masters` (this rank's rows) into `packed`.
@@ -80,6 +95,7 @@ std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
                                                 const kernels::WeightKernels& kernels,
                                                 PackBuffers& buffers);
 
+/// Over this rank's rows.
 PackChanges count_changes(const ShardLayout& layout, const PackedShards& before,
                           const PackedShards& after, const kernels::WeightKernels& kernels);
 

@@ -256,19 +256,29 @@ TEST_F(WeightKernelsCuda, HashesCountsAndSumsAreTheCpus) {
   EXPECT_EQ(hash[2], quant::hash_bf16(values.data(), num_values, 7));
   EXPECT_NE(hash[0], hash[3]);
   EXPECT_TRUE(gpu->hash({}).empty());
-  // Fewer scales than words, in two jobs.
+  // Fewer scales than words, and values alone.
   const int64_t some = 5003;
   const std::vector<CompareJob> on_cpu = {
       {{words.data(), other.data()}, count, {values.data(), changed.data()}, num_values},
-      {{words.data(), words.data()}, some, {values.data(), changed.data()}, some / 4}};
+      {{words.data(), words.data()}, some, {values.data(), changed.data()}, some / 4},
+      {{}, 0, {values.data(), changed.data()}, num_values},
+      {{}, 0, {}, 0}};
   const std::vector<CompareJob> on_gpu = {
       {{a.data(), b.data()}, count, {c.data(), d.data()}, num_values},
-      {{a.data(), a.data()}, some, {c.data(), d.data()}, some / 4}};
-  const PackingChanges got = gpu->count_changes(on_gpu), want = cpu.count_changes(on_cpu);
-  EXPECT_EQ(got.codes, want.codes);
-  EXPECT_EQ(got.scales, want.scales);
-  EXPECT_GT(want.codes, 0);
-  EXPECT_EQ(want.scales, (num_values + 10) / 11 + (some / 4 + 10) / 11);
+      {{a.data(), a.data()}, some, {c.data(), d.data()}, some / 4},
+      {{}, 0, {c.data(), d.data()}, num_values},
+      {{}, 0, {}, 0}};
+  const auto got = gpu->count_changes(on_gpu), want = cpu.count_changes(on_cpu);
+  ASSERT_EQ(got.size(), on_gpu.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_EQ(got[i].codes, want[i].codes);
+    EXPECT_EQ(got[i].values, want[i].values);
+    EXPECT_EQ(got[i].bytes, want[i].bytes);
+  }
+  EXPECT_GT(want[0].codes, 0);
+  EXPECT_EQ(want[0].values, (num_values + 10) / 11);
+  EXPECT_EQ(want[1].values, (some / 4 + 10) / 11);
+  EXPECT_EQ(want[2].values, want[0].values);
 
   const auto x = random_floats(50001, 3), y = random_floats(17, 4);
   const auto dx = on_device(x), dy = on_device(y);
