@@ -100,7 +100,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
         if (!worker_) worker_ = std::make_unique<RolloutWorker>(options_.worker);
       });
       const ParameterTable& table = worker_->spec().table;
-      ReceiverOptions receiving{own_sender(), {}};
+      ReceiverOptions receiving{own_sender(), {}, {}};
       if (options_.worker.in_place) receiving.release_engine = [this] { release_weights(); };
       receiver_ = std::make_unique<WeightReceiver>(options_.job, table, options_.worker.plan,
                                                    make_manifest(table, options_.worker.plan),

@@ -49,6 +49,16 @@ Layout engine_layout(const Manifest& manifest, const ParameterTable& table, cons
   return layout;
 }
 
+ParameterTable held_table(const ParameterTable& table, const Manifest& manifest,
+                          std::span<const Slice> slices) {
+  ParameterTable held = table;
+  for (ParameterSpec& parameter : held.parameters) parameter.rows = 0;
+  for (const Slice& slice : slices) {
+    held.parameters[static_cast<size_t>(manifest.at(slice.tensor).parameter)].rows = slice.rows();
+  }
+  return held;
+}
+
 int64_t slices_bytes(const Manifest& manifest, std::span<const Slice> slices) {
   int64_t bytes = 0;
   for (const Slice& slice : slices) bytes += slice.rows() * manifest.at(slice.tensor).row_bytes();

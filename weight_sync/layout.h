@@ -41,6 +41,11 @@ std::vector<Slice> engine_slices(const Manifest& manifest, const ParameterTable&
 /// The same of all ranks: every row is somebody's, some rows are several ranks'.
 Layout engine_layout(const Manifest& manifest, const ParameterTable& table, const Mesh& mesh);
 
+/// `table` with the rows of `slices` alone (one a tensor, the same for all of a parameter's): what
+/// a rank that holds them has in memory. Parameters that it does not hold have no rows.
+ParameterTable held_table(const ParameterTable& table, const Manifest& manifest,
+                          std::span<const Slice> slices);
+
 /// Of the rows of `slices`, as they are stored and sent.
 int64_t slices_bytes(const Manifest& manifest, std::span<const Slice> slices);
 

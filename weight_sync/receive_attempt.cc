@@ -16,19 +16,19 @@ ReceiveAttempt::ReceiveAttempt(const ReceivingEnd& end, const Transaction& trans
 }
 
 bool ReceiveAttempt::is_flip() const {
-  return end_.own_sender && plan_.edges.size() == 1 && plan_.edges[0].sender == *end_.own_sender;
+  return end_.own_sender && plan_.edges.size() == 1 && plan_.edges[0].sender == *end_.own_sender &&
+         end_.destination == replica_slices(end_.manifest);
 }
 
 void ReceiveAttempt::set_shadow(std::shared_ptr<ResidentWeights> shadow) {
   shadow_ = std::move(shadow);
   weights_ = shadow_;
+  const auto tensors = shard_tensors(end_.manifest, shadow_->parameters(), end_.destination);
   for (size_t e = 0; e < edges_.size(); ++e) {
     edges_[e].pieces.clear();
-    for (const PlannedSlice& planned : plan_.edges[e].slices) {
-      const StoredTensor& tensor = end_.manifest.at(planned.slice.tensor);
-      edges_[e].pieces.push_back(stored_bytes(shadow_->stored(tensor.parameter), tensor)
-                                     .subspan(static_cast<size_t>(planned.byte_begin),
-                                              static_cast<size_t>(planned.bytes())));
+    for (const auto piece : edge_pieces(end_.manifest, plan_.edges[e], tensors)) {
+      // The shadow's own memory, which is ours to write.
+      edges_[e].pieces.emplace_back(const_cast<std::byte*>(piece.data()), piece.size());
     }
   }
 }
@@ -90,7 +90,8 @@ void ReceiveAttempt::receive_delta(std::span<const size_t> edges, Transport& tra
     parts.push_back(&payloads[i]);
   }
   receive(parts);
-  const auto base = replica_tensors(end_.manifest, base_ ? *base_ : *shadow_);
+  const auto base =
+      shard_tensors(end_.manifest, (base_ ? *base_ : *shadow_).parameters(), end_.destination);
   for (size_t i = 0; i < edges.size(); ++i) {
     const Edge& edge = plan_.edges[edges[i]];
     decode_edge(end_.manifest, edge, headers[i], payloads[i],

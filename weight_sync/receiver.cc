@@ -37,6 +37,14 @@ std::string_view receiver_state_name(ReceiverState state) {
   return "";
 }
 
+namespace {
+
+std::shared_ptr<const ParameterTable> borrowed(const ParameterTable& table) {
+  return {std::shared_ptr<void>(), &table};
+}
+
+}  // namespace
+
 WeightReceiver::WeightReceiver(std::string job, const ParameterTable& table, QuantizationPlan plan,
                                Manifest manifest, const kernels::WeightKernels& kernels,
                                ReceiverOptions options)
@@ -44,10 +52,13 @@ WeightReceiver::WeightReceiver(std::string job, const ParameterTable& table, Qua
       table_(table),
       plan_(std::move(plan)),
       manifest_(std::move(manifest)),
-      destination_(replica_slices(manifest_)),
+      destination_(options.destination.empty() ? replica_slices(manifest_) : options.destination),
       kernels_(kernels),
       options_(std::move(options)),
-      pool_(table, plan_, kernels.device(), is_in_place() ? 1 : 2) {}
+      pool_(options_.destination.empty()
+                ? borrowed(table)
+                : std::make_shared<ParameterTable>(held_table(table, manifest_, destination_)),
+            plan_, kernels.device(), is_in_place() ? 1 : 2) {}
 
 void WeightReceiver::check_job(const Transaction& transaction) const {
   if (transaction.job != job_) {

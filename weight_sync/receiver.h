@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "core/kernels/weight_kernels.h"
 #include "weight_sync/packed_store.h"
@@ -54,6 +55,9 @@ struct ReceiverStatus {
 struct ReceiverOptions {
   /// The sender of the plans that lives in this process; its rows do not travel.
   std::optional<int> own_sender;
+  /// What this rank of an engine of several holds (engine_slices); at most one slice a tensor.
+  /// Nothing: the whole model.
+  std::vector<Slice> destination;
   /// Set: weights are received in place, in the only buffer there is. Called when the first byte is
   /// about to arrive: the engine, and whoever else holds the served weights, must let go of them.
   std::function<void()> release_engine;

@@ -9,9 +9,9 @@
 namespace nibble {
 
 struct ShadowPool::Shelf {
-  Shelf(const ParameterTable& t, const QuantizationPlan& p, DeviceKind d, int m)
-      : table(t), plan(p), device(d), max_buffers(m) {}
-  const ParameterTable& table;
+  Shelf(std::shared_ptr<const ParameterTable> t, const QuantizationPlan& p, DeviceKind d, int m)
+      : table(std::move(t)), plan(p), device(d), max_buffers(m) {}
+  const std::shared_ptr<const ParameterTable> table;
   const QuantizationPlan plan;
   const DeviceKind device;
   const int max_buffers;
@@ -21,9 +21,9 @@ struct ShadowPool::Shelf {
   int num_allocated = 0;                               // guarded by mutex
 };
 
-ShadowPool::ShadowPool(const ParameterTable& table, const QuantizationPlan& plan, DeviceKind device,
-                       int max_buffers)
-    : shelf_(std::make_shared<Shelf>(table, plan, device, max_buffers)) {
+ShadowPool::ShadowPool(std::shared_ptr<const ParameterTable> table, const QuantizationPlan& plan,
+                       DeviceKind device, int max_buffers)
+    : shelf_(std::make_shared<Shelf>(std::move(table), plan, device, max_buffers)) {
   // Giving a buffer back must not allocate.
   shelf_->free.reserve(static_cast<size_t>(max_buffers));
 }
@@ -49,7 +49,7 @@ std::shared_ptr<ResidentWeights> ShadowPool::acquire(Deadline deadline) {
       buffer = std::move(shelf_->free.back());
       shelf_->free.pop_back();
     } else {
-      buffer = std::make_unique<ResidentWeights>(shelf_->table, shelf_->plan, shelf_->device);
+      buffer = std::make_unique<ResidentWeights>(*shelf_->table, shelf_->plan, shelf_->device);
       ++shelf_->num_allocated;
     }
   }

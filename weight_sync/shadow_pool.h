@@ -12,9 +12,9 @@ namespace nibble {
 /// reused. Any thread may call any method; buffers may outlive the pool.
 class ShadowPool {
  public:
-  /// `table` must outlive the pool and its buffers.
-  ShadowPool(const ParameterTable& table, const QuantizationPlan& plan, DeviceKind device,
-             int max_buffers);
+  /// `table` is kept as long as a buffer lives.
+  ShadowPool(std::shared_ptr<const ParameterTable> table, const QuantizationPlan& plan,
+             DeviceKind device, int max_buffers);
   /// A buffer with undefined contents, or with the last ones of the only buffer; allocated on first
   /// need. Waits while all are held. Throws Error{kResourceExhausted} if they are at the deadline.
   std::shared_ptr<ResidentWeights> acquire(Deadline deadline);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "core/base/array.h"
@@ -55,6 +56,7 @@ class ResidentWeights : public ops::WeightSource {
   const StoredParameter& stored(int64_t parameter) const {
     return all_stored()[static_cast<size_t>(parameter)];
   }
+  std::span<const StoredParameter> parameters() const { return all_stored(); }
   int64_t num_bytes() const;
   DeviceKind device() const { return device_; }
   /// The same weights on a device.

@@ -18,7 +18,7 @@ Deadline soon() { return Deadline::after(10s); }
 std::unique_ptr<WeightReceiver> colocated_receiver(const SyncWorld& world, int own_rank) {
   return std::make_unique<WeightReceiver>("job", world.model.spec.table, world.model.source->plan(),
                                           world.model.manifest, world.kernels,
-                                          ReceiverOptions{own_rank, {}});
+                                          ReceiverOptions{own_rank, {}, {}});
 }
 
 // Publishes what rank `rank` packed of a version; the packing is shared with the caller.

@@ -111,14 +111,16 @@ struct SyncWorld {
       publish_shard(model, *senders[static_cast<size_t>(rank)], version, rank, mesh);
     }
   }
-  std::unique_ptr<WeightReceiver> receiver() const {
+  std::unique_ptr<WeightReceiver> receiver(ReceiverOptions options = {}) const {
+    options.destination = destination;
     return std::make_unique<WeightReceiver>("job", model.spec.table, model.source->plan(),
-                                            model.manifest, kernels);
+                                            model.manifest, kernels, std::move(options));
   }
   SyncPlan plan(int64_t epoch = 1) const {
     const std::vector<std::string> members = {"trainer", "worker"};
-    return make_plan(
-        {model.manifest, layout, replica_slices(model.manifest), epoch, members, kTestSizes});
+    const auto whole = replica_slices(model.manifest);
+    return make_plan({model.manifest, layout, destination.empty() ? whole : destination, epoch,
+                      members, kTestSizes});
   }
   Transaction transaction(int64_t version, int64_t epoch = 1) const {
     return {"job", epoch, version, plan(epoch).digest};
@@ -127,6 +129,7 @@ struct SyncWorld {
   const SyncModel& model;
   const Mesh mesh;
   Layout layout;
+  std::vector<Slice> destination;  ///< of a rank of an engine of several; nothing: the model
   kernels::Serial serial;
   kernels::CpuWeightKernels cpu{serial};
   const kernels::WeightKernels& kernels;
