@@ -17,6 +17,7 @@ find_package(ZLIB REQUIRED)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(CAIRO REQUIRED IMPORTED_TARGET cairo)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
+pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
 
 if(NIBBLE_WITH_TORCH)
   file(GLOB torch_roots "${NIBBLE_DEPS_DIR}/venv/lib/python3*/site-packages/torch")

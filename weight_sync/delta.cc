@@ -1,5 +1,7 @@
 #include "weight_sync/delta.h"
 
+#include <zstd.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -13,7 +15,12 @@ constexpr size_t kBlockBytes = 4096;  // compared at once: nearly all are equal
 constexpr int kCodeBits = 4;
 constexpr uint64_t kCodeMask = 15;
 constexpr size_t kHashBytes = 16;
-constexpr uint64_t kWholeFlag = uint64_t{1} << 63;  // of a length: the slice's own bytes
+// Of a length: what the part is, if it is no list.
+constexpr uint64_t kWholeFlag = uint64_t{1} << 63;       // the slice's own bytes
+constexpr uint64_t kCompressedFlag = uint64_t{1} << 62;  // of the bytes' XOR, by Zstandard
+constexpr uint64_t kFlags = kWholeFlag | kCompressedFlag;
+constexpr int kCompressionLevel = 1;  // higher ones save some percent and take many times longer
+constexpr size_t kSparseShare = 16;   // a list shorter than this part of a slice is not beaten
 
 template <typename T>
 T load(const std::byte* at) {
@@ -72,6 +79,27 @@ quant::ContentHash header_hash(std::span<const std::byte> lengths) {
     hash += quant::hash_element(load<uint32_t>(lengths.data() + at), at / 4);
   }
   return hash;
+}
+
+std::vector<std::byte> compress_xor(std::span<const std::byte> base,
+                                    std::span<const std::byte> next) {
+  std::vector<std::byte> change(next.size());
+  for (size_t i = 0; i < next.size(); ++i) change[i] = base[i] ^ next[i];
+  std::vector<std::byte> out(ZSTD_compressBound(change.size()));
+  const size_t bytes =
+      ZSTD_compress(out.data(), out.size(), change.data(), change.size(), kCompressionLevel);
+  if (ZSTD_isError(bytes) != 0) fail(ErrorCode::kInternal, "zstd: {}", ZSTD_getErrorName(bytes));
+  out.resize(bytes);
+  return out;
+}
+
+void apply_xor(std::span<const std::byte> compressed, std::span<std::byte> target) {
+  std::vector<std::byte> change(target.size());
+  const size_t bytes =
+      ZSTD_decompress(change.data(), change.size(), compressed.data(), compressed.size());
+  if (ZSTD_isError(bytes) != 0 || bytes != target.size())
+    refuse("compressed bytes are not a slice's");
+  for (size_t i = 0; i < target.size(); ++i) target[i] ^= change[i];
 }
 
 uint64_t length_at(std::span<const std::byte> header, size_t slice) {
@@ -140,9 +168,18 @@ EncodedEdge encode_edge(const Manifest& manifest, const Edge& edge,
   for (size_t i = 0; i < edge.slices.size(); ++i) {
     const StoredKind kind = manifest.at(edge.slices[i].slice.tensor).kind;
     const auto list = encode_delta(kind, base[i], next[i]);
-    lengths.push_back(list ? list->size() : next[i].size() | kWholeFlag);
-    const std::span<const std::byte> bytes = list ? std::span<const std::byte>(*list) : next[i];
-    out.payload.insert(out.payload.end(), bytes.begin(), bytes.end());
+    std::span<const std::byte> part = list ? std::span<const std::byte>(*list) : next[i];
+    uint64_t flag = list ? 0 : kWholeFlag;
+    std::vector<std::byte> compressed;
+    if (part.size() > next[i].size() / kSparseShare) {
+      compressed = compress_xor(base[i], next[i]);
+      if (compressed.size() < part.size()) {
+        part = compressed;
+        flag = kCompressedFlag;
+      }
+    }
+    lengths.push_back(part.size() | flag);
+    out.payload.insert(out.payload.end(), part.begin(), part.end());
   }
   const auto as_bytes = std::as_bytes(std::span(lengths));
   const quant::ContentHash hash = header_hash(as_bytes);
@@ -168,7 +205,8 @@ int64_t delta_payload_bytes(const Edge& edge, std::span<const std::byte> header)
     const uint64_t length = length_at(header, i);
     const auto slice_bytes = static_cast<uint64_t>(edge.slices[i].bytes());
     const bool is_whole = (length & kWholeFlag) != 0;
-    const uint64_t part = length & ~kWholeFlag;
+    const uint64_t part = length & ~kFlags;
+    if ((length & kFlags) == kFlags) refuse("a length says two things");
     if (is_whole ? part != slice_bytes : part >= slice_bytes) refuse("a length is not a slice's");
     bytes += static_cast<int64_t>(part);
   }
@@ -182,7 +220,7 @@ void decode_edge(const Manifest& manifest, const Edge& edge, std::span<const std
   if (delta_payload_bytes(edge, header) != std::ssize(payload)) refuse("bytes are missing");
   for (size_t i = 0; i < edge.slices.size(); ++i) {
     const uint64_t length = length_at(header, i);
-    const auto part = payload.first(static_cast<size_t>(length & ~kWholeFlag));
+    const auto part = payload.first(static_cast<size_t>(length & ~kFlags));
     payload = payload.subspan(part.size());
     if ((length & kWholeFlag) != 0) {
       std::memcpy(target[i].data(), part.data(), part.size());
@@ -191,7 +229,11 @@ void decode_edge(const Manifest& manifest, const Edge& edge, std::span<const std
     if (target[i].data() != base[i].data()) {
       std::memcpy(target[i].data(), base[i].data(), base[i].size());
     }
-    apply_delta(manifest.at(edge.slices[i].slice.tensor).kind, part, target[i]);
+    if ((length & kCompressedFlag) != 0) {
+      apply_xor(part, target[i]);
+    } else {
+      apply_delta(manifest.at(edge.slices[i].slice.tensor).kind, part, target[i]);
+    }
   }
 }
 

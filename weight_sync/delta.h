@@ -24,7 +24,8 @@ std::optional<std::vector<std::byte>> encode_delta(StoredKind kind, std::span<co
 void apply_delta(StoredKind kind, std::span<const std::byte> delta, std::span<std::byte> target);
 
 /// An edge as it travels in a delta: `header`, whose size the plan tells, then `payload`, whose
-/// size the header tells: the slices' lists in order, or their bytes where that is shorter.
+/// size the header tells: for each slice, in order, the shortest of its list, its XOR compressed
+/// with Zstandard, and its bytes.
 struct EncodedEdge {
   std::vector<std::byte> header;
   std::vector<std::byte> payload;

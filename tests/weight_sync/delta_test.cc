@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstring>
 #include <random>
+#include <set>
 
 #include "core/base/error.h"
 #include "tests/weight_sync/random_model.h"
@@ -93,6 +95,8 @@ TEST_F(Delta, DamagedListsAreRefusedOrStayInside) {
 
 TEST_F(Delta, EdgesOfRandomModelsArriveWhole) {
   RandomModels models(3);
+  constexpr uint64_t kFlags = uint64_t{3} << 62;
+  std::set<uint64_t> flags;
   for (int round = 0; round < 40; ++round) {
     const RandomModel model = models.model();
     Edge edge;
@@ -106,8 +110,9 @@ TEST_F(Delta, EdgesOfRandomModelsArriveWhole) {
     std::vector<Bytes> base, next, target;
     for (const PlannedSlice& slice : edge.slices) {
       base.push_back(random_bytes(static_cast<size_t>(slice.bytes())));
-      next.push_back(changed(model.manifest.at(slice.slice.tensor).kind, base.back(),
-                             models.draw(0, 2) == 0 ? 0.5 : 0.001));
+      next.push_back(
+          changed(model.manifest.at(slice.slice.tensor).kind, base.back(),
+                  std::array{0.001, 0.06, 0.2, 0.9}[static_cast<size_t>(models.draw(0, 3))]));
       target.push_back(random_bytes(base.back().size()));
     }
     const std::vector<std::span<const std::byte>> from(base.begin(), base.end());
@@ -118,6 +123,27 @@ TEST_F(Delta, EdgesOfRandomModelsArriveWhole) {
     ASSERT_EQ(delta_payload_bytes(edge, encoded.header), std::ssize(encoded.payload));
     decode_edge(model.manifest, edge, encoded.header, encoded.payload, from, into);
     EXPECT_EQ(target, next);
+    // In place.
+    std::vector<Bytes> own = base;
+    const std::vector<std::span<std::byte>> into_own(own.begin(), own.end());
+    const std::vector<std::span<const std::byte>> from_own(own.begin(), own.end());
+    decode_edge(model.manifest, edge, encoded.header, encoded.payload, from_own, into_own);
+    EXPECT_EQ(own, next);
+    for (size_t i = 0; i < edge.slices.size(); ++i) {
+      uint64_t length = 0;
+      std::memcpy(&length, encoded.header.data() + 16 + 8 * i, sizeof length);
+      flags.insert(length & kFlags);
+    }
+    // Damaged lists and frames end in an error or in other bytes, never outside.
+    for (int i = 0; i < 50 && !encoded.payload.empty(); ++i) {
+      Bytes payload = encoded.payload;
+      payload[random() % payload.size()] ^= static_cast<std::byte>(1 + random() % 255);
+      try {
+        decode_edge(model.manifest, edge, encoded.header, payload, from, into);
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::kDataLoss);
+      }
+    }
     for (int i = 0; i < 50; ++i) {
       Bytes header = encoded.header;
       header[random() % header.size()] ^= static_cast<std::byte>(1 + random() % 255);
@@ -125,6 +151,7 @@ TEST_F(Delta, EdgesOfRandomModelsArriveWhole) {
           << "any damage of a header shows";
     }
   }
+  EXPECT_EQ(flags.size(), 3u) << "a list, a compressed XOR or a whole slice never came up";
 }
 
 }  // namespace
