@@ -5,6 +5,7 @@
 #include "core/base/fail.h"
 #include "core/base/failpoint.h"
 #include "core/base/log.h"
+#include "core/checkpoint/hf_directory.h"
 #include "core/data/sample_codec.h"
 #include "core/device/cuda_backend.h"
 #include "core/device/cuda_device.h"
@@ -13,6 +14,8 @@
 #include "weight_sync/group_transport.h"
 #include "weight_sync/sender.h"
 #include "weight_sync/sync_codec.h"
+#include "weight_sync/weight_readers.h"
+#include "weight_sync/weight_stream_codec.h"
 
 namespace nibble {
 namespace {
@@ -65,6 +68,9 @@ Deadline deadline_of(const grpc::ServerContext& context) {
   return Deadline::after(std::min(left, std::chrono::milliseconds(86'400'000)));
 }
 
+// Of an external engine's reading, so that one that hangs does not hold its place for ever.
+constexpr auto kLongestRead = std::chrono::hours(1);
+
 constexpr auto kAbortTimeout = std::chrono::milliseconds(10'000);
 
 Rendezvous decode_rendezvous(const v1::Rendezvous& at) {
@@ -103,6 +109,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       receiver_ = std::make_unique<WeightReceiver>(options_.job, table, options_.worker.plan,
                                                    make_manifest(table, options_.worker.plan),
                                                    *kernels_, own_sender());
+      readers_ = std::make_unique<WeightReaders>(receiver_->manifest(), options_.external_engines);
       log_->info("ready model={} parameters={}", options_.worker.model.string(), table.size());
     });
   }
@@ -189,6 +196,31 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     });
   }
 
+  grpc::Status ReadWeights(grpc::ServerContext* context, const v1::ReadWeightsRequest* request,
+                           grpc::ServerWriter<v1::WeightPart>* writer) override {
+    const grpc::Status status = run_rpc([&] {
+      failpoint(name("read"));
+      if (context->deadline() > std::chrono::system_clock::now() + kLongestRead) {
+        fail(ErrorCode::kInvalidArgument, "ReadWeights needs a deadline of an hour at most");
+      }
+      ops::bind_cuda_thread();
+      const auto reader = readers().open(receiver().served(), request->newer_than());
+      log_->info("version={} is read by {}", reader->version(), context->peer());
+      const Stopwatch clock;
+      stream_weights(streamed_model(), receiver().manifest(), *reader,
+                     [&](const v1::WeightPart& part) {
+                       failpoint(name("read_part"));
+                       return writer->Write(part);
+                     });
+      log_->info("version={} was read by {} ms={:.1f}", reader->version(), context->peer(),
+                 clock.elapsed_ms());
+    });
+    if (!status.ok()) {
+      log_->info("reading by {} ended: {}", context->peer(), status.error_message());
+    }
+    return status;
+  }
+
   grpc::Status Plan(grpc::ServerContext*, const v1::PlanRequest* request,
                     v1::PlanResponse* response) override {
     return run_rpc([&] {
@@ -211,6 +243,8 @@ class RolloutService::Impl final : public v1::Rollout::Service {
                                      {request->membership().begin(), request->membership().end()},
                                      request->source());
       response->set_shadow_bytes(wire_bytes(plan));
+      // The shadow is the buffer of the version before the served one.
+      readers_->end_before(receiver().served().version);
       receiver().reserve(transaction, std::move(plan));
     });
   }
@@ -261,6 +295,9 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       const ServedWeights served = receiver().commit(decode_transaction(request->transaction()));
       const double pause_ms =
           thread_.run([&] { return worker().set_weights(served.weights, served.version); });
+      // A version may be read until the next publication needs its buffer. One that the trainer of
+      // this process packed counts among the trainer's, which packs its next one earlier than that.
+      if (own_sender()) readers_->end_before(served.version);
       response->set_pause_ms(pause_ms);
       log_->info("serves version={} pause_ms={:.3f}", served.version, pause_ms);
       failpoint(name("committed"));
@@ -286,6 +323,14 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       fail(ErrorCode::kFailedPrecondition, "engine {} has not started", options_.engine);
     }
     return *receiver_;
+  }
+  WeightReaders& readers() {
+    receiver();  // the two are made together
+    return *readers_;
+  }
+  StreamedModel streamed_model() const {
+    const Json config = read_hf_config(options_.worker.model);
+    return {options_.job, served_config(config, options_.worker.plan).dump(2) + "\n"};
   }
   std::string name(const char* place) const {
     return fmt::format("rollout/{}.{}", options_.engine, place);
@@ -338,7 +383,8 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   const Logger log_;
   const kernels::Serial serial_;
   std::unique_ptr<const kernels::WeightKernels> kernels_;
-  std::unique_ptr<WeightReceiver> receiver_;  // set by Start, before any other call
+  std::unique_ptr<WeightReceiver> receiver_;  // set by Start, like the next; before any other call
+  std::unique_ptr<WeightReaders> readers_;    // borrows the receiver's manifest
   std::mutex mutex_;
   std::shared_ptr<Link> trainers_link_;  // guarded by mutex_, like the next; shared: with transfers
   std::shared_ptr<Link> peer_link_;

@@ -16,6 +16,7 @@ struct WeightReceiver::Attempt {
   std::shared_ptr<const ResidentWeights> base;     // of a delta: what is served
   std::vector<IncomingEdge> edges;  // memory of the shadow, in plan order; in a flip no pieces
   std::vector<std::vector<quant::ContentHash>> hashes;  // of what arrived; receive()'s thread
+  std::shared_ptr<const std::vector<quant::ContentHash>> tensor_hashes;  // once verified
   std::atomic<int64_t> arrived_bytes = 0;
   Transport* transport = nullptr;  // guarded by the receiver's mutex_, like the next three
   bool is_filling = false;
@@ -368,7 +369,7 @@ void WeightReceiver::check_report(const Edge& edge, size_t edge_index,
 
 void WeightReceiver::verify(const Transaction& transaction, std::span<const SenderReport> reports) {
   const std::lock_guard lock(mutex_);
-  const Attempt& attempt = attempt_for(transaction, "verify");
+  Attempt& attempt = attempt_for(transaction, "verify");
   if (state_ == ReceiverState::kVerified || state_ == ReceiverState::kPrepared) return;
   require_state(ReceiverState::kMoving, "verify");
   if (!attempt.has_arrived) {
@@ -377,10 +378,13 @@ void WeightReceiver::verify(const Transaction& transaction, std::span<const Send
   }
   try {
     std::vector<Slice> written;
+    std::vector<quant::ContentHash> tensor_hashes(manifest_.tensors.size());
     for (size_t e = 0; e < attempt.plan.edges.size(); ++e) {
+      const std::vector<PlannedSlice>& slices = attempt.plan.edges[e].slices;
       check_report(attempt.plan.edges[e], e, reports);
-      for (const PlannedSlice& planned : attempt.plan.edges[e].slices) {
-        written.push_back(planned.slice);
+      for (size_t i = 0; i < slices.size(); ++i) {
+        written.push_back(slices[i].slice);
+        tensor_hashes[static_cast<size_t>(slices[i].slice.tensor)] += attempt.hashes[e][i];
       }
     }
     const auto problem = coverage_problem(manifest_, written, destination_);
@@ -389,6 +393,8 @@ void WeightReceiver::verify(const Transaction& transaction, std::span<const Send
       fail(ErrorCode::kDataLoss, "version {}: {} bytes arrived, the plan has {}",
            transaction.version, attempt.arrived_bytes.load(), attempt.plan.bytes);
     }
+    attempt.tensor_hashes =
+        std::make_shared<const std::vector<quant::ContentHash>>(std::move(tensor_hashes));
   } catch (const Error& error) {
     end_attempt(error.what());
     throw;
@@ -411,7 +417,7 @@ ServedWeights WeightReceiver::commit(const Transaction& transaction) {
   Attempt& attempt = attempt_for(transaction, "commit");
   require_state(ReceiverState::kPrepared, "commit");
   before = std::move(served_);
-  served_ = {std::move(attempt.weights), transaction.version};
+  served_ = {std::move(attempt.weights), transaction.version, std::move(attempt.tensor_hashes)};
   last_committed_ = transaction;
   end_attempt({});
   return served_;
