@@ -121,8 +121,15 @@ class Follower:
                     messages.ReadWeightsRequest(newer_than=self.version),
                     timeout=self._pull_seconds):
                 if time.monotonic() > self._renew_at:
-                    self.follow()
+                    self._renew()
                 yield part
+
+    def _renew(self):
+        self._renew_at = time.monotonic() + 1.0  # if this fails
+        try:
+            self.follow()
+        except grpc.RpcError:
+            pass  # the engine goes on sending; the next step says what is wrong
 
     def pull(self, source):
         """A whole, checked version. Raises BadWeights or grpc.RpcError; nothing has changed then."""
