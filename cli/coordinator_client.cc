@@ -143,9 +143,15 @@ JobView CoordinatorClient::status(milliseconds timeout) {
               response.epoch(),
               response.version(),
               milliseconds(response.lease_ms()),
+              {},
               {}};
   for (const v1::WorkerStatus& status : response.workers()) {
     job.workers.push_back(decode_worker(status));
+  }
+  for (const v1::ExternalEngineStatus& status : response.external_engines()) {
+    job.external_engines.push_back({{status.name(), status.host(), status.pid(),
+                                     status.served_version(), status.last_failure()},
+                                    milliseconds(status.heartbeat_age_ms())});
   }
   return job;
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "coordinator/engine_board.h"
+#include "coordinator/external_engines.h"
 #include "coordinator/membership.h"
 #include "core/rpc/channel.h"
 
@@ -46,6 +47,7 @@ struct JobView {
   int64_t version = 0;  ///< newest committed; 0: none
   std::chrono::milliseconds lease{0};
   std::vector<WorkerView> workers;
+  std::vector<ExternalEngineView> external_engines;  ///< by name
 };
 
 /// A line to the coordinator: a worker's, or that of somebody who looks.

@@ -10,8 +10,9 @@ namespace nibble {
 namespace {
 
 // What a supervised job does not look at; a name that ends with a dot is a whole section.
-constexpr std::array<std::string_view, 11> kRolloutOnly = {"rollout.",
+constexpr std::array<std::string_view, 12> kRolloutOnly = {"rollout.",
                                                            "reward.",
+                                                           "cluster.external_engines",
                                                            "algorithm.",
                                                            "model.reference",
                                                            "model.offload_reference",

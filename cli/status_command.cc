@@ -49,7 +49,8 @@ void add_status_command(CLI::App& app, CommandContext& context) {
       "  engine {standing (starting, serving, fenced), answers, error, state, served_version, "
       "epoch,\n"
       "    last_failure, transfer {version, from_version, source, seconds, arrived_bytes, "
-      "expected_bytes}}.\n"
+      "expected_bytes}},\n"
+      "  external_engines [{name, host, pid, served_version, heartbeat_seconds, last_failure}].\n"
       "What is not known is null.\n"
       "Example:\n  nibble status runs/tiny-dense\n"
       "  nibble status runs/tiny-dense --json | jq .versions.committed.version");

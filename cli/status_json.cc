@@ -156,6 +156,19 @@ OrderedJson workers_json(const LiveStatus& live) {
   return list;
 }
 
+OrderedJson external_json(const JobView& job) {
+  OrderedJson list = OrderedJson::array();
+  for (const ExternalEngineView& view : job.external_engines) {
+    list.push_back({{"name", view.engine.name},
+                    {"host", view.engine.host},
+                    {"pid", view.engine.pid},
+                    {"served_version", view.engine.served_version},
+                    {"heartbeat_seconds", seconds(view.heartbeat_age.count())},
+                    {"last_failure", view.engine.last_failure}});
+  }
+  return list;
+}
+
 }  // namespace
 
 OrderedJson status_json(const RunRecord& record, const LiveStatus& live) {
@@ -174,7 +187,8 @@ OrderedJson status_json(const RunRecord& record, const LiveStatus& live) {
           {"fencing", fencing_json(record)},
           {"last_failure", failure_json(record)},
           {"coordinator", coordinator},
-          {"workers", workers_json(live)}};
+          {"workers", workers_json(live)},
+          {"external_engines", external_json(live.job)}};
 }
 
 }  // namespace nibble

@@ -172,6 +172,19 @@ void add_workers(const LiveStatus& live, Out out) {
   }
 }
 
+void add_external_engines(const JobView& job, Out out) {
+  if (job.external_engines.empty()) return;
+  fmt::format_to(out, "\n  {:<20} {:<22} {:>8}  {:<12} {:>8}\n", "external engine", "host", "pid",
+                 "heartbeat", "version");
+  for (const ExternalEngineView& view : job.external_engines) {
+    const ExternalEngine& engine = view.engine;
+    const std::string heartbeat =
+        duration(static_cast<double>(view.heartbeat_age.count()) / 1000.0) + " ago";
+    fmt::format_to(out, "  {:<20} {:<22} {:>8}  {:<12} {:>8}  {}\n", engine.name, engine.host,
+                   engine.pid, heartbeat, engine.served_version, engine.last_failure);
+  }
+}
+
 }  // namespace
 
 std::string status_text(const RunRecord& record, const LiveStatus& live) {
@@ -181,7 +194,10 @@ std::string status_text(const RunRecord& record, const LiveStatus& live) {
   add_step(record, is_running, out);
   add_versions(record, out);
   add_events(record, out);
-  if (is_running) add_workers(live, out);
+  if (is_running) {
+    add_workers(live, out);
+    add_external_engines(live.job, out);
+  }
   return text;
 }
 

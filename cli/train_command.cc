@@ -201,7 +201,11 @@ void run_train(const TrainFlags& flags, bool spawn_workers) {
       std::chrono::milliseconds(config.cluster.lease_ms), config.cluster.placement);
   EngineBoard board;
   const std::string id = fmt::format("{}-{}", ::getpid(), unix_ms());
-  CoordinatorService service(membership, board, id, effective_yaml(config));
+  ExternalEngines external(static_cast<int>(config.cluster.external_engines),
+                           std::chrono::milliseconds(config.cluster.lease_ms));
+  CoordinatorService service(
+      membership, external, board,
+      {id, config.run.directory.filename().string(), effective_yaml(config)});
   RpcServerOptions options;
   options.host = config.cluster.host;
   options.port = flags.port;

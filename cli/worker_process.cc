@@ -73,6 +73,7 @@ class Roles {
     options.worker.in_place = config.weight_sync.in_place;
     options.worker.gpu = on_gpu ? make_backend(config) : nullptr;
     options.gpu_wire = gpu_wire(config);
+    options.external_engines = static_cast<int>(config.cluster.external_engines);
     options.store = store_ ? &*store_ : nullptr;
     options.worker.shared_gpu = shared_gpu_;
     options.worker.gpu_sharers = std::max(1, gpu_sharers_);

@@ -54,15 +54,25 @@ void encode_view(const MemberView& view, v1::WorkerStatus& status) {
   status.set_is_up(view.is_up);
 }
 
+void encode_external(const ExternalEngineView& view, v1::ExternalEngineStatus& status) {
+  status.set_name(view.engine.name);
+  status.set_host(view.engine.host);
+  status.set_pid(view.engine.pid);
+  status.set_served_version(view.engine.served_version);
+  status.set_last_failure(view.engine.last_failure);
+  status.set_heartbeat_age_ms(view.heartbeat_age.count());
+}
+
 }  // namespace
 
 class CoordinatorService::Impl final : public v1::Coordinator::Service {
  public:
-  Impl(Membership& membership, const EngineBoard& board, std::string id, std::string config_yaml)
+  Impl(Membership& membership, ExternalEngines& external, const EngineBoard& board,
+       JobIdentity identity)
       : membership_(membership),
+        external_(external),
         board_(board),
-        id_(std::move(id)),
-        config_yaml_(std::move(config_yaml)) {}
+        identity_(std::move(identity)) {}
 
   grpc::Status Register(grpc::ServerContext*, const v1::RegisterRequest* request,
                         v1::RegisterResponse* response) override {
@@ -77,7 +87,7 @@ class CoordinatorService::Impl final : public v1::Coordinator::Service {
       response->set_role(encode_role(member.role));
       response->set_index(member.index);
       response->set_epoch(membership_.epoch());
-      response->set_config_yaml(config_yaml_);
+      response->set_config_yaml(identity_.config_yaml);
       response->set_lease_ms(membership_.lease().count());
       get_logger("coordinator")
           ->debug("joined worker={} pid={} address={}", member.id, member.pid, member.address);
@@ -92,10 +102,29 @@ class CoordinatorService::Impl final : public v1::Coordinator::Service {
     });
   }
 
+  grpc::Status Follow(grpc::ServerContext*, const v1::FollowRequest* request,
+                      v1::FollowResponse* response) override {
+    return run_rpc([&] {
+      external_.follow({request->name(), request->host(), request->pid(), request->served_version(),
+                        request->last_failure()});
+      const EngineBoard::State state = board_.read();
+      response->set_job(identity_.name);
+      response->set_version(state.version);
+      for (const Member& member : membership_.engines()) {
+        const auto engine = static_cast<size_t>(member.index);
+        if (engine >= state.engines.size()) continue;
+        if (state.engines[engine].standing != EngineStanding::kServing) continue;
+        response->add_sources(member.address);
+      }
+      response->set_lease_ms(external_.lease().count());
+      response->set_stop(membership_.stopped());
+    });
+  }
+
   grpc::Status Status(grpc::ServerContext*, const v1::Empty*, v1::JobStatus* response) override {
     return run_rpc([&] {
       const EngineBoard::State state = board_.read();
-      response->set_coordinator_id(id_);
+      response->set_coordinator_id(identity_.id);
       response->set_epoch(state.epoch);
       response->set_version(state.version);
       response->set_lease_ms(membership_.lease().count());
@@ -106,19 +135,22 @@ class CoordinatorService::Impl final : public v1::Coordinator::Service {
         if (view.member.role == WorkerRole::kTrainer || engine >= state.engines.size()) continue;
         encode_note(state.engines[engine], status);
       }
+      for (const ExternalEngineView& view : external_.views()) {
+        encode_external(view, *response->add_external_engines());
+      }
     });
   }
 
  private:
   Membership& membership_;
+  ExternalEngines& external_;
   const EngineBoard& board_;
-  const std::string id_;
-  const std::string config_yaml_;
+  const JobIdentity identity_;
 };
 
-CoordinatorService::CoordinatorService(Membership& membership, const EngineBoard& board,
-                                       std::string id, std::string config_yaml)
-    : impl_(std::make_unique<Impl>(membership, board, std::move(id), std::move(config_yaml))) {}
+CoordinatorService::CoordinatorService(Membership& membership, ExternalEngines& external,
+                                       const EngineBoard& board, JobIdentity identity)
+    : impl_(std::make_unique<Impl>(membership, external, board, std::move(identity))) {}
 CoordinatorService::~CoordinatorService() = default;
 grpc::Service& CoordinatorService::service() { return *impl_; }
 

@@ -54,6 +54,7 @@ struct ClusterSection {
   int64_t threads_per_worker = 0;
   int64_t start_timeout_ms = 300'000;
   int64_t lease_ms = 20'000;
+  int64_t external_engines = 0;
   std::string host = "127.0.0.1";
 
   int64_t num_workers() const {
@@ -74,6 +75,9 @@ void visit_fields(Visitor& v, ClusterSection& c) {
   v.field("start_timeout_ms", c.start_timeout_ms, "ms", "until all workers have joined and loaded",
           AtLeast{1});
   v.field("lease_ms", c.lease_ms, "ms", "a worker silent for longer is lost", AtLeast{1000});
+  v.field("external_engines", c.external_engines, "engines",
+          "engines of others that may read each version (docs/weight_sync_protocol.md); 0: none",
+          Range{0, 16});
   v.field("host", c.host, "", "address the coordinator listens on");
 }
 

@@ -5,65 +5,30 @@
 #include "core/base/fail.h"
 #include "core/base/failpoint.h"
 #include "core/base/log.h"
+#include "core/checkpoint/hf_directory.h"
 #include "core/data/sample_codec.h"
 #include "core/device/cuda_backend.h"
 #include "core/device/cuda_device.h"
 #include "core/rpc/status.h"
 #include "proto/nibble.grpc.pb.h"
+#include "rollout/rollout_codec.h"
 #include "weight_sync/group_transport.h"
 #include "weight_sync/sender.h"
 #include "weight_sync/sync_codec.h"
+#include "weight_sync/weight_readers.h"
+#include "weight_sync/weight_stream_codec.h"
 
 namespace nibble {
 namespace {
-
-RolloutJob decode_job(const v1::GenerateRequest& request) {
-  RolloutJob job;
-  job.step = request.step();
-  job.weight_version = request.weight_version();
-  for (const v1::Prompt& prompt : request.prompts()) {
-    job.prompts.push_back({prompt.prompt_id(), parse_json(prompt.content_json(), "prompt"),
-                           parse_json(prompt.label_json(), "label")});
-  }
-  job.samples_per_prompt = request.samples_per_prompt();
-  job.evaluation = request.evaluation();
-  job.seed = request.seed();
-  job.sampling = {static_cast<float>(request.temperature()), request.top_k(),
-                  static_cast<float>(request.top_p())};
-  job.max_new_tokens = request.max_new_tokens();
-  return job;
-}
-
-void encode_outcome(const RolloutOutcome& outcome, v1::GenerateResponse& response) {
-  v1::GroupSummary* group = nullptr;
-  for (const SampleReport& report : outcome.samples) {
-    if (group == nullptr || group->prompt_id() != report.prompt_id) {
-      group = response.add_groups();
-      group->set_prompt_id(report.prompt_id);
-      const auto tokens = outcome.computed_tokens.find(report.prompt_id);
-      if (tokens != outcome.computed_tokens.end()) group->set_computed_tokens(tokens->second);
-    }
-    v1::SampleSummary& sample = *group->add_samples();
-    sample.set_prompt_id(report.prompt_id);
-    sample.set_sample_index(report.sample.sample_index);
-    sample.set_reward(report.sample.reward);
-    sample.set_response_tokens(static_cast<int64_t>(report.sample.response.size()));
-    sample.set_finish_reason(report.sample.finish_reason);
-    sample.set_prompt_text(report.prompt_text);
-    sample.set_response_text(report.response_text);
-    sample.set_error(report.error.value_or(""));
-  }
-  response.set_generate_ms(outcome.generate_ms);
-  response.set_reward_ms(outcome.reward_ms);
-  response.set_generated_tokens(outcome.generated_tokens);
-  response.set_prefill_tokens(outcome.prefill_tokens);
-}
 
 Deadline deadline_of(const grpc::ServerContext& context) {
   const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
       context.deadline() - std::chrono::system_clock::now());
   return Deadline::after(std::min(left, std::chrono::milliseconds(86'400'000)));
 }
+
+// Of an external engine's reading, so that one that hangs does not hold its place for ever.
+constexpr auto kLongestRead = std::chrono::hours(1);
 
 constexpr auto kAbortTimeout = std::chrono::milliseconds(10'000);
 
@@ -105,6 +70,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       receiver_ = std::make_unique<WeightReceiver>(options_.job, table, options_.worker.plan,
                                                    make_manifest(table, options_.worker.plan),
                                                    *kernels_, std::move(receiving));
+      readers_ = std::make_unique<WeightReaders>(receiver_->manifest(), options_.external_engines);
       log_->info("ready model={} parameters={}", options_.worker.model.string(), table.size());
     });
   }
@@ -193,6 +159,31 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     });
   }
 
+  grpc::Status ReadWeights(grpc::ServerContext* context, const v1::ReadWeightsRequest* request,
+                           grpc::ServerWriter<v1::WeightPart>* writer) override {
+    grpc::Status status = run_rpc([&] {
+      failpoint(name("read"));
+      if (context->deadline() > std::chrono::system_clock::now() + kLongestRead) {
+        fail(ErrorCode::kInvalidArgument, "ReadWeights needs a deadline of an hour at most");
+      }
+      ops::bind_cuda_thread();
+      const auto reader = readers().open(receiver().served(), request->newer_than());
+      log_->info("version={} is read by {}", reader->version(), context->peer());
+      const Stopwatch clock;
+      stream_weights(streamed_model(), receiver().manifest(), *reader,
+                     [&](const v1::WeightPart& part) {
+                       failpoint(name("read_part"));
+                       return writer->Write(part);
+                     });
+      log_->info("version={} was read by {} ms={:.1f}", reader->version(), context->peer(),
+                 clock.elapsed_ms());
+    });
+    if (!status.ok()) {
+      log_->info("reading by {} ended: {}", context->peer(), status.error_message());
+    }
+    return status;
+  }
+
   grpc::Status Plan(grpc::ServerContext*, const v1::PlanRequest* request,
                     v1::PlanResponse* response) override {
     return run_rpc([&] {
@@ -215,6 +206,8 @@ class RolloutService::Impl final : public v1::Rollout::Service {
                                      {request->membership().begin(), request->membership().end()},
                                      request->source());
       response->set_shadow_bytes(wire_bytes(plan));
+      // The shadow is the buffer of the version before the served one.
+      readers_->end_before(receiver().served().version);
       receiver().reserve(transaction, std::move(plan));
     });
   }
@@ -265,6 +258,9 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       const ServedWeights served = receiver().commit(decode_transaction(request->transaction()));
       const double pause_ms =
           thread_.run_within([&] { return worker().set_weights(served.weights, served.version); });
+      // A version may be read until the next publication needs its buffer. One that the trainer of
+      // this process packed counts among the trainer's, which packs its next one earlier than that.
+      if (own_sender()) readers_->end_before(served.version);
       response->set_pause_ms(pause_ms);
       log_->info("serves version={} pause_ms={:.3f}", served.version, pause_ms);
       failpoint(name("committed"));
@@ -304,7 +300,11 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       const std::lock_guard lock(mutex_);
       if (sending_link_) sending_link_->transport->abort();
     }
-    thread_.run_within([&] { worker().release_weights(); });
+    const int64_t version = thread_.run_within([&] {
+      worker().release_weights();
+      return worker().version();
+    });
+    readers_->end_before(version + 1);
   }
   RolloutWorker& worker() {
     if (!worker_)
@@ -316,6 +316,14 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       fail(ErrorCode::kFailedPrecondition, "engine {} has not started", options_.engine);
     }
     return *receiver_;
+  }
+  WeightReaders& readers() {
+    receiver();  // the two are made together
+    return *readers_;
+  }
+  StreamedModel streamed_model() const {
+    const Json config = read_hf_config(options_.worker.model);
+    return {options_.job, served_config(config, options_.worker.plan).dump(2) + "\n"};
   }
   std::string name(const char* place) const {
     return fmt::format("rollout/{}.{}", options_.engine, place);
@@ -368,10 +376,11 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   const Logger log_;
   const kernels::Serial serial_;
   std::unique_ptr<const kernels::WeightKernels> kernels_;
-  std::unique_ptr<WeightReceiver> receiver_;  // set by Start, before any other call
+  std::unique_ptr<WeightReceiver> receiver_;  // set by Start, like the next; before any other call
+  std::unique_ptr<WeightReaders> readers_;    // borrows the receiver's manifest
   std::mutex mutex_;
-  std::shared_ptr<Link>
-      trainers_link_;  // guarded by mutex_, like the next two; shared: with transfers
+  // Shared with transfers; guarded by mutex_.
+  std::shared_ptr<Link> trainers_link_;
   std::shared_ptr<Link> peer_link_;
   std::shared_ptr<Link> sending_link_;     // the peer's, while this engine sends over it
   std::unique_ptr<RolloutWorker> worker_;  // lives on thread_

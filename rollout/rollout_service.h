@@ -26,6 +26,7 @@ struct RolloutServiceOptions {
   Mesh trainers;   ///< how the senders share the weights
   RolloutWorkerOptions worker;
   GpuWire gpu_wire = GpuWire::kNccl;  ///< what carries GPU memory
+  int external_engines = 0;           ///< that may read the served weights at once
   PackedStore* store = nullptr;       ///< of the trainer rank in this process, borrowed; or null
 };
 

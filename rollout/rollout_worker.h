@@ -91,6 +91,8 @@ class RolloutWorker {
   /// Swaps the weights in; returns the milliseconds the engine could not work meanwhile: since
   /// release_weights(), if it was called. A version that is served already stays.
   double set_weights(std::shared_ptr<const ResidentWeights> weights, int64_t version);
+  /// Of the weights last set; 0: none yet.
+  int64_t version() const { return engine_->version(); }
   /// Lets go of the weights, which are about to be overwritten.
   void release_weights();
   /// Between two steps of the engine `thread`, this one, lets others in, who may swap or release

@@ -2,8 +2,8 @@
 # Everything a change has to pass. Prints the seconds of each phase at the end.
 #   scripts/test.sh [--tier commit|full]
 # commit (default): bootstrap, format, include arrows, build, headers, tests, clang-tidy on changes.
-# Integration tests run apart. full: also Transformers loading what we write, and the tests under AddressSanitizer +
-# UBSan and, torch-free ones, ThreadSanitizer.
+# Integration tests run apart. full: also Transformers loading what we write, compressed-tensors reading what an external
+# engine receives, and the tests under AddressSanitizer + UBSan and, torch-free ones, ThreadSanitizer.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -46,29 +46,36 @@ phase() {
 
 build() { cmake --build --preset "$1" -j "$jobs" "${@:2}"; }
 
+# python_environment NAME FILE...: a Python of its own with what the files pin, kept until they change. The
+# build's has no more of torch than its libraries.
+python_environment() {
+  local folder=$deps/$1 wanted
+  shift
+  wanted=$(cat "$@")
+  [ "$wanted" = "$(cat "$folder/installed.txt" 2>/dev/null)" ] && return
+  rm -rf "$folder"
+  python3 -m venv "$folder"
+  "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "${@/#/-r}"
+  printf '%s\n' "$wanted" >"$folder/installed.txt"
+}
+
 phase bootstrap scripts/bootstrap.sh
+phase "Python of python/" python_environment client python/requirements.txt
 phase format scripts/check_format.sh
 phase "include arrows" python3 -B scripts/check_includes.py
-phase configure cmake --preset cpu "-DNIBBLE_DEPS_DIR=$deps"
+phase configure cmake --preset cpu "-DNIBBLE_DEPS_DIR=$deps" "-DNIBBLE_CLIENT_PYTHON=$deps/client/bin/python"
 phase build build cpu
 phase "self-contained headers" build cpu --target check_headers
 phase test ctest --preset cpu -LE integration
 phase "integration tests" ctest --preset cpu -L integration
 phase clang-tidy scripts/check_tidy.sh
-# A Python of its own: the build's has no more of torch than its libraries.
-oracle_python() {
-  local wanted=tests/oracles_live/requirements.txt
-  cmp -s "$wanted" "$deps/oracles/installed.txt" && return
-  rm -rf "$deps/oracles"
-  python3 -m venv "$deps/oracles"
-  "$deps/oracles/bin/python" -m pip install --quiet --disable-pip-version-check -r "$wanted"
-  cp "$wanted" "$deps/oracles/installed.txt"
-}
 
 if [ "$tier" = full ]; then
-  phase "Transformers" oracle_python
+  phase "Python of tests/oracles_live/" python_environment oracles tests/oracles_live/requirements.txt python/requirements.txt
   phase "Transformers loads ours" env OMP_NUM_THREADS=1 NIBBLE_BINARY="$PWD/build/cpu/bin/nibble" \
     "$deps/oracles/bin/python" -B tests/oracles_live/check_transformers_load.py
+  phase "compressed-tensors reads ours" env OMP_NUM_THREADS=1 NIBBLE_BIN="$PWD/build/cpu/bin/nibble" \
+    "$deps/oracles/bin/python" -B tests/oracles_live/check_external_engine.py
   for preset in cpu-asan cpu-tsan; do
     phase "$preset configure" cmake --preset "$preset" "-DNIBBLE_DEPS_DIR=$deps"
     phase "$preset build" build "$preset"

@@ -325,11 +325,7 @@ void Trainer::run_micro_batch(const MicroBatch& batch, const LossTotals& totals,
 }
 
 void Trainer::save(const std::filesystem::path& directory, const TrainProgress& progress) {
-  OrderedJson config = OrderedJson::parse(read_hf_config(config_.model).dump());
-  config.erase("quantization_config");
-  if (config_.serve_plan.any()) {
-    config["quantization_config"] = quantization_config_json(config_.serve_plan.config);
-  }
+  const OrderedJson config = served_config(read_hf_config(config_.model), config_.serve_plan);
   TrainProgress complete = progress;
   complete.updates = state_.updates;
   save_train_checkpoint(directory, train_layout_, state_, complete, config.dump(2) + "\n", group_,

@@ -162,11 +162,17 @@ void ReceiveAttempt::check_report(size_t edge_index, std::span<const SenderRepor
   }
 }
 
-void ReceiveAttempt::verify(std::span<const SenderReport> reports) const {
+std::vector<quant::ContentHash> ReceiveAttempt::verify(
+    std::span<const SenderReport> reports) const {
   std::vector<Slice> written;
+  std::vector<quant::ContentHash> tensor_hashes(end_.manifest.tensors.size());
   for (size_t e = 0; e < plan_.edges.size(); ++e) {
+    const std::vector<PlannedSlice>& slices = plan_.edges[e].slices;
     check_report(e, reports);
-    for (const PlannedSlice& planned : plan_.edges[e].slices) written.push_back(planned.slice);
+    for (size_t i = 0; i < slices.size(); ++i) {
+      written.push_back(slices[i].slice);
+      tensor_hashes[static_cast<size_t>(slices[i].slice.tensor)] += hashes_[e][i];
+    }
   }
   const auto problem = coverage_problem(end_.manifest, written, end_.destination);
   if (problem) fail(ErrorCode::kDataLoss, "version {}: {}", transaction_.version, *problem);
@@ -174,6 +180,7 @@ void ReceiveAttempt::verify(std::span<const SenderReport> reports) const {
     fail(ErrorCode::kDataLoss, "version {}: {} bytes arrived, the plan has {}",
          transaction_.version, arrived_bytes_.load(), plan_.bytes);
   }
+  return tensor_hashes;
 }
 
 }  // namespace nibble

@@ -46,9 +46,10 @@ class ReceiveAttempt {
   /// Error{kDataLoss} for a delta that is none.
   void receive(Transport& transport, Deadline deadline);
 
-  /// Compares with what the senders say they sent. Throws Error{kDataLoss} naming tensor and rows
-  /// if a slice differs or the destination is not covered exactly once.
-  void verify(std::span<const SenderReport> reports) const;
+  /// Compares with what the senders say they sent; returns one hash per manifest tensor. Throws
+  /// Error{kDataLoss} naming tensor and rows if a slice differs or the destination is not covered
+  /// exactly once.
+  std::vector<quant::ContentHash> verify(std::span<const SenderReport> reports) const;
 
   /// What was filled, or taken.
   std::shared_ptr<const ResidentWeights> take_weights() { return std::move(weights_); }

@@ -11,6 +11,7 @@ struct WeightReceiver::Attempt {
           std::shared_ptr<const ResidentWeights> base)
       : bytes(end, transaction, std::move(plan), std::move(base)) {}
   ReceiveAttempt bytes;
+  std::shared_ptr<const std::vector<quant::ContentHash>> tensor_hashes;  // once verified
   Transport* transport = nullptr;  // guarded by the receiver's mutex_, like the next three
   bool is_filling = false;
   bool has_arrived = false;
@@ -242,7 +243,7 @@ bool WeightReceiver::finish_receive(std::shared_ptr<Attempt> attempt, const std:
 
 void WeightReceiver::verify(const Transaction& transaction, std::span<const SenderReport> reports) {
   const std::lock_guard lock(mutex_);
-  const Attempt& attempt = attempt_for(transaction, "verify");
+  Attempt& attempt = attempt_for(transaction, "verify");
   if (state_ == ReceiverState::kVerified || state_ == ReceiverState::kPrepared) return;
   require_state(ReceiverState::kMoving, "verify");
   if (!attempt.has_arrived) {
@@ -250,7 +251,8 @@ void WeightReceiver::verify(const Transaction& transaction, std::span<const Send
          transaction.version, attempt.bytes.arrived_bytes(), attempt.bytes.expected_bytes());
   }
   try {
-    attempt.bytes.verify(reports);
+    attempt.tensor_hashes =
+        std::make_shared<const std::vector<quant::ContentHash>>(attempt.bytes.verify(reports));
   } catch (const Error& error) {
     end_attempt(error.what());
     throw;
@@ -279,7 +281,7 @@ ServedWeights WeightReceiver::commit(const Transaction& transaction) {
   Attempt& attempt = attempt_for(transaction, "commit");
   require_state(ReceiverState::kPrepared, "commit");
   before = std::move(served_);
-  served_ = {attempt.bytes.take_weights(), transaction.version};
+  served_ = {attempt.bytes.take_weights(), transaction.version, std::move(attempt.tensor_hashes)};
   highest_version_ = transaction.version;
   last_committed_ = transaction;
   end_attempt({});

@@ -38,6 +38,9 @@ struct ServedWeights {
   std::shared_ptr<const ResidentWeights>
       weights;  // shared: sequences in flight keep an old version
   int64_t version = 0;
+  /// One hash per manifest tensor: sums of those that the senders reported and VERIFY compared.
+  std::shared_ptr<const std::vector<quant::ContentHash>>
+      tensor_hashes;  // shared: a look at what is served copies no list
 };
 
 /// One look at a receiver, for `nibble status`.

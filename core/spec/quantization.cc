@@ -139,6 +139,13 @@ QuantizationPlan plan_from_config(const ParameterTable& table, const Quantizatio
   return plan;
 }
 
+OrderedJson served_config(const Json& model_config, const QuantizationPlan& plan) {
+  OrderedJson config = OrderedJson::parse(model_config.dump());
+  config.erase("quantization_config");
+  if (plan.any()) config["quantization_config"] = quantization_config_json(plan.config);
+  return config;
+}
+
 QuantizationPlan plan_bf16(const ParameterTable& table) {
   return {{}, std::vector<bool>(table.parameters.size(), false)};
 }

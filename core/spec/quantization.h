@@ -36,6 +36,10 @@ QuantizationPlan plan_quantization(const ParameterTable& table, QuantTargets tar
 /// the tensor if a group does not divide, or if shards of one fused layer (q/k/v, gate/up) differ.
 QuantizationPlan plan_from_config(const ParameterTable& table, const QuantizationConfig& config);
 
+/// A model's config.json with the quantization_config of weights that are stored by `plan`, or
+/// none.
+OrderedJson served_config(const Json& model_config, const QuantizationPlan& plan);
+
 /// Nothing quantized.
 QuantizationPlan plan_bf16(const ParameterTable& table);
 

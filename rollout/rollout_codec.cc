@@ -1,0 +1,50 @@
+#include "rollout/rollout_codec.h"
+
+#include "core/base/json.h"
+#include "proto/nibble.pb.h"
+
+namespace nibble {
+
+RolloutJob decode_job(const v1::GenerateRequest& request) {
+  RolloutJob job;
+  job.step = request.step();
+  job.weight_version = request.weight_version();
+  for (const v1::Prompt& prompt : request.prompts()) {
+    job.prompts.push_back({prompt.prompt_id(), parse_json(prompt.content_json(), "prompt"),
+                           parse_json(prompt.label_json(), "label")});
+  }
+  job.samples_per_prompt = request.samples_per_prompt();
+  job.evaluation = request.evaluation();
+  job.seed = request.seed();
+  job.sampling = {static_cast<float>(request.temperature()), request.top_k(),
+                  static_cast<float>(request.top_p())};
+  job.max_new_tokens = request.max_new_tokens();
+  return job;
+}
+
+void encode_outcome(const RolloutOutcome& outcome, v1::GenerateResponse& response) {
+  v1::GroupSummary* group = nullptr;
+  for (const SampleReport& report : outcome.samples) {
+    if (group == nullptr || group->prompt_id() != report.prompt_id) {
+      group = response.add_groups();
+      group->set_prompt_id(report.prompt_id);
+      const auto tokens = outcome.computed_tokens.find(report.prompt_id);
+      if (tokens != outcome.computed_tokens.end()) group->set_computed_tokens(tokens->second);
+    }
+    v1::SampleSummary& sample = *group->add_samples();
+    sample.set_prompt_id(report.prompt_id);
+    sample.set_sample_index(report.sample.sample_index);
+    sample.set_reward(report.sample.reward);
+    sample.set_response_tokens(static_cast<int64_t>(report.sample.response.size()));
+    sample.set_finish_reason(report.sample.finish_reason);
+    sample.set_prompt_text(report.prompt_text);
+    sample.set_response_text(report.response_text);
+    sample.set_error(report.error.value_or(""));
+  }
+  response.set_generate_ms(outcome.generate_ms);
+  response.set_reward_ms(outcome.reward_ms);
+  response.set_generated_tokens(outcome.generated_tokens);
+  response.set_prefill_tokens(outcome.prefill_tokens);
+}
+
+}  // namespace nibble
