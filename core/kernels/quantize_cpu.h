@@ -94,34 +94,5 @@ int64_t cast_bf16_isa(const float* master, int64_t begin, int64_t end, uint16_t*
   return bad;
 }
 
-inline uint64_t mix(uint64_t x) {  // quant::mix64, here so that it is compiled for this ISA
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return x ^ (x >> 31);
-}
-
-template <typename Element>
-inline void hash_range(const Element* values, int64_t begin, int64_t end, uint64_t first,
-                       uint64_t* low, uint64_t* high) {
-  uint64_t l = 0;
-  uint64_t h = 0;
-  for (int64_t i = begin; i < end; ++i) {
-    const uint64_t seed = mix(first + static_cast<uint64_t>(i) + 0x9e3779b97f4a7c15ull) ^ values[i];
-    l += mix(seed);
-    h += mix(seed + 0x632be59bd9b4e019ull);
-  }
-  *low = l;
-  *high = h;
-}
-
-void hash_words_isa(const uint32_t* values, int64_t begin, int64_t end, uint64_t first,
-                    uint64_t* low, uint64_t* high) {
-  hash_range(values, begin, end, first, low, high);
-}
-void hash_bf16_isa(const uint16_t* values, int64_t begin, int64_t end, uint64_t first,
-                   uint64_t* low, uint64_t* high) {
-  hash_range(values, begin, end, first, low, high);
-}
-
 }  // namespace
 }  // namespace nibble::kernels
