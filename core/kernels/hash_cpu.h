@@ -1,7 +1,7 @@
 #pragma once
 
-// Body of hash_words() and hash_bf16() (quantize.h) for one ISA; included only by isa_*.cc. Bound
-// by 64-bit multiplications: five an element, the hash has six.
+// Body of hash_words() and hash_bf16() (quantize.h) for one ISA; included only through
+// quantize_cpu.h. Bound by 64-bit multiplications: five an element, the hash has six.
 
 #include <cstdint>
 
@@ -211,12 +211,12 @@ inline void hash_range(const Element* values, int64_t begin, int64_t end, uint64
 
 #endif
 
-void hash_words_isa(const uint32_t* values, int64_t begin, int64_t end, uint64_t first,
-                    uint64_t* low, uint64_t* high) {
+[[maybe_unused]] void hash_words_isa(const uint32_t* values, int64_t begin, int64_t end,
+                                     uint64_t first, uint64_t* low, uint64_t* high) {
   hash_range(values, begin, end, first, low, high);
 }
-void hash_bf16_isa(const uint16_t* values, int64_t begin, int64_t end, uint64_t first,
-                   uint64_t* low, uint64_t* high) {
+[[maybe_unused]] void hash_bf16_isa(const uint16_t* values, int64_t begin, int64_t end,
+                                    uint64_t first, uint64_t* low, uint64_t* high) {
   hash_range(values, begin, end, first, low, high);
 }
 

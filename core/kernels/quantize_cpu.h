@@ -2,6 +2,7 @@
 
 // Body of quantize.h for one ISA; included only by isa_*.cc.
 
+#include "core/kernels/hash_cpu.h"
 #include "core/kernels/parallel.h"
 #include "core/kernels/simd.h"
 
@@ -56,8 +57,9 @@ inline bool quantize_group(const float* master, int64_t group, uint32_t* words, 
 }
 
 // First failing group index in [begin, end), or -1; *is_overflow tells which failure.
-int64_t quantize_groups_isa(const float* master, int64_t group, int64_t begin, int64_t end,
-                            uint32_t* words, uint16_t* scale, bool* is_overflow) {
+[[maybe_unused]] int64_t quantize_groups_isa(const float* master, int64_t group, int64_t begin,
+                                             int64_t end, uint32_t* words, uint16_t* scale,
+                                             bool* is_overflow) {
   for (int64_t g = begin; g < end; ++g) {
     bool overflow = false;
     const bool finite =
@@ -70,7 +72,8 @@ int64_t quantize_groups_isa(const float* master, int64_t group, int64_t begin, i
   return -1;
 }
 
-int64_t cast_bf16_isa(const float* master, int64_t begin, int64_t end, uint16_t* bf16) {
+[[maybe_unused]] int64_t cast_bf16_isa(const float* master, int64_t begin, int64_t end,
+                                       uint16_t* bf16) {
   int64_t bad = -1;
   for (int64_t i = begin; i < end; i += kLanes) {
     const int n = static_cast<int>(min_of(kLanes, end - i));
