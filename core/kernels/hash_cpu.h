@@ -29,7 +29,7 @@ struct HashSum {
 
 // Some processors (or their hypervisors) prefetch nothing by themselves, and this much arithmetic
 // leaves room for two or three lines in the reorder buffer: a core that reads 15 GB/s hashed 2 of
-// 5 GB/s. Any distance from 1 to 8 KiB does.
+// 5 GB/s. From 1 to 4 KiB it makes little difference how far.
 constexpr int64_t kPrefetchBytes = 2048;
 // The lines of `kCount` values, that far ahead; reading beyond an array's end is harmless.
 template <int64_t kCount, typename Element>
