@@ -25,6 +25,7 @@ struct BenchFlags {
   std::string targets;
   int rounds = 10;
   int64_t bucket_kib = TransferSizes{}.bucket_bytes >> 10;
+  int64_t direct_kib = TransferSizes{}.direct_bytes >> 10;
   bool json = false;
 };
 
@@ -75,6 +76,7 @@ std::string result_json(const BenchFlags& flags, const SyncBenchResult& result) 
                             {"bound_share", rate / raw},
                             {"peak_extra_bytes", result.peak_extra_bytes},
                             {"bucket_kib", flags.bucket_kib},
+                            {"direct_kib", flags.direct_kib},
                             {"n", result.num_rounds}};
   return json.dump();
 }
@@ -110,10 +112,14 @@ SyncBenchOptions options_of(const BenchFlags& flags) {
     fail(ErrorCode::kInvalidArgument, "--bucket-kib is {}; it must be from 1 to {}",
          flags.bucket_kib, kMaxBucketKib);
   }
+  if (flags.direct_kib < 1 || flags.direct_kib > kMaxBucketKib) {
+    fail(ErrorCode::kInvalidArgument, "--direct-kib is {}; it must be from 1 to {}",
+         flags.direct_kib, kMaxBucketKib);
+  }
   return {parse_bench_layout("--from", flags.from, false),
           parse_bench_layout("--to", flags.to, true),
           flags.rounds,
-          {flags.bucket_kib << 10}};
+          {flags.bucket_kib << 10, flags.direct_kib << 10}};
 }
 
 void run_sync(const BenchFlags& flags) {
@@ -157,6 +163,9 @@ void add_bench_command(CLI::App& app, CommandContext& context) {
   sync->add_option("--rounds", flags->rounds, "timed publications, after two others")
       ->capture_default_str();
   sync->add_option("--bucket-kib", flags->bucket_kib, "of one transfer, at most")
+      ->capture_default_str();
+  sync->add_option("--direct-kib", flags->direct_kib,
+                   "pieces of at least this travel alone, without being packed and unpacked")
       ->capture_default_str();
   sync->add_flag("--json", flags->json, "print one JSON object in a line");
   sync->footer(kSyncHelp);

@@ -28,6 +28,8 @@ class HashBatch {
   void add(const Manifest& manifest, const PlannedSlice& planned, const Segment& segment,
            std::span<const std::byte> piece, quant::ContentHash* sum);
   void flush();
+  /// Whether every hash that was added is in its sum.
+  bool empty() const { return jobs_.empty(); }
 
  private:
   const kernels::WeightKernels& kernels_;

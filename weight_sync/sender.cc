@@ -13,21 +13,87 @@ struct WeightSender::Version {
   std::vector<LocalTensor> tensors;
   std::shared_ptr<const void> keep_alive;
   std::mutex mutex;
-  // Receivers of one layout get the same slices: each is hashed once a version.
+  // Receivers of one layout get the same slices: each is hashed once a version. No value: a move
+  // has begun to, or failed before it had.
   using Place = std::tuple<int64_t, int64_t, int64_t>;
-  std::map<Place, quant::ContentHash> hashes;  // guarded by mutex
+  std::map<Place, std::optional<quant::ContentHash>> hashes;  // guarded by mutex
 
   static Place place(const Slice& slice) { return {slice.tensor, slice.row_begin, slice.row_end}; }
   std::optional<quant::ContentHash> known_hash(const Slice& slice) {
     const std::lock_guard lock(mutex);
     const auto found = hashes.find(place(slice));
-    if (found == hashes.end()) return std::nullopt;
-    return found->second;
+    return found == hashes.end() ? std::nullopt : found->second;
+  }
+  // True for the first who asks: to hash it is up to that one.
+  bool claim(const Slice& slice) {
+    const std::lock_guard lock(mutex);
+    return hashes.try_emplace(place(slice)).second;
   }
   void remember(const SliceHash& slice) {
     const std::lock_guard lock(mutex);
-    hashes.emplace(place(slice.slice), slice.hash);
+    hashes[place(slice.slice)] = slice.hash;
   }
+};
+
+// The hashes of one move's slices. Moves of a version that run side by side share the work: each
+// hashes the slices that it comes to first. None waits for another, whose receiver may be dead:
+// what another has begun and not ended when this move ends is hashed here too.
+class WeightSender::MoveHashes {
+ public:
+  MoveHashes(const WeightSender& sender, Version& version, const Edge& edge,
+             std::span<const std::span<const std::byte>> pieces, int64_t bucket_bytes)
+      : manifest_(sender.manifest_),
+        version_(version),
+        edge_(edge),
+        pieces_(pieces),
+        batch_(sender.kernels_, bucket_bytes),
+        is_own_(pieces.size()) {
+    for (const PlannedSlice& planned : edge.slices) slices_.push_back({planned.slice, {}});
+  }
+  MoveHashes(const MoveHashes&) = delete;  // batch_ points into slices_
+  MoveHashes& operator=(const MoveHashes&) = delete;
+
+  // Segments of a piece come in order.
+  void add(const Segment& segment) {
+    const auto i = static_cast<size_t>(segment.piece);
+    if (segment.offset == 0) is_own_[i] = version_.claim(slices_[i].slice);
+    if (!is_own_[i]) return;
+    batch_.add(manifest_, edge_.slices[i], segment, pieces_[i], &slices_[i].hash);
+    if (segment.offset + segment.bytes == std::ssize(pieces_[i])) whole_.push_back(i);
+    if (batch_.empty()) share();
+  }
+  std::vector<SliceHash> finish() {
+    batch_.flush();
+    share();
+    for (size_t i = 0; i < slices_.size(); ++i) {
+      if (is_own_[i]) continue;
+      if (const auto known = version_.known_hash(slices_[i].slice)) {
+        slices_[i].hash = *known;
+        continue;
+      }
+      batch_.add(manifest_, edge_.slices[i], {static_cast<int64_t>(i), 0, std::ssize(pieces_[i])},
+                 pieces_[i], &slices_[i].hash);
+      whole_.push_back(i);
+    }
+    batch_.flush();
+    share();
+    return std::move(slices_);
+  }
+
+ private:
+  void share() {
+    for (const size_t i : whole_) version_.remember(slices_[i]);
+    whole_.clear();
+  }
+
+  const Manifest& manifest_;
+  Version& version_;
+  const Edge& edge_;
+  const std::span<const std::span<const std::byte>> pieces_;
+  HashBatch batch_;
+  std::vector<SliceHash> slices_;
+  std::vector<bool> is_own_;
+  std::vector<size_t> whole_;  // added to the last byte, not yet shared
 };
 
 WeightSender::WeightSender(int rank, Manifest manifest, const kernels::WeightKernels& kernels)
@@ -100,30 +166,16 @@ SenderReport WeightSender::move(const Transaction& transaction, const SyncPlan& 
   const auto base = transaction.base_version == 0 ? nullptr : version_at(transaction.base_version);
 
   const auto pieces = edge_pieces(manifest_, *edge, version->tensors);
-  std::vector<bool> is_known;
-  for (const PlannedSlice& planned : edge->slices) {
-    const auto known = version->known_hash(planned.slice);
-    report.slices.push_back({planned.slice, known.value_or(quant::ContentHash{})});
-    is_known.push_back(known.has_value());
-  }
-  HashBatch hashes(kernels_, plan.sizes.bucket_bytes);
-  const SentHandler hash_segment = [&](const Segment& segment) {
-    const auto i = static_cast<size_t>(segment.piece);
-    if (is_known[i]) return;
-    hashes.add(manifest_, edge->slices[i], segment, pieces[i], &report.slices[i].hash);
-  };
+  MoveHashes hashes(*this, *version, *edge, pieces, plan.sizes.bucket_bytes);
   if (transaction.base_version == 0) {
-    transport.send(pieces, plan.sizes, hash_segment, deadline);
+    transport.send(
+        pieces, plan.sizes, [&](const Segment& segment) { hashes.add(segment); }, deadline);
     report.bytes = edge->bytes;
   } else {
     report.bytes = send_delta(*edge, plan.sizes, edge_pieces(manifest_, *edge, base->tensors),
                               pieces, transport, deadline);
-    for (size_t i = 0; i < pieces.size(); ++i) {
-      hash_segment({static_cast<int64_t>(i), 0, std::ssize(pieces[i])});
-    }
   }
-  hashes.flush();
-  for (const SliceHash& slice : report.slices) version->remember(slice);
+  report.slices = hashes.finish();
   return report;
 }
 

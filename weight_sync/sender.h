@@ -47,6 +47,7 @@ class WeightSender {
 
  private:
   struct Version;
+  class MoveHashes;
   std::shared_ptr<Version> version_at(int64_t version) const;
   void check_transaction(const Transaction& transaction, const SyncPlan& plan);
   int64_t send_delta(const Edge& edge, const TransferSizes& sizes,

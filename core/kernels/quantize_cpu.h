@@ -2,6 +2,7 @@
 
 // Body of quantize.h for one ISA; included only by isa_*.cc.
 
+#include "core/kernels/hash_cpu.h"
 #include "core/kernels/parallel.h"
 #include "core/kernels/simd.h"
 
@@ -56,8 +57,9 @@ inline bool quantize_group(const float* master, int64_t group, uint32_t* words, 
 }
 
 // First failing group index in [begin, end), or -1; *is_overflow tells which failure.
-int64_t quantize_groups_isa(const float* master, int64_t group, int64_t begin, int64_t end,
-                            uint32_t* words, uint16_t* scale, bool* is_overflow) {
+[[maybe_unused]] int64_t quantize_groups_isa(const float* master, int64_t group, int64_t begin,
+                                             int64_t end, uint32_t* words, uint16_t* scale,
+                                             bool* is_overflow) {
   for (int64_t g = begin; g < end; ++g) {
     bool overflow = false;
     const bool finite =
@@ -70,7 +72,8 @@ int64_t quantize_groups_isa(const float* master, int64_t group, int64_t begin, i
   return -1;
 }
 
-int64_t cast_bf16_isa(const float* master, int64_t begin, int64_t end, uint16_t* bf16) {
+[[maybe_unused]] int64_t cast_bf16_isa(const float* master, int64_t begin, int64_t end,
+                                       uint16_t* bf16) {
   int64_t bad = -1;
   for (int64_t i = begin; i < end; i += kLanes) {
     const int n = static_cast<int>(min_of(kLanes, end - i));
@@ -92,35 +95,6 @@ int64_t cast_bf16_isa(const float* master, int64_t begin, int64_t end, uint16_t*
     }
   }
   return bad;
-}
-
-inline uint64_t mix(uint64_t x) {  // quant::mix64, here so that it is compiled for this ISA
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return x ^ (x >> 31);
-}
-
-template <typename Element>
-inline void hash_range(const Element* values, int64_t begin, int64_t end, uint64_t first,
-                       uint64_t* low, uint64_t* high) {
-  uint64_t l = 0;
-  uint64_t h = 0;
-  for (int64_t i = begin; i < end; ++i) {
-    const uint64_t seed = mix(first + static_cast<uint64_t>(i) + 0x9e3779b97f4a7c15ull) ^ values[i];
-    l += mix(seed);
-    h += mix(seed + 0x632be59bd9b4e019ull);
-  }
-  *low = l;
-  *high = h;
-}
-
-void hash_words_isa(const uint32_t* values, int64_t begin, int64_t end, uint64_t first,
-                    uint64_t* low, uint64_t* high) {
-  hash_range(values, begin, end, first, low, high);
-}
-void hash_bf16_isa(const uint16_t* values, int64_t begin, int64_t end, uint64_t first,
-                   uint64_t* low, uint64_t* high) {
-  hash_range(values, begin, end, first, low, high);
 }
 
 }  // namespace

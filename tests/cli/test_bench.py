@@ -10,7 +10,7 @@ MOE = MODELS / "moe_norm/int4_sym7"  # eight experts, two KV heads
 TIED = MODELS / "dense_tied/int4_sym7"
 KEYS = ["bench", "from", "to", "receiver", "receivers", "bytes", "packed_bytes", "gb_per_s",
         "wire_gb_per_s", "raw_gb_per_s", "of_raw", "wire_of_raw", "pause_ms", "max_pause_ms",
-        "bound_share", "peak_extra_bytes", "bucket_kib", "n"]
+        "bound_share", "peak_extra_bytes", "bucket_kib", "direct_kib", "n"]
 
 
 class BenchSync(CliTestCase):
@@ -111,6 +111,7 @@ class BenchSync(CliTestCase):
         self.refuse(*layouts, MOE, "--rounds", 0, says=["--rounds is 0"])
         self.refuse(*layouts, MOE, "--rounds", "0x10", says=["0x10"])
         self.refuse(*layouts, MOE, "--bucket-kib", 0, says=["--bucket-kib is 0"])
+        self.refuse(*layouts, MOE, "--direct-kib", 0, says=["--direct-kib is 0"])
         self.refuse(*layouts, MOE, "--group-size", 48, says=["--group-size", "48"])
         self.refuse(*layouts, self.folder, says=["config.json"])
 

@@ -2,6 +2,9 @@
 
 #include <gmock/gmock.h>
 
+#include <functional>
+
+#include "core/base/fail.h"
 #include "tests/weight_sync/sync_world.h"
 
 namespace nibble {
@@ -9,6 +12,37 @@ namespace {
 
 using ::testing::HasSubstr;
 using namespace std::chrono_literals;
+
+// Sends to nobody, and does something else after half of the pieces.
+class InterruptedTransport final : public Transport {
+ public:
+  explicit InterruptedTransport(std::function<void()> between) : between_(std::move(between)) {}
+  void send(std::span<const std::span<const std::byte>> pieces, const TransferSizes&,
+            const SentHandler& on_sent, Deadline) override {
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      if (i == pieces.size() / 2) between_();
+      const int64_t half = std::ssize(pieces[i]) / 8 * 4;
+      on_sent({static_cast<int64_t>(i), 0, half});
+      on_sent({static_cast<int64_t>(i), half, std::ssize(pieces[i]) - half});
+    }
+  }
+  void receive(std::span<const IncomingEdge>, const TransferSizes&, const ArrivalHandler&,
+               Deadline) override {}
+  void abort() noexcept override {}
+
+ private:
+  std::function<void()> between_;
+};
+
+// Of sender 0's move of version 1.
+std::vector<quant::ContentHash> hashes_of_move(SyncWorld& world, std::function<void()> between) {
+  InterruptedTransport transport(std::move(between));
+  const SenderReport report =
+      world.senders[0]->move(world.transaction(1), world.plan(), transport, Deadline::after(5s));
+  std::vector<quant::ContentHash> hashes;
+  for (const SliceHash& slice : report.slices) hashes.push_back(slice.hash);
+  return hashes;
+}
 
 class SenderTest : public ::testing::Test {
  protected:
@@ -90,6 +124,28 @@ TEST_F(SenderTest, ReportsTheSameHashesToEveryReceiver) {
       EXPECT_EQ(reports[0][s].slices[i].hash, reports[1][s].slices[i].hash);
     }
   }
+}
+
+TEST_F(SenderTest, MovesSideBySideReportTheHashesOfOneAlone) {
+  world.publish(1);
+  const auto alone = hashes_of_move(world, [] {});
+  SyncWorld shared(model, {2});
+  shared.publish(1);
+  std::vector<quant::ContentHash> inner;
+  const auto outer = hashes_of_move(shared, [&] { inner = hashes_of_move(shared, [] {}); });
+  EXPECT_EQ(outer, alone);
+  EXPECT_EQ(inner, alone);
+}
+
+TEST_F(SenderTest, HashesWhatAFailedMoveHadBegun) {
+  world.publish(1);
+  const auto alone = hashes_of_move(world, [] {});
+  SyncWorld retried(model, {2});
+  retried.publish(1);
+  EXPECT_THROW(
+      hashes_of_move(retried, [] { fail(ErrorCode::kUnavailable, "the receiver is gone"); }),
+      Error);
+  EXPECT_EQ(hashes_of_move(retried, [] {}), alone);
 }
 
 }  // namespace

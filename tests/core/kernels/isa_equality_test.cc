@@ -1,9 +1,11 @@
 // Every kernel gives the same bits on every instruction set and for every split into threads.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <random>
 
 #include "core/kernels/isa.h"
 #include "core/quant/rows.h"
@@ -212,6 +214,46 @@ TEST(QuantizePack, NamesTheFirstBadGroup) {
     EXPECT_EQ(problem->group, 1);
     EXPECT_EQ(problem->kind, kind);
   }
+}
+
+// Lengths and beginnings that leave a head, a tail or nothing but these, positions on both sides of
+// 2^30 where the vector kernels change their tables (hash_cpu.h), and of 2^64.
+template <typename Element, typename Kernel>
+void expect_reference_hashes(const std::vector<Element>& values, Kernel IsaTable::*kernel) {
+  constexpr uint64_t kOffset = 0x9e3779b97f4a7c15ull;  // hash_element's
+  const auto size = static_cast<int64_t>(values.size());
+  std::mt19937_64 engine(23);
+  for (int draw = 0; draw < 400; ++draw) {
+    const int64_t most = draw % 2 == 0 ? 70 : size;
+    const auto begin = static_cast<int64_t>(engine() % static_cast<uint64_t>(size));
+    const int64_t end = std::min(size, begin + static_cast<int64_t>(engine() % (most + 1)));
+    const uint64_t turn = ((engine() % 8) << 30) - kOffset;
+    const uint64_t first = draw % 3 == 0 ? engine() >> 20 : turn - engine() % 3000;
+    quant::ContentHash want;
+    for (int64_t i = begin; i < end; ++i) {
+      want += quant::hash_element(values[static_cast<size_t>(i)], first + static_cast<uint64_t>(i));
+    }
+    for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+      if (!isa_is_available(isa)) continue;
+      quant::ContentHash got;
+      (isa_table(isa).*kernel)(values.data(), begin, end, first, &got.low, &got.high);
+      ASSERT_EQ(got, want) << isa_name(isa) << " [" << begin << ", " << end << ") of " << first;
+    }
+  }
+}
+
+TEST(Hash, OfWordsIsTheSumOfElementsOnEveryIsa) {
+  std::mt19937 engine(19);
+  std::vector<uint32_t> words(3000);
+  for (uint32_t& word : words) word = engine();
+  expect_reference_hashes(words, &IsaTable::hash_words);
+}
+
+TEST(Hash, OfBf16IsTheSumOfElementsOnEveryIsa) {
+  std::mt19937 engine(20);
+  std::vector<uint16_t> values(3000);
+  for (uint16_t& value : values) value = static_cast<uint16_t>(engine());
+  expect_reference_hashes(values, &IsaTable::hash_bf16);
 }
 
 TEST(Hash, ParallelEqualsReference) {
