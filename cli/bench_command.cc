@@ -36,9 +36,7 @@ constexpr const char* kSyncHelp =
     "and is then one rank each unless more is said: 3x, 2xtp2, 2xep4.\n"
     "Each rank is a process of this machine; the ways are Gloo over loopback, one group a "
     "receiver.\n"
-    "Receivers that take a whole model run the real transaction (reserve, move, verify, prepare,\n"
-    "commit: \"receiver\": \"transaction\"). Ranks of an engine that take a part of it have plan,\n"
-    "transport and a hash of every slice, but no transaction yet (\"receiver\": \"transport\").\n"
+    "Receivers run the real transaction: reserve, move, verify, prepare, commit.\n"
     "gb_per_s is a publication with all hashes, wire_gb_per_s the transport alone, raw_gb_per_s a\n"
     "plain Gloo send of the same bytes by the same processes in the same round; on loopback that\n"
     "is the link's bound, so bound_share is of_raw. pause_ms is the commit. Medians of all "
@@ -47,14 +45,6 @@ constexpr const char* kSyncHelp =
 
 double rate_gb_per_s(int64_t bytes, double ms) { return static_cast<double>(bytes) / ms / 1e6; }
 
-OrderedJson or_null(const std::optional<double>& value) {
-  return value ? OrderedJson(*value) : OrderedJson(nullptr);
-}
-
-const char* receiver_kind(const SyncBenchResult& result) {
-  return result.is_transaction ? "transaction" : "transport";
-}
-
 std::string result_json(const BenchFlags& flags, const SyncBenchResult& result) {
   const double rate = rate_gb_per_s(result.packed_bytes, result.publication_ms);
   const double wire = rate_gb_per_s(result.packed_bytes, result.wire_ms);
@@ -62,7 +52,6 @@ std::string result_json(const BenchFlags& flags, const SyncBenchResult& result) 
   const OrderedJson json = {{"bench", "sync"},
                             {"from", flags.from},
                             {"to", flags.to},
-                            {"receiver", receiver_kind(result)},
                             {"receivers", result.num_receivers},
                             {"bytes", result.bytes},
                             {"packed_bytes", result.packed_bytes},
@@ -71,8 +60,8 @@ std::string result_json(const BenchFlags& flags, const SyncBenchResult& result) 
                             {"raw_gb_per_s", raw},
                             {"of_raw", rate / raw},
                             {"wire_of_raw", wire / raw},
-                            {"pause_ms", or_null(result.pause_ms)},
-                            {"max_pause_ms", or_null(result.max_pause_ms)},
+                            {"pause_ms", result.pause_ms},
+                            {"max_pause_ms", result.max_pause_ms},
                             {"bound_share", rate / raw},
                             {"peak_extra_bytes", result.peak_extra_bytes},
                             {"bucket_kib", flags.bucket_kib},
@@ -87,18 +76,15 @@ void print_result(const BenchFlags& flags, const SyncBenchResult& result) {
     fmt::print("  {:<16}{:9.2f} ms {:7.2f} GB/s {:7.3f} of raw\n", name, ms,
                rate_gb_per_s(result.packed_bytes, ms), result.raw_ms / ms);
   };
-  fmt::print("{}: {} -> {}, {} receivers ({}), {} rounds\n", flags.model.string(), flags.from,
-             flags.to, result.num_receivers, receiver_kind(result), result.num_rounds);
+  fmt::print("{}: {} -> {}, {} receivers, {} rounds\n", flags.model.string(), flags.from, flags.to,
+             result.num_receivers, result.num_rounds);
   fmt::print("  {:<16}{:9.3f} MB\n", "packed", megabytes(result.packed_bytes));
   fmt::print("  {:<16}{:9.3f} MB, {:.4f} x packed\n", "received", megabytes(result.bytes),
              static_cast<double>(result.bytes) / static_cast<double>(result.packed_bytes));
   print_rate("publication", result.publication_ms);
   print_rate("transport alone", result.wire_ms);
   print_rate("raw Gloo send", result.raw_ms);
-  if (result.pause_ms) {
-    fmt::print("  {:<16}{:9.3f} ms, at most {:.3f}\n", "pause", *result.pause_ms,
-               *result.max_pause_ms);
-  }
+  fmt::print("  {:<16}{:9.3f} ms, at most {:.3f}\n", "pause", result.pause_ms, result.max_pause_ms);
   fmt::print("  {:<16}{:9.3f} MB beyond both buffers of the busiest receiver\n", "extra memory",
              megabytes(result.peak_extra_bytes));
 }

@@ -68,7 +68,6 @@ SyncBenchWorld::SyncBenchWorld(const PlannedModel& planned, const SyncBenchOptio
       plans.push_back(make_plan({model.manifest, trainers, shard, 1, members, options.sizes}));
       receivers.ranks.push_back(shard);
       packed_bytes += slices_bytes(model.manifest, shard);
-      is_transaction = is_transaction && shard == replica_slices(model.manifest);
     }
   }
   patience = 60s + std::chrono::milliseconds(packed_bytes / kLeastBytesPerMs);

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 
 #include "cli/bench_layout.h"
 #include "cli/planned_model.h"
@@ -18,15 +17,14 @@ struct SyncBenchOptions {
 
 /// Medians over the rounds; a round takes as long as its slowest rank.
 struct SyncBenchResult {
-  bool is_transaction = true;  ///< real receivers of whole models; else shards over the transport
   int num_receivers = 0;
-  int64_t packed_bytes = 0;            ///< of all receivers' shards as they are stored
-  int64_t bytes = 0;                   ///< that receivers took from their groups, hashes included
-  double publication_ms = 0.0;         ///< MOVE with hashes on both ends, VERIFY and PREPARE
-  double wire_ms = 0.0;                ///< the transport alone, into other memory
-  double raw_ms = 0.0;                 ///< one raw Gloo send and receive of each edge's bytes
-  std::optional<double> pause_ms;      ///< of COMMIT; nothing is committed in transport mode
-  std::optional<double> max_pause_ms;  ///< of all rounds
+  int64_t packed_bytes = 0;     ///< of all receivers' shards as they are stored
+  int64_t bytes = 0;            ///< that receivers took from their groups, hashes included
+  double publication_ms = 0.0;  ///< MOVE with hashes on both ends, VERIFY and PREPARE
+  double wire_ms = 0.0;         ///< the transport alone, into other memory
+  double raw_ms = 0.0;          ///< one raw Gloo send and receive of each edge's bytes
+  double pause_ms = 0.0;        ///< of COMMIT
+  double max_pause_ms = 0.0;    ///< of all rounds
   /// Growth of a receiver's memory, code left out, over its first publications, at its peak,
   /// beyond the two buffers of its shard; of the receiver where it is largest.
   int64_t peak_extra_bytes = 0;

@@ -34,7 +34,6 @@ struct SyncBenchWorld {
   Layout trainers;
   Layout receivers;             ///< by replica, then by rank of the engine
   std::vector<SyncPlan> plans;  ///< one per receiver
-  bool is_transaction = true;
   int64_t packed_bytes = 0;
   std::chrono::milliseconds patience{0};
 };
