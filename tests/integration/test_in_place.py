@@ -90,6 +90,19 @@ class InPlace(JobTest):
         self.assertEqual(rows[-1]["serving_engines"], 2)
         self.assertTrue(all(row["logprob_abs_diff_max"] == 0 for row in rows))
 
+    def test_status_says_that_an_engine_serves_nothing_while_its_weights_are_replaced(self):
+        directory = self.folder / "run"
+        job = self.start_train(directory, *FEW_STEPS, *IN_PLACE,
+                               *settings(weight_sync__timeout_ms=60000),
+                               environment={"NIBBLE_FAILPOINTS": "rollout/1.received@3=sleep:8000"})
+        job.wait_for_log(r"failpoint: rollout/1\.received: sleep")
+        status = json.loads(self.start("status", directory, "--json").wait(30).out)
+        engine = next(worker["engine"] for worker in status["workers"] if worker["id"] == "rollout/1")
+        self.assertEqual((engine["state"], engine["served_version"]), ("moving", 0))
+        self.assertEqual(engine["transfer"]["version"], 3)
+        result = job.wait()
+        self.assertEqual(result.code, 0, result.err[-3000:])
+
     def test_colocated_engines_replace_in_place(self):
         layout = settings(cluster__placement="colocated", cluster__trainers=2)
         reference = self.reference(*layout)
