@@ -28,17 +28,6 @@ class Fencing(JobTest):
     def expect_happened(self, log, failpoint, action):
         self.assertRegex(log, rf"failpoint: {re.escape(failpoint)}: {action}", "the fault did not happen")
 
-    def expect_whole_run(self, directory, steps):
-        """Every step once, no gap between trainer and engines, versions that only rise."""
-        rows = read_metrics(directory)[0]
-        self.assertEqual([row["step"] for row in rows], list(range(1, steps + 1)))
-        self.assertTrue(all(row["logprob_abs_diff_max"] == 0 for row in rows))
-        versions = [row["published_version"] for row in rows]
-        self.assertEqual(versions, sorted(set(versions)))
-        committed = {version for version, in query(
-            directory, "SELECT version FROM versions WHERE decision = 'committed'")}
-        self.assertLessEqual(set(versions), committed, "served, but not in the log as committed")
-
     def test_an_error_in_any_state_of_an_engine_costs_the_others_nothing(self):
         reference = self.folder / "reference"
         self.train(reference, *FEW_STEPS)
