@@ -114,6 +114,25 @@ class Fencing(JobTest):
                 kinds = [kind for kind, in query(directory, "SELECT kind FROM events ORDER BY rowid")]
                 self.assertLess(kinds.index("engine_fenced"), kinds.index("engine_caught_up"))
 
+    def test_a_pull_that_stands_still_does_not_hold_up_the_engine_that_it_pulls_from(self):
+        # The fourth time that it receives is the pull; steps are long beside the way to there.
+        directory, job = self.start_faulty(
+            "rollout/1.prepare@3=error;rollout/1.receive@4=stop", *FEW_STEPS,
+            *settings(run__steps=100000, cluster__lease_ms=120000, weight_sync__timeout_ms=60000,
+                      rollout__prompts_per_step=32, rollout__max_new_tokens=48,
+                      optimizer__global_batch=128))
+        job.wait_for_log(r"rollout/1 pulls version 3 from rollout/0")
+        self.expect_happened(job.log(), "rollout/1.prepare", "error")
+        job.wait_for_log(r"rollout/0: serves version=8 ", 50)  # two shadows later, and some
+        self.expect_happened(job.log(), "rollout/1.receive", "stop")
+        self.assertRegex(job.log(), r"rollout/1 did not catch up: SendWeights on rollout/0 .*aborted")
+        os.kill(job.workers()["rollout/1"], signal.SIGCONT)
+        job.wait_for_log(r"rollout/1 serves version \d+ again", 60)
+        job.signal(signal.SIGINT)
+        self.expect_refusal(job.wait(), 1, "interrupted after step", "--resume")
+        rows = read_metrics(directory)[0]
+        self.expect_whole_run(directory, len(rows))
+
     def test_an_engine_whose_bytes_stand_still_is_left_long_before_the_deadline_of_all(self):
         directory, job = self.start_faulty(
             "rollout/1.receive@3=stop", *FEW_STEPS,
