@@ -147,6 +147,11 @@ class Job:
         self.seen |= descendants(self.pid)
         return {name: pid for name, pid in joined.items() if pid in children}
 
+    def services(self):
+        """Port of each worker's service by id."""
+        return {name: int(port) for name, port in
+                re.findall(r"joined worker=(\S+) pid=\d+ address=\S+:(\d+)", self.log())}
+
     def signal(self, number):
         self.seen |= descendants(self.pid)
         self.process.send_signal(number)
