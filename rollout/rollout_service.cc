@@ -2,6 +2,11 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
+#include <condition_variable>
+#include <mutex>
+#include <set>
+
 #include "core/base/fail.h"
 #include "core/base/failpoint.h"
 #include "core/base/log.h"
@@ -137,6 +142,9 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     return run_rpc([&] {
       failpoint(name("send"));
       const Transaction transaction = decode_transaction(request->transaction());
+      const auto peer = link(peer_link_, "peer");
+      // Before the weights that it stands for, so that it ends after them.
+      const Sending sending(*this, *peer, transaction.version);
       const ServedWeights served = receiver().served();
       if (served.weights == nullptr || served.version != transaction.version) {
         fail(ErrorCode::kFailedPrecondition, "engine {} serves version {}, not {}", options_.engine,
@@ -148,8 +156,6 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       WeightSender sender(0, receiver().manifest(), *kernels_);
       sender.publish(served.version, replica_tensors(receiver().manifest(), *served.weights),
                      served.weights);
-      const auto peer = link(peer_link_, "peer");
-      const Sending sending(*this, peer);
       const Stopwatch clock;
       encode_report(sender.move(transaction, plan, *peer->transport,
                                 Deadline::after(std::chrono::milliseconds(request->deadline_ms()))),
@@ -197,11 +203,12 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     });
   }
 
-  grpc::Status Reserve(grpc::ServerContext*, const v1::ReserveRequest* request,
+  grpc::Status Reserve(grpc::ServerContext* context, const v1::ReserveRequest* request,
                        v1::ReserveResponse* response) override {
     return run_rpc([&] {
       const Transaction transaction = decode_transaction(request->transaction());
       failpoint(name("reserve"));
+      end_sendings_before(receiver().served().version, deadline_of(*context));
       SyncPlan plan = make_sync_plan(transaction.epoch,
                                      {request->membership().begin(), request->membership().end()},
                                      request->source());
@@ -276,29 +283,46 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   }
 
  private:
-  // A transfer to a peer, while it lasts: it holds the served weights.
+  // A transfer to a peer, while it lasts: it holds the weights of a version.
   class Sending {
    public:
-    Sending(Impl& impl, std::shared_ptr<Link> link) : impl_(impl) {
+    Sending(Impl& impl, Link& link, int64_t version) : impl_(impl), link_(link), version_(version) {
       const std::lock_guard lock(impl_.mutex_);
-      impl_.sending_link_ = std::move(link);
+      impl_.sendings_.insert(this);
     }
     ~Sending() {
       const std::lock_guard lock(impl_.mutex_);
-      impl_.sending_link_.reset();
+      impl_.sendings_.erase(this);
+      impl_.sending_ended_.notify_all();
     }
     Sending(const Sending&) = delete;
     Sending& operator=(const Sending&) = delete;
+    int64_t version() const { return version_; }
+    void abort() const noexcept { link_.transport->abort(); }
 
    private:
     Impl& impl_;
+    Link& link_;
+    const int64_t version_;
   };
 
+  // A slow peer must not hold this engine up: one that still pulls a version before the served one
+  // holds the buffer that the next one needs, and has to ask again.
+  void end_sendings_before(int64_t version, Deadline deadline) {
+    const auto is_earlier = [&](const Sending* sending) { return sending->version() < version; };
+    std::unique_lock lock(mutex_);
+    for (const Sending* sending : sendings_) {
+      if (is_earlier(sending)) sending->abort();
+    }
+    sending_ended_.wait_until(lock, deadline.time(), [&] {
+      return std::none_of(sendings_.begin(), sendings_.end(), is_earlier);
+    });
+  }
   // In place: the engine stops between two steps; a peer that pulls has to ask again.
   void release_weights() {
     {
       const std::lock_guard lock(mutex_);
-      if (sending_link_) sending_link_->transport->abort();
+      for (const Sending* sending : sendings_) sending->abort();
     }
     const int64_t version = thread_.run_within([&] {
       worker().release_weights();
@@ -382,7 +406,8 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   // Shared with transfers; guarded by mutex_.
   std::shared_ptr<Link> trainers_link_;
   std::shared_ptr<Link> peer_link_;
-  std::shared_ptr<Link> sending_link_;     // the peer's, while this engine sends over it
+  std::set<const Sending*> sendings_;
+  std::condition_variable sending_ended_;
   std::unique_ptr<RolloutWorker> worker_;  // lives on thread_
   TaskThread thread_;                      // last member
 };

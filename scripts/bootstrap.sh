@@ -16,7 +16,7 @@ packages=(
   libgtest-dev libgmock-dev libbenchmark-dev libpcre2-dev libutf8proc-dev libcairo2-dev
   libgloo-dev zlib1g-dev libzstd-dev libssl-dev patchelf
 )
-optional_packages=(clang-format-14 clang-tidy-14)  # without them their checks are skipped
+optional_packages=(clang-format-14 clang-tidy-14 iproute2)  # without them their checks are skipped
 # The C++ libraries of torch; of its CUDA packages only what libtorch_cpu.so itself links.
 pins=(torch==2.11.0 'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cupti==13.0.*')
 

@@ -1,6 +1,7 @@
 // The only file that sees Gloo's headers: Debian's are older than torch's Gloo, which is safe for
 // the declarations used here and for nothing more (docs/decisions/0003-gloo-headers.md).
 #include <ATen/ops/from_blob.h>
+#include <c10/util/Logging.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -121,11 +122,19 @@ void ignore_broken_pipes() {
   (void)done;
 }
 
+// c10d writes to stderr, with backtraces, what it then throws, and which names it could not look
+// up.
+void silence_c10d() {
+  static const int done = FLAGS_caffe2_log_level = c10::GLOG_FATAL;
+  (void)done;
+}
+
 class GlooGroup final : public ProcessGroup {
  public:
   GlooGroup(const Rendezvous& rendezvous, int rank, int world)
       : state_(std::make_shared<GroupState>()), rank_(rank), world_(world) {
     ignore_broken_pipes();
+    silence_c10d();
     state_->name = rendezvous.group_name;
     state_->timeout = rendezvous.timeout;
     try {
@@ -220,6 +229,7 @@ struct RendezvousServer::Impl {
 };
 
 RendezvousServer::RendezvousServer(int port) : impl_(std::make_unique<Impl>()) {
+  silence_c10d();
   try {
     c10d::TCPStoreOptions options;
     options.port = static_cast<uint16_t>(port);

@@ -54,12 +54,14 @@ ErrorCode code_of(const grpc::Status& status) {
   }
 }
 
-// gRPC says it in words only: of 1.51, and of later versions.
+// gRPC says it in words only: of 1.51, and of later versions; where bytes are on their way to the
+// peer, the kernel gives the connection up after the same time.
 bool is_keepalive_timeout(const grpc::Status& status) {
   const std::string message = status.error_message();
   return status.error_code() == grpc::StatusCode::UNAVAILABLE &&
          (message.find("keepalive watchdog timeout") != std::string::npos ||
-          message.find("ping timeout") != std::string::npos);
+          message.find("ping timeout") != std::string::npos ||
+          message.find("recvmsg:Connection timed out") != std::string::npos);
 }
 
 }  // namespace

@@ -147,6 +147,11 @@ class Job:
         self.seen |= descendants(self.pid)
         return {name: pid for name, pid in joined.items() if pid in children}
 
+    def services(self):
+        """Port of each worker's service by id."""
+        return {name: int(port) for name, port in
+                re.findall(r"joined worker=(\S+) pid=\d+ address=\S+:(\d+)", self.log())}
+
     def signal(self, number):
         self.seen |= descendants(self.pid)
         self.process.send_signal(number)
@@ -241,6 +246,17 @@ class JobTest(unittest.TestCase):
         self.assertEqual(result.code, 0, result.err[-3000:])
         self.expect_nothing_left()
         return result
+
+    def expect_whole_run(self, directory, steps):
+        """Every step once, no gap between trainer and engines, versions that only rise."""
+        rows = read_metrics(directory)[0]
+        self.assertEqual([row["step"] for row in rows], list(range(1, steps + 1)))
+        self.assertTrue(all(row["logprob_abs_diff_max"] == 0 for row in rows))
+        versions = [row["published_version"] for row in rows]
+        self.assertEqual(versions, sorted(set(versions)))
+        committed = {version for version, in query(
+            directory, "SELECT version FROM versions WHERE decision = 'committed'")}
+        self.assertLessEqual(set(versions), committed, "served, but not in the log as committed")
 
     def expect_nothing_left(self, job=None):
         def gone():

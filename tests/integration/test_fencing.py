@@ -28,17 +28,6 @@ class Fencing(JobTest):
     def expect_happened(self, log, failpoint, action):
         self.assertRegex(log, rf"failpoint: {re.escape(failpoint)}: {action}", "the fault did not happen")
 
-    def expect_whole_run(self, directory, steps):
-        """Every step once, no gap between trainer and engines, versions that only rise."""
-        rows = read_metrics(directory)[0]
-        self.assertEqual([row["step"] for row in rows], list(range(1, steps + 1)))
-        self.assertTrue(all(row["logprob_abs_diff_max"] == 0 for row in rows))
-        versions = [row["published_version"] for row in rows]
-        self.assertEqual(versions, sorted(set(versions)))
-        committed = {version for version, in query(
-            directory, "SELECT version FROM versions WHERE decision = 'committed'")}
-        self.assertLessEqual(set(versions), committed, "served, but not in the log as committed")
-
     def test_an_error_in_any_state_of_an_engine_costs_the_others_nothing(self):
         reference = self.folder / "reference"
         self.train(reference, *FEW_STEPS)
@@ -124,6 +113,25 @@ class Fencing(JobTest):
                 self.assertLess(slowest, 2 * LIMIT_MS + 2000, "held past the deadlines")
                 kinds = [kind for kind, in query(directory, "SELECT kind FROM events ORDER BY rowid")]
                 self.assertLess(kinds.index("engine_fenced"), kinds.index("engine_caught_up"))
+
+    def test_a_pull_that_stands_still_does_not_hold_up_the_engine_that_it_pulls_from(self):
+        # The fourth time that it receives is the pull; steps are long beside the way to there.
+        directory, job = self.start_faulty(
+            "rollout/1.prepare@3=error;rollout/1.receive@4=stop", *FEW_STEPS,
+            *settings(run__steps=100000, cluster__lease_ms=120000, weight_sync__timeout_ms=60000,
+                      rollout__prompts_per_step=32, rollout__max_new_tokens=48,
+                      optimizer__global_batch=128))
+        job.wait_for_log(r"rollout/1 pulls version 3 from rollout/0")
+        self.expect_happened(job.log(), "rollout/1.prepare", "error")
+        job.wait_for_log(r"rollout/0: serves version=8 ", 50)  # two shadows later, and some
+        self.expect_happened(job.log(), "rollout/1.receive", "stop")
+        self.assertRegex(job.log(), r"rollout/1 did not catch up: SendWeights on rollout/0 .*aborted")
+        os.kill(job.workers()["rollout/1"], signal.SIGCONT)
+        job.wait_for_log(r"rollout/1 serves version \d+ again", 60)
+        job.signal(signal.SIGINT)
+        self.expect_refusal(job.wait(), 1, "interrupted after step", "--resume")
+        rows = read_metrics(directory)[0]
+        self.expect_whole_run(directory, len(rows))
 
     def test_an_engine_whose_bytes_stand_still_is_left_long_before_the_deadline_of_all(self):
         directory, job = self.start_faulty(

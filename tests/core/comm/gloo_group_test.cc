@@ -188,5 +188,22 @@ TEST(GlooGroup, AMissingRankIsADeadlineThatNamesTheGroup) {
   EXPECT_EQ(good, 1);
 }
 
+TEST(GlooGroup, AMeetingPointThatIsNotThereIsToldByTheErrorAlone) {
+  const int port = free_port();
+  const int good = run_ranks(1, 20s, [port](int rank) {
+    testing::internal::CaptureStderr();
+    std::string told;
+    try {
+      join_gloo_group({"127.0.0.1", port, "test", 1s}, rank, 2);
+    } catch (const Error& error) {
+      told = error.what();
+    }
+    require(told.find("group 'test': joining") == 0, told.c_str());
+    const std::string written = testing::internal::GetCapturedStderr();
+    require(written.empty(), written.c_str());
+  });
+  EXPECT_EQ(good, 1);
+}
+
 }  // namespace
 }  // namespace nibble

@@ -47,6 +47,19 @@ TEST_F(StatusTest, StatusesOfOthersMapToTheNearestCode) {
             ErrorCode::kNotFound);
 }
 
+TEST_F(StatusTest, APeerThatFellSilentIsSaidToBeStoppedOrCutOff) {
+  for (const char* text : {"keepalive watchdog timeout", "recvmsg:Connection timed out"}) {
+    const Error error = error_of([&] {
+      call_rpc("Say", "the-peer", std::chrono::seconds(1), [&](grpc::ClientContext&) {
+        return grpc::Status(grpc::StatusCode::UNAVAILABLE, text);
+      });
+    });
+    EXPECT_EQ(error.code(), ErrorCode::kUnavailable);
+    EXPECT_THAT(error.what(), HasSubstr("Say on the-peer: it does not answer"));
+    EXPECT_THAT(error.what(), HasSubstr("is cut off"));
+  }
+}
+
 TEST_F(StatusTest, ForeignExceptionsBecomeInternalAndDoNotEscape) {
   const Error standard = error_of([&] { say(channel_, echo_request("", 1000)); });
   EXPECT_EQ(standard.code(), ErrorCode::kInternal);
