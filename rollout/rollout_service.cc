@@ -3,9 +3,6 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
-#include <condition_variable>
-#include <mutex>
-#include <set>
 
 #include "core/base/fail.h"
 #include "core/base/failpoint.h"
@@ -17,7 +14,7 @@
 #include "core/rpc/status.h"
 #include "proto/nibble.grpc.pb.h"
 #include "rollout/rollout_codec.h"
-#include "weight_sync/group_transport.h"
+#include "rollout/weight_links.h"
 #include "weight_sync/sender.h"
 #include "weight_sync/sync_codec.h"
 #include "weight_sync/weight_readers.h"
@@ -41,18 +38,16 @@ Rendezvous decode_rendezvous(const v1::Rendezvous& at) {
   return {at.host(), at.port(), at.group_name(), std::chrono::milliseconds(at.timeout_ms())};
 }
 
-// A way to others: kept by whoever moves bytes over it, also when a new one has taken its place.
-struct Link {
-  std::unique_ptr<ProcessGroup> group;
-  std::unique_ptr<Transport> transport;
-};
+using Whom = WeightLinks::Whom;
 
 }  // namespace
 
 class RolloutService::Impl final : public v1::Rollout::Service {
  public:
   explicit Impl(RolloutServiceOptions options)
-      : options_(std::move(options)), log_(get_logger(fmt::format("rollout/{}", options_.engine))) {
+      : options_(std::move(options)),
+        log_(get_logger(fmt::format("rollout/{}", options_.engine))),
+        links_(options_.engine, options_.worker.gpu != nullptr, options_.gpu_wire) {
     if (options_.worker.gpu != nullptr) {
       kernels_ = ops::make_cuda_weight_kernels();
     } else {
@@ -108,7 +103,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       const int rank = own_sender().value_or(request->num_trainers());
       const int world = request->num_trainers() + (own_sender() ? 0 : 1);
       if (world == 1) return;  // there is nobody else
-      join(trainers_link_, decode_rendezvous(request->rendezvous()), rank, world, rank);
+      links_.join(Whom::kTrainers, decode_rendezvous(request->rendezvous()), rank, world, rank);
     });
   }
 
@@ -117,8 +112,8 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     return run_rpc([&] {
       failpoint(name("join_peer"));
       constexpr int kReceiver = 1;
-      join(peer_link_, decode_rendezvous(request->rendezvous()), request->sends() ? 0 : kReceiver,
-           2, kReceiver);
+      links_.join(Whom::kPeer, decode_rendezvous(request->rendezvous()),
+                  request->sends() ? 0 : kReceiver, 2, kReceiver);
     });
   }
 
@@ -142,9 +137,8 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     return run_rpc([&] {
       failpoint(name("send"));
       const Transaction transaction = decode_transaction(request->transaction());
-      const auto peer = link(peer_link_, "peer");
-      // Before the weights that it stands for, so that it ends after them.
-      const Sending sending(*this, *peer, transaction.version);
+      const auto peer = links_.at(Whom::kPeer);
+      const WeightLinks::Sending sending(links_, peer, transaction.version);
       const ServedWeights served = receiver().served();
       if (served.weights == nullptr || served.version != transaction.version) {
         fail(ErrorCode::kFailedPrecondition, "engine {} serves version {}, not {}", options_.engine,
@@ -208,7 +202,9 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     return run_rpc([&] {
       const Transaction transaction = decode_transaction(request->transaction());
       failpoint(name("reserve"));
-      end_sendings_before(receiver().served().version, deadline_of(*context));
+      // A slow peer must not hold this engine up: one that still pulls a version before the served
+      // one holds the buffer that the next one needs, and has to ask again.
+      links_.end_sendings_before(receiver().served().version, deadline_of(*context));
       SyncPlan plan = make_sync_plan(transaction.epoch,
                                      {request->membership().begin(), request->membership().end()},
                                      request->source());
@@ -227,14 +223,12 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       failpoint(name("receive"));
       const Stopwatch clock;
       if (options_.store != nullptr && request->source() == v1::SOURCE_TRAINERS) {
-        const auto others =
-            options_.trainers.world > 1 ? link(trainers_link_, "trainers") : nullptr;
+        const auto others = options_.trainers.world > 1 ? links_.at(Whom::kTrainers) : nullptr;
         receiver().receive_held(transaction, options_.store->take(transaction.version, deadline),
                                 others ? others->transport.get() : nullptr, deadline);
       } else {
         const bool from_peer = request->source() == v1::SOURCE_PEER;
-        const auto senders =
-            from_peer ? link(peer_link_, "peer") : link(trainers_link_, "trainers");
+        const auto senders = links_.at(from_peer ? Whom::kPeer : Whom::kTrainers);
         receiver().receive(transaction, *senders->transport, deadline);
       }
       failpoint(name("received"));
@@ -283,52 +277,14 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   }
 
  private:
-  // A transfer to a peer, while it lasts: it holds the weights of a version.
-  class Sending {
-   public:
-    Sending(Impl& impl, Link& link, int64_t version) : impl_(impl), link_(link), version_(version) {
-      const std::lock_guard lock(impl_.mutex_);
-      impl_.sendings_.insert(this);
-    }
-    ~Sending() {
-      const std::lock_guard lock(impl_.mutex_);
-      impl_.sendings_.erase(this);
-      impl_.sending_ended_.notify_all();
-    }
-    Sending(const Sending&) = delete;
-    Sending& operator=(const Sending&) = delete;
-    int64_t version() const { return version_; }
-    void abort() const noexcept { link_.transport->abort(); }
-
-   private:
-    Impl& impl_;
-    Link& link_;
-    const int64_t version_;
-  };
-
-  // A slow peer must not hold this engine up: one that still pulls a version before the served one
-  // holds the buffer that the next one needs, and has to ask again.
-  void end_sendings_before(int64_t version, Deadline deadline) {
-    const auto is_earlier = [&](const Sending* sending) { return sending->version() < version; };
-    std::unique_lock lock(mutex_);
-    for (const Sending* sending : sendings_) {
-      if (is_earlier(sending)) sending->abort();
-    }
-    sending_ended_.wait_until(lock, deadline.time(), [&] {
-      return std::none_of(sendings_.begin(), sendings_.end(), is_earlier);
-    });
-  }
   // In place: the engine stops between two steps; a peer that pulls has to ask again.
   void release_weights() {
-    {
-      const std::lock_guard lock(mutex_);
-      for (const Sending* sending : sendings_) sending->abort();
-    }
     const int64_t version = thread_.run_within([&] {
       worker().release_weights();
       return worker().version();
     });
     readers_->end_before(version + 1);
+    links_.end_sendings_before(version + 1, Deadline::after(kAbortTimeout));
   }
   RolloutWorker& worker() {
     if (!worker_)
@@ -351,31 +307,6 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   }
   std::string name(const char* place) const {
     return fmt::format("rollout/{}.{}", options_.engine, place);
-  }
-  std::shared_ptr<Link> link(const std::shared_ptr<Link>& which, const char* whom) {
-    const std::lock_guard lock(mutex_);
-    if (!which) {
-      fail(ErrorCode::kFailedPrecondition, "engine {} has met no {}", options_.engine, whom);
-    }
-    return which;
-  }
-  // The link before, if a transfer still waits there, ends first.
-  void join(std::shared_ptr<Link>& which, const Rendezvous& rendezvous, int rank, int world,
-            int receiver_rank) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (which) which->transport->abort();
-      which.reset();
-    }
-    const bool on_gpu = options_.worker.gpu != nullptr;
-    ops::bind_cuda_thread();
-    auto made = std::make_shared<Link>();
-    made->group = on_gpu ? join_gpu_group(options_.gpu_wire, rendezvous, rank, world)
-                         : join_gloo_group(rendezvous, rank, world);
-    made->transport = std::make_unique<GroupTransport>(
-        *made->group, receiver_rank, on_gpu ? DeviceKind::kCuda : DeviceKind::kCpu);
-    const std::lock_guard lock(mutex_);
-    which = std::move(made);
   }
   // The sender of the plans that is in this process.
   std::optional<int> own_sender() const {
@@ -402,12 +333,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   std::unique_ptr<const kernels::WeightKernels> kernels_;
   std::unique_ptr<WeightReceiver> receiver_;  // set by Start, like the next; before any other call
   std::unique_ptr<WeightReaders> readers_;    // borrows the receiver's manifest
-  std::mutex mutex_;
-  // Shared with transfers; guarded by mutex_.
-  std::shared_ptr<Link> trainers_link_;
-  std::shared_ptr<Link> peer_link_;
-  std::set<const Sending*> sendings_;
-  std::condition_variable sending_ended_;
+  WeightLinks links_;
   std::unique_ptr<RolloutWorker> worker_;  // lives on thread_
   TaskThread thread_;                      // last member
 };
