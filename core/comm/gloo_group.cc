@@ -163,6 +163,7 @@ class GlooGroup final : public ProcessGroup {
     NIBBLE_CHECK(out.size() == local.size() * static_cast<size_t>(world_),
                  "all_gather of {} bytes into {}", local.size(), out.size());
     std::vector<at::Tensor> parts;
+    parts.reserve(static_cast<size_t>(world_));
     for (int r = 0; r < world_; ++r) {
       parts.push_back(
           bytes_tensor(out.subspan(static_cast<size_t>(r) * local.size(), local.size())));
