@@ -10,7 +10,7 @@ namespace nibble {
 namespace {
 
 // What a supervised job does not look at; a name that ends with a dot is a whole section.
-constexpr std::array<std::string_view, 12> kRolloutOnly = {"rollout.",
+constexpr std::array<std::string_view, 16> kRolloutOnly = {"rollout.",
                                                            "reward.",
                                                            "cluster.external_engines",
                                                            "algorithm.",
@@ -21,7 +21,11 @@ constexpr std::array<std::string_view, 12> kRolloutOnly = {"rollout.",
                                                            "eval.samples",
                                                            "eval.temperature",
                                                            "logging.sample_text_steps",
-                                                           "weight_sync.retries"};
+                                                           "weight_sync.retries",
+                                                           "weight_sync.delta",
+                                                           "weight_sync.whole_every",
+                                                           "weight_sync.min_mb_per_s",
+                                                           "weight_sync.in_place"};
 constexpr std::array<std::string_view, 4> kRolloutOnlyBut = {
     "rollout.max_positions", "rollout.timeout_ms", "algorithm.loss", "algorithm.aggregation"};
 constexpr std::array<std::string_view, 3> kSupervisedOnly = {"data.response_key", "data.text_key",

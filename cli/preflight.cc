@@ -59,6 +59,12 @@ void check_device(const RunConfig& config) {
          "weight_sync.delta works between CPUs only so far: set it to false, or cluster.device: "
          "cpu");
   }
+  if (config.weight_sync.delta && config.cluster.placement == Placement::kColocated) {
+    fail(
+        ErrorCode::kInvalidArgument,
+        "weight_sync.delta needs cluster.placement: separate; a colocated trainer keeps no version "
+        "to compare with: set it to false");
+  }
   if (config.cluster.device == DeviceChoice::kAuto && !has_gpu) {
     get_logger("config")->info("cluster.device: auto takes the CPU: {}", ops::no_cuda_reason());
   }

@@ -1,5 +1,7 @@
 #include "coordinator/engine_fleet.h"
 
+#include <algorithm>
+
 namespace nibble {
 namespace {
 
@@ -49,10 +51,11 @@ std::vector<int> EngineFleet::behind() const {
   return numbers_of(entries_, [](const Entry& e) { return e.is_fenced && !e.is_pulling; });
 }
 
-std::optional<int> EngineFleet::next_peer() {
+std::optional<int> EngineFleet::next_peer(const std::vector<int>& busy) {
   for (size_t i = 1; i <= entries_.size(); ++i) {
     const size_t e = (last_peer_ + i) % entries_.size();
     if (entries_[e].is_fenced || !serves(static_cast<int>(e))) continue;
+    if (std::find(busy.begin(), busy.end(), static_cast<int>(e)) != busy.end()) continue;
     last_peer_ = e;
     return static_cast<int>(e);
   }

@@ -39,7 +39,8 @@ class EngineFleet {
   std::vector<int> behind() const;
   /// An engine to pull from: another one each time, because one that was restarted serves nothing
   /// and is found out only by asking.
-  std::optional<int> next_peer();
+  /// None of `busy`.
+  std::optional<int> next_peer(const std::vector<int>& busy = {});
   void pull_began(int engine) { entries_[static_cast<size_t>(engine)].is_pulling = true; }
   void pull_ended(int engine, int64_t version, bool has_committed);
   /// A fenced engine takes part in the next publication as it is.

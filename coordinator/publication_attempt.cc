@@ -1,6 +1,7 @@
 #include "coordinator/publication_attempt.h"
 
 #include <algorithm>
+#include <thread>
 
 #include "core/base/fail.h"
 #include "core/base/failpoint.h"
@@ -205,7 +206,7 @@ PublicationReply PublicationAttempt::execute(const PublicationCall& call,
       engine.prepare(id(call.engine), reports, timeout);
       break;
     case PublicationStep::kCommit: {
-      const double ms = engine.commit(id(call.engine), timeout);
+      const double ms = commit(call.engine);
       const std::lock_guard lock(mutex_);
       pause_ms_ = std::max(pause_ms_, ms);
       break;
@@ -219,6 +220,21 @@ PublicationReply PublicationAttempt::execute(const PublicationCall& call,
       break;
   }
   return reply;
+}
+
+// The version is decided: an answer that was lost, or an error on the way, is asked for again.
+double PublicationAttempt::commit(int engine) {
+  constexpr int kTries = 4;
+  constexpr std::chrono::milliseconds kPause{100};
+  const Deadline deadline = Deadline::after(plan_.timeout);
+  for (int attempt = 1;; ++attempt) {
+    try {
+      return plan_.engines[static_cast<size_t>(engine)]->commit(id(engine), deadline.remaining());
+    } catch (const Error& error) {
+      if (attempt == kTries || error.code() != ErrorCode::kUnavailable || deadline.expired()) throw;
+      std::this_thread::sleep_for(kPause);
+    }
+  }
 }
 
 SendAnswer PublicationAttempt::send(const PublicationCall& call) {

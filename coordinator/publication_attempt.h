@@ -62,6 +62,7 @@ class PublicationAttempt {
   void start(const PublicationCall& call, const Publication& publication);
   PublicationReply execute(const PublicationCall& call, const std::vector<std::string>& reports);
   SendAnswer send(const PublicationCall& call);
+  double commit(int engine);
   void plan_engine(int engine);
   void meet(int engine);
   PublicationReply record(const PublicationCall& call, const Publication& publication);

@@ -156,7 +156,10 @@ void WeightPublisher::note_fenced(const PublicationAttempt& attempt,
 void WeightPublisher::start_pulls() {
   if (!options_.can_pull) return;
   for (const int e : fleet_.behind()) {
-    const auto peer = fleet_.next_peer();
+    // One at a time: an engine has one link to a peer.
+    std::vector<int> busy;
+    for (const Pull& pull : pulls_) busy.push_back(pull.peer);
+    const auto peer = fleet_.next_peer(busy);
     if (!peer) return;
     fleet_.pull_began(e);
     const auto place = static_cast<size_t>(e);
@@ -188,7 +191,7 @@ void WeightPublisher::start_pulls() {
         return false;
       }
     });
-    pulls_.push_back({e, fleet_.version(), std::move(has_committed)});
+    pulls_.push_back({e, *peer, fleet_.version(), std::move(has_committed)});
   }
   post_standings();
 }

@@ -61,6 +61,7 @@ class WeightPublisher {
  private:
   struct Pull {
     int engine = 0;
+    int peer = 0;
     int64_t version = 0;
     std::future<bool> has_committed;
   };

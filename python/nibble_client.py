@@ -51,8 +51,11 @@ class Version:
 
     def __init__(self, header):
         self.version, self.job = header.version, header.job
-        self.config = json.loads(header.config_json)
-        self._group = int(re.search(r"^group_size=(\d+)$", header.manifest_text, re.MULTILINE)[1])
+        form = re.match(r"format=1\nbits=\d+\ngroup_size=(\d+)\n", header.manifest_text)
+        try:
+            self._group, self.config = int(form[1]), json.loads(header.config_json)
+        except (TypeError, ValueError) as error:
+            raise BadWeights(f"version {self.version}: a format of another time") from error
         self._layout = [(name, "<u4" if kind == "u32" else "<u2", int(rows), int(columns))
                         for name, kind, rows, columns in TENSOR_LINE.findall(header.manifest_text)]
         self._flat = [np.empty(rows * columns, kind) for _, kind, rows, columns in self._layout]
@@ -149,10 +152,11 @@ class Follower:
         for source in answer.sources if answer.version > self.version else ():
             try:
                 version = self.pull(source)
-                serve(version)  # from here on the old one may go
-                self.version, self.failure = version.version, ""
-                self.follow()
-                break
             except (BadWeights, grpc.RpcError) as error:
                 self.failure = error.details() if isinstance(error, grpc.RpcError) else str(error)
+                continue
+            serve(version)  # from here on the old one may go
+            self.version, self.failure = version.version, ""
+            self.follow()
+            break
         return not answer.stop

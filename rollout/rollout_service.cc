@@ -40,6 +40,12 @@ Rendezvous decode_rendezvous(const v1::Rendezvous& at) {
 
 using Whom = WeightLinks::Whom;
 
+// Until the call that reads is over.
+struct LoanWatch {
+  WeightReader& reader;
+  ~LoanWatch() { reader.on_loan_end({}); }
+};
+
 }  // namespace
 
 class RolloutService::Impl final : public v1::Rollout::Service {
@@ -168,6 +174,9 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       }
       ops::bind_cuda_thread();
       const auto reader = readers().open(receiver().served(), request->newer_than());
+      // A reader that stops reading must not keep its place and thread.
+      reader->on_loan_end([context] { context->TryCancel(); });
+      const LoanWatch watch{*reader};
       log_->info("version={} is read by {}", reader->version(), context->peer());
       const Stopwatch clock;
       stream_weights(streamed_model(), receiver().manifest(), *reader,

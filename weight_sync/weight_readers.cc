@@ -33,12 +33,30 @@ void WeightReader::end_loan() {
   std::shared_ptr<const ResidentWeights> last;  // let go of after the lock
   const std::lock_guard lock(mutex_);
   last = std::move(weights_);
+  if (wake_) wake_();
+}
+
+void WeightReader::on_loan_end(std::function<void()> wake) {
+  const std::lock_guard lock(mutex_);
+  wake_ = std::move(wake);
+  if (wake_ && weights_ == nullptr) wake_();
+}
+
+bool WeightReader::has_loan() {
+  const std::lock_guard lock(mutex_);
+  return weights_ != nullptr;
 }
 
 std::shared_ptr<WeightReader> WeightReaders::open(ServedWeights served, int64_t newer_than) {
   if (limit_ == 0) {
     fail(ErrorCode::kFailedPrecondition,
          "this job lets no external engine read its weights: cluster.external_engines is 0");
+  }
+  if (newer_than < 0) {
+    fail(ErrorCode::kInvalidArgument, "newer_than is {}; it must not be negative", newer_than);
+  }
+  if (served.weights == nullptr) {
+    fail(ErrorCode::kFailedPrecondition, "nothing is served yet, or just now: ask again later");
   }
   if (served.version <= newer_than) {
     fail(ErrorCode::kFailedPrecondition,
@@ -47,7 +65,10 @@ std::shared_ptr<WeightReader> WeightReaders::open(ServedWeights served, int64_t 
   }
   const std::lock_guard lock(mutex_);
   if (served.version < lowest_version_) fail_superseded(served.version);
-  std::erase_if(readers_, [](const auto& reader) { return reader.expired(); });
+  std::erase_if(readers_, [](const auto& entry) {
+    const auto reader = entry.lock();
+    return !reader || !reader->has_loan();
+  });
   if (std::ssize(readers_) >= limit_) {
     fail(ErrorCode::kResourceExhausted,
          "{} external engines read from this engine already, as many as cluster.external_engines "

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -26,14 +27,18 @@ class WeightReader {
   /// Copies to.size() bytes from `offset` of a manifest tensor into host memory. Throws
   /// Error{kUnavailable} once the loan is over.
   void copy(int64_t tensor, int64_t offset, std::span<std::byte> to);
-  /// Waits for a copy() in progress; later ones throw.
+  /// Waits for a copy() in progress; later ones throw. Calls what on_loan_end() was given.
   void end_loan();
+  /// `wake` ends a wait of the reader for its own peer; nothing: no more.
+  void on_loan_end(std::function<void()> wake);
+  bool has_loan();
 
  private:
   const int64_t version_;  // constant after construction, like the next
   const std::shared_ptr<const std::vector<quant::ContentHash>> tensor_hashes_;  // ServedWeights'
   std::mutex mutex_;
   std::shared_ptr<const ResidentWeights> weights_;  // guarded by mutex_; null: the loan is over
+  std::function<void()> wake_;                      // guarded by mutex_
   const std::vector<LocalTensor> tensors_;          // memory of the weights; guarded by mutex_
 };
 

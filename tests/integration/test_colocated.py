@@ -157,6 +157,11 @@ class Config(JobTest):
         (self.folder / "effective.yaml").write_text(shown)
         self.assertEqual(self.effective(self.folder / "effective.yaml"), shown)
 
+    def test_deltas_are_refused_before_anything_starts(self):
+        job = self.start_train(self.folder / "run", *COLOCATED, *layout(2),
+                               *settings(weight_sync__delta="true"))
+        self.expect_refusal(job.wait(FAULT_SECONDS), 2, "weight_sync.delta", "placement: separate")
+
     def test_numbers_that_contradict_are_refused_by_key_and_line(self):
         path = self.config_without("trainers: 2, rollout_workers: 3, placement: colocated")
         result = self.run_nibble("train", path)

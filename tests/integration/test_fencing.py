@@ -40,8 +40,11 @@ class Fencing(JobTest):
                 result = job.wait()
                 self.assertEqual(result.code, 0, result.err[-3000:])
                 self.expect_happened(result.err, f"rollout/1.{state}", "error")
-                self.assertIn("goes on without rollout/1", result.err)
-                self.assertIn("rollout/1 serves version", result.err)
+                if state in ("commit", "committed"):  # decided: it is told again
+                    self.assertNotIn("goes on without", result.err)
+                else:
+                    self.assertIn("goes on without rollout/1", result.err)
+                    self.assertIn("rollout/1 serves version", result.err)
                 self.expect_whole_run(directory, 12)
                 rows = read_metrics(directory)[0]
                 self.assertEqual(rows[-1]["serving_engines"], 2, "it did not come back")
@@ -49,6 +52,30 @@ class Fencing(JobTest):
                 for row, wanted in zip(rows, read_metrics(reference)[0]):
                     for key in ("reward_mean", "loss", "grad_norm"):
                         self.assertEqual(row[key], wanted[key], f"step {row['step']}: {key}")
+
+    def test_a_lost_answer_to_a_commit_does_not_end_a_run_of_one_engine(self):
+        for state in ("commit", "committed"):
+            with self.subTest(state=state):
+                self.fresh_folder()
+                directory, job = self.start_faulty(f"rollout/0.{state}@3=error", *FEW_STEPS,
+                                                   *settings(cluster__rollout_workers=1))
+                result = job.wait()
+                self.assertEqual(result.code, 0, result.err[-3000:])
+                self.expect_happened(result.err, f"rollout/0.{state}", "error")
+                self.expect_whole_run(directory, 12)
+
+    def test_several_engines_that_were_left_behind_pull_one_after_another(self):
+        directory, job = self.start_faulty(
+            ";".join(f"rollout/{engine}.prepare@3=error" for engine in (1, 2)), *FEW_STEPS,
+            *settings(cluster__rollout_workers=4))
+        result = job.wait()
+        self.assertEqual(result.code, 0, result.err[-3000:])
+        for engine in (1, 2):
+            self.expect_happened(result.err, f"rollout/{engine}.prepare", "error")
+            self.assertRegex(result.err, rf"rollout/{engine} serves version \d+ again")
+        self.assertNotIn("did not catch up", result.err)
+        self.expect_whole_run(directory, 12)
+        self.assertEqual(read_metrics(directory)[0][-1]["serving_engines"], 4)
 
     def test_an_error_of_a_sender_towards_one_engine_fences_that_engine_alone(self):
         for state in SENDER_STATES:

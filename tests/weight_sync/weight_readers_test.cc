@@ -103,6 +103,8 @@ TEST_F(WeightReadersTest, AVersionThatHasGivenWayIsNotLentAgain) {
 TEST_F(WeightReadersTest, WhatMayNotBeReadIsRefused) {
   EXPECT_EQ(code_of([&] { readers.open(receiver->served(), 1); }), ErrorCode::kFailedPrecondition);
   EXPECT_EQ(code_of([&] { readers.open({}, 0); }), ErrorCode::kFailedPrecondition) << "stale";
+  EXPECT_EQ(code_of([&] { readers.open({}, -1); }), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code_of([&] { readers.open(receiver->served(), -1); }), ErrorCode::kInvalidArgument);
   WeightReaders none(manifest(), 0);
   EXPECT_EQ(code_of([&] { none.open(receiver->served(), 0); }), ErrorCode::kFailedPrecondition);
 }
@@ -113,6 +115,22 @@ TEST_F(WeightReadersTest, NoMoreReadAtOnceThanTheLimitAndAPlaceComesBack) {
   EXPECT_EQ(code_of([&] { readers.open(receiver->served(), 0); }), ErrorCode::kResourceExhausted);
   first.reset();
   EXPECT_NE(readers.open(receiver->served(), 0), nullptr);
+}
+
+TEST_F(WeightReadersTest, AReaderThatHasLostItsLoanIsWokenAndHoldsNoPlace) {
+  const auto first = readers.open(receiver->served(), 0),
+             second = readers.open(receiver->served(), 0);
+  int woken = 0;
+  first->on_loan_end([&] { ++woken; });
+  serve(2);
+  serve(3);  // at whose RESERVE the loans of version 1 end
+  EXPECT_EQ(woken, 1);
+  EXPECT_FALSE(first->has_loan());
+  const auto third = readers.open(receiver->served(), 0),
+             fourth = readers.open(receiver->served(), 0);
+  EXPECT_TRUE(third->has_loan() && fourth->has_loan());
+  second->on_loan_end([&] { ++woken; });  // too late to wait: woken at once
+  EXPECT_EQ(woken, 2);
 }
 
 TEST_F(WeightReadersTest, AStreamEndsWhenNobodyListens) {
