@@ -21,7 +21,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-constexpr int64_t kBucketBytes = int64_t{8} << 20;
+constexpr int64_t kBucketBytes = kGpuTransfers.bucket_bytes;  // as in jobs
 constexpr auto kMoveLimit = 60s;
 constexpr int kWatchTag = 9;
 
