@@ -169,8 +169,8 @@ void Trainer::use(std::shared_ptr<const PackedShards> packing, PackChanges* chan
     };
     for (PartChanges& layer : changes->layers) add(layer);
     add(changes->rest);
-    std::vector<double> counts;
-    for (const double* place : places) counts.push_back(*place);
+    std::vector<double> counts(places.size());
+    for (size_t i = 0; i < places.size(); ++i) counts[i] = *places[i];
     all_reduce_sum(group_, counts);
     for (size_t i = 0; i < places.size(); ++i) *places[i] = counts[i];
   }
