@@ -78,7 +78,7 @@ class Pretraining(SupervisedTest):
         plot = self.run_nibble("plot", directory)
         self.assertEqual((plot.code, plot.errors()), (0, []))
         self.assertEqual({path.name for path in (directory / "plots").iterdir()},
-                         {"loss.png", "grad_norm.png", "phases.png", "summary.png"})
+                         {"changes.png", "loss.png", "grad_norm.png", "phases.png", "summary.png"})
         shown = self.run_nibble("config", directory / "config.yaml")
         self.assertEqual(shown.out, (directory / "config.yaml").read_text(), shown.err)
         exported = self.export(directory, "dense")
