@@ -16,6 +16,7 @@
 #include "core/rpc/status.h"
 #include "proto/nibble.grpc.pb.h"
 #include "trainer/batching.h"
+#include "trainer/metrics_codec.h"
 #include "trainer/sample_client.h"
 #include "weight_sync/group_transport.h"
 #include "weight_sync/held_transport.h"
@@ -41,76 +42,6 @@ struct Source {
   std::string engine;
   int64_t tokens;
 };
-
-double share(double part, double whole) { return whole > 0.0 ? part / whole : 0.0; }
-
-void encode_part(const PartChanges& part, const std::string& suffix, v1::TrainResponse& response) {
-  auto& out = *response.mutable_metrics();
-  if (part.codes > 0.0) {
-    out["codes_changed_share" + suffix] = share(part.changed_codes, part.codes);
-    out["scales_changed_share" + suffix] = share(part.changed_scales, part.scales);
-  }
-  out["bytes_changed_share" + suffix] = share(part.changed_bytes, part.bytes);
-}
-
-void encode_changes(const PackChanges& changes, bool by_layer, v1::TrainResponse& response) {
-  const PartChanges total = changes.total();
-  if (total.bytes == 0.0) return;  // nothing was packed before
-  encode_part(total, "", response);
-  if (!by_layer) return;
-  for (size_t layer = 0; layer < changes.layers.size(); ++layer) {
-    encode_part(changes.layers[layer], fmt::format("_layer_{:02}", layer), response);
-  }
-  encode_part(changes.rest, "_rest", response);
-}
-
-void encode_gathered(const GatherBytes& gathered, v1::TrainResponse& response) {
-  auto& out = *response.mutable_metrics();
-  out["gathered_quantized_bytes"] = static_cast<double>(gathered.quantized);
-  out["gathered_plain_bytes"] = static_cast<double>(gathered.plain);
-}
-
-void encode_metrics(const SupervisedMetrics& m, bool by_layer, v1::TrainResponse& response) {
-  auto& out = *response.mutable_metrics();
-  out["loss"] = m.tokens.loss;
-  out["entropy"] = m.tokens.entropy;
-  out["tokens"] = static_cast<double>(m.tokens.target_tokens);
-  out["computed_tokens"] = static_cast<double>(m.tokens.computed_tokens);
-  out["grad_norm"] = m.update.grad_norm;
-  out["lr"] = m.update.lr;
-  encode_gathered(m.gathered, response);
-  encode_changes(m.changes, by_layer, response);
-  out["forward_backward_ms"] = m.forward_backward_ms;
-  out["optimizer_ms"] = m.optimizer_ms;
-  out["pack_ms"] = m.pack_ms;
-}
-
-void encode_metrics(const TrainMetrics& m, bool by_layer, v1::TrainResponse& response) {
-  auto& out = *response.mutable_metrics();
-  out["loss"] = m.loss.loss;
-  out["policy_loss"] = m.loss.policy_loss;
-  out["kl_loss"] = m.loss.kl_loss;
-  out["clip_share"] = m.loss.clip_share;
-  out["ratio_mean"] = m.loss.ratio_mean;
-  out["ess"] = m.loss.ess;
-  out["correction_mean"] = m.loss.correction_mean;
-  out["correction_share"] = m.loss.correction_share;
-  out["entropy"] = m.entropy;
-  out["grad_norm"] = m.update.grad_norm;
-  out["lr"] = m.update.lr;
-  if (m.has_reference) out["kl_reference"] = m.kl_reference;
-  out["logprob_abs_diff_mean"] = m.log_prob_diff_mean;
-  out["logprob_abs_diff_max"] = m.log_prob_diff_max;
-  for (const auto& [name, value] : PositionGap::means(m.gap_by_position)) out[name] = value;
-  out["train_response_tokens"] = static_cast<double>(m.response_tokens);
-  out["train_computed_tokens"] = static_cast<double>(m.computed_tokens);
-  encode_gathered(m.gathered, response);
-  encode_changes(m.changes, by_layer, response);
-  out["reference_ms"] = m.reference_ms;
-  out["forward_backward_ms"] = m.forward_backward_ms;
-  out["optimizer_ms"] = m.optimizer_ms;
-  out["pack_ms"] = m.pack_ms;
-}
 
 }  // namespace
 

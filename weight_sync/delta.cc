@@ -20,7 +20,7 @@ constexpr uint64_t kWholeFlag = uint64_t{1} << 63;       // the slice's own byte
 constexpr uint64_t kCompressedFlag = uint64_t{1} << 62;  // of the bytes' XOR, by Zstandard
 constexpr uint64_t kFlags = kWholeFlag | kCompressedFlag;
 constexpr int kCompressionLevel = 1;  // higher ones save some percent and take many times longer
-constexpr size_t kSparseShare = 16;   // a list shorter than this part of a slice is not beaten
+constexpr size_t kSparseShare = 16;   // what a shorter list might still save is not worth a pass
 
 template <typename T>
 T load(const std::byte* at) {

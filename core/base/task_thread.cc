@@ -1,5 +1,7 @@
 #include "core/base/task_thread.h"
 
+#include <utility>
+
 namespace nibble {
 
 TaskThread::TaskThread()
@@ -30,11 +32,10 @@ void TaskThread::push(std::function<void()> task, Queue& queue) {
 }
 
 void TaskThread::let_in() {
-  Queue brought;
-  {
-    const std::lock_guard lock(mutex_);
-    brought.swap(short_tasks_);
-  }
+  std::unique_lock lock(mutex_);
+  if (short_tasks_.empty()) return;  // between nearly all steps: nothing is allocated
+  const Queue brought = std::exchange(short_tasks_, {});
+  lock.unlock();
   for (const auto& task : brought) task();
 }
 

@@ -6,6 +6,7 @@
 #include <limits>
 #include <mutex>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "core/base/env.h"
@@ -238,39 +239,42 @@ quant::ContentHash hash_bf16(const uint16_t* values, int64_t count, uint64_t fir
   return hash_parallel(values, count, first, parallel, table().hash_bf16);
 }
 
+namespace {
+
+// How many places of two arrays differ, by `places_of` a difference, and how many of their bytes.
+template <typename Element, typename Places>
+std::pair<int64_t, int64_t> count_changes(const Element* a, const Element* b, int64_t count,
+                                          const Parallel& parallel, Places places_of) {
+  std::atomic<int64_t> places = 0;
+  std::atomic<int64_t> bytes = 0;
+  parallel.run(count, (1 << 17) / static_cast<int64_t>(sizeof(Element)),
+               [&](int64_t begin, int64_t end) {
+                 int64_t own_places = 0, own_bytes = 0;
+                 for (int64_t i = begin; i < end; ++i) {
+                   const auto difference = static_cast<uint32_t>(a[i] ^ b[i]);
+                   if (difference == 0) continue;
+                   own_places += places_of(difference);
+                   own_bytes += std::popcount(quant::nonzero_bytes(difference));
+                 }
+                 places += own_places;
+                 bytes += own_bytes;
+               });
+  return {places, bytes};
+}
+
+}  // namespace
+
 CodeChanges count_int4_changes(const uint32_t* a, const uint32_t* b, int64_t count,
                                const Parallel& parallel) {
-  std::atomic<int64_t> codes = 0;
-  std::atomic<int64_t> bytes = 0;
-  parallel.run(count, 1 << 15, [&](int64_t begin, int64_t end) {
-    CodeChanges part;
-    for (int64_t i = begin; i < end; ++i) {
-      const uint32_t difference = a[i] ^ b[i];
-      if (difference == 0) continue;
-      part.codes += std::popcount(quant::nonzero_codes(difference));
-      part.bytes += std::popcount(quant::nonzero_bytes(difference));
-    }
-    codes += part.codes;
-    bytes += part.bytes;
+  const auto [codes, bytes] = count_changes(a, b, count, parallel, [](uint32_t difference) {
+    return std::popcount(quant::nonzero_codes(difference));
   });
   return {codes, bytes};
 }
 
 ValueChanges count_value_changes(const uint16_t* a, const uint16_t* b, int64_t count,
                                  const Parallel& parallel) {
-  std::atomic<int64_t> values = 0;
-  std::atomic<int64_t> bytes = 0;
-  parallel.run(count, 1 << 16, [&](int64_t begin, int64_t end) {
-    ValueChanges part;
-    for (int64_t i = begin; i < end; ++i) {
-      const auto difference = static_cast<uint32_t>(a[i] ^ b[i]);
-      if (difference == 0) continue;
-      ++part.values;
-      part.bytes += std::popcount(quant::nonzero_bytes(difference));
-    }
-    values += part.values;
-    bytes += part.bytes;
-  });
+  const auto [values, bytes] = count_changes(a, b, count, parallel, [](uint32_t) { return 1; });
   return {values, bytes};
 }
 
