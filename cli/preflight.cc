@@ -54,11 +54,6 @@ void check_device(const RunConfig& config) {
          ops::no_cuda_reason());
   }
   if (has_gpu) ops::check_cuda_devices();
-  if (has_gpu && config.weight_sync.delta) {
-    fail(ErrorCode::kInvalidArgument,
-         "weight_sync.delta works between CPUs only so far: set it to false, or cluster.device: "
-         "cpu");
-  }
   if (config.weight_sync.delta && config.cluster.placement == Placement::kColocated) {
     fail(
         ErrorCode::kInvalidArgument,

@@ -6,10 +6,10 @@ namespace nibble {
 namespace {
 
 template <typename PieceSpan>
-std::vector<int64_t> sizes_of(PieceSpan pieces) {
-  std::vector<int64_t> sizes;
-  for (const auto& piece : pieces) sizes.push_back(static_cast<int64_t>(piece.size()));
-  return sizes;
+std::vector<int64_t> bytes_of_each(PieceSpan pieces) {
+  std::vector<int64_t> bytes;
+  for (const auto& piece : pieces) bytes.push_back(std::ssize(piece));
+  return bytes;
 }
 
 template <typename PieceSpan>
@@ -48,11 +48,14 @@ std::vector<Bucket> plan_buckets(std::span<const int64_t> piece_bytes, const Tra
   return buckets;
 }
 
+std::vector<int64_t> piece_sizes(ConstPieces pieces) { return bytes_of_each(pieces); }
+std::vector<int64_t> piece_sizes(Pieces pieces) { return bytes_of_each(pieces); }
+
 std::vector<Bucket> plan_buckets(ConstPieces pieces, const TransferSizes& sizes) {
-  return plan_buckets(sizes_of(pieces), sizes);
+  return plan_buckets(piece_sizes(pieces), sizes);
 }
 std::vector<Bucket> plan_buckets(Pieces pieces, const TransferSizes& sizes) {
-  return plan_buckets(sizes_of(pieces), sizes);
+  return plan_buckets(piece_sizes(pieces), sizes);
 }
 
 std::span<const std::byte> segment_bytes(ConstPieces pieces, const Segment& segment) {

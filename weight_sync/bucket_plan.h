@@ -40,6 +40,8 @@ std::vector<Bucket> plan_buckets(std::span<const int64_t> piece_bytes, const Tra
 
 using ConstPieces = std::span<const std::span<const std::byte>>;
 using Pieces = std::span<const std::span<std::byte>>;
+std::vector<int64_t> piece_sizes(ConstPieces pieces);
+std::vector<int64_t> piece_sizes(Pieces pieces);
 std::vector<Bucket> plan_buckets(ConstPieces pieces, const TransferSizes& sizes);
 std::vector<Bucket> plan_buckets(Pieces pieces, const TransferSizes& sizes);
 

@@ -2,49 +2,62 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <span>
 #include <vector>
 
-#include "weight_sync/manifest.h"
-#include "weight_sync/plan.h"
+#include "core/base/array.h"
+#include "core/kernels/weight_kernels.h"
+#include "weight_sync/bucket_plan.h"
 
 namespace nibble {
 
-/// What changed between two versions of one slice: a list of (distance from the change before,
-/// XOR), as variable-length integers of seven bits a byte. Words are counted in 4-bit codes, the
-/// distance and the code's XOR in one integer; 16-bit values take one integer each for distance and
-/// XOR. Nothing if the list would not be shorter than `next`. Both are host memory of the same
-/// size.
-std::optional<std::vector<std::byte>> encode_delta(StoredKind kind, std::span<const std::byte> base,
-                                                   std::span<const std::byte> next);
-
-/// Applies a list to `target`, which holds the base. Reads any bytes: throws Error{kDataLoss} for a
-/// list that does not end where `delta` ends or names a place outside; `target` is then undefined.
-void apply_delta(StoredKind kind, std::span<const std::byte> delta, std::span<std::byte> target);
-
-/// An edge as it travels in a delta: `header`, whose size the plan tells, then `payload`, whose
-/// size the header tells: for each slice, in order, the shortest of its list, its XOR compressed
-/// with Zstandard, and its bytes.
-struct EncodedEdge {
-  std::vector<std::byte> header;
-  std::vector<std::byte> payload;
+/// Pieces [begin, end) of an edge, which a delta encodes and sends together.
+struct PieceRange {
+  size_t begin = 0;
+  size_t end = 0;
 };
-EncodedEdge encode_edge(const Manifest& manifest, const Edge& edge,
-                        std::span<const std::span<const std::byte>> base,
-                        std::span<const std::span<const std::byte>> next);
+/// Cuts an edge into ranges of a limited size: what a delta needs of memory on either side is a
+/// fraction of one range, never of the model. Pure: both sides compute the same.
+std::vector<PieceRange> delta_ranges(std::span<const int64_t> piece_bytes);
 
-/// Bytes of the header of an edge.
-int64_t delta_header_bytes(const Edge& edge);
-/// Bytes of the payload that a header announces. Reads any bytes: throws Error{kDataLoss} if they
-/// are not a header of this edge. The header has a hash of its own, because a transfer of another
-/// size than was sent ends a process that uses Gloo.
-int64_t delta_payload_bytes(const Edge& edge, std::span<const std::byte> header);
-/// Writes an edge's slices to `target`: where the header says so from `base`, by lists. `target`
-/// may be the base. Reads any bytes: throws Error{kDataLoss}.
-void decode_edge(const Manifest& manifest, const Edge& edge, std::span<const std::byte> header,
-                 std::span<const std::byte> payload,
-                 std::span<const std::span<const std::byte>> base,
-                 std::span<const std::span<std::byte>> target);
+/// What changed between two versions of some pieces: `header`, in host memory, whose size the
+/// pieces tell, then `payload`, in the kernels' memory: for each piece the shortest of the list of
+/// its changed bytes (core/kernels/byte_changes.h), of its XOR compressed with Zstandard (in host
+/// memory only), and of its own bytes.
+struct EncodedDelta {
+  std::vector<std::byte> header;
+  std::vector<std::span<const std::byte>> payload;  ///< none if nothing changed
+  Array<std::byte> lists;                           ///< that `payload` points into
+  std::vector<std::vector<std::byte>> frames;       ///< likewise; one a piece
+};
+/// `base` and `next`: memory of `kernels`, of the same sizes; `next` must outlive the result.
+EncodedDelta encode_delta(const kernels::WeightKernels& kernels, ConstPieces base,
+                          ConstPieces next);
+
+int64_t delta_header_bytes(std::span<const int64_t> piece_bytes);
+
+/// Applies a delta to `target`, memory of `kernels`, which must outlive this like `kernels`.
+class DeltaDecoder {
+ public:
+  /// Reads any bytes: throws Error{kDataLoss} if they are not a header of such pieces. The header
+  /// has a hash of its own, because a transfer of another size than was sent ends a process that
+  /// uses Gloo.
+  DeltaDecoder(const kernels::WeightKernels& kernels, std::span<const std::byte> header,
+               Pieces target);
+  /// Where the payload goes: fill it, then call apply().
+  std::vector<std::span<std::byte>> payload();
+  /// Brings `target` from `base`, which may be the same memory, to the next version. Reads any
+  /// payload: throws Error{kDataLoss}; `target` is then undefined.
+  void apply(ConstPieces base);
+
+ private:
+  enum class Form { kWhole, kFrame, kList };
+  const kernels::WeightKernels& kernels_;
+  const std::vector<std::span<std::byte>> target_;
+  std::vector<uint32_t> counts_;                // of changed bytes, one a block of each piece
+  std::vector<Form> forms_;                     // one a piece
+  Array<std::byte> lists_;                      // in the kernels' memory, one after the other
+  std::vector<std::vector<std::byte>> frames_;  // one a piece; empty if it has another form
+};
 
 }  // namespace nibble

@@ -1,10 +1,61 @@
 #include "weight_sync/receive_attempt.h"
 
+#include <algorithm>
+
 #include "core/base/fail.h"
 #include "weight_sync/delta.h"
 #include "weight_sync/stored_bytes.h"
 
 namespace nibble {
+namespace {
+
+// The delta of one edge as it comes in, range after range.
+class DeltaStream {
+ public:
+  DeltaStream(const kernels::WeightKernels& kernels, const IncomingEdge& edge,
+              std::vector<std::span<const std::byte>> base)
+      : kernels_(kernels),
+        edge_(edge),
+        base_(std::move(base)),
+        ranges_(delta_ranges(piece_sizes(Pieces(edge.pieces)))) {}
+  int sender() const { return edge_.sender; }
+  bool is_over() const { return next_ == ranges_.size(); }
+
+  // What to fill next; nothing if it is over, or of the payload if nothing changed.
+  std::vector<std::span<std::byte>> header() {
+    if (is_over()) return {};
+    header_ = Array<std::byte>::uninitialized(
+        static_cast<size_t>(delta_header_bytes(piece_sizes(target()))), kernels_.device());
+    return {{header_.data(), header_.size()}};
+  }
+  std::vector<std::span<std::byte>> payload() {
+    if (is_over()) return {};
+    const Array<std::byte> header = header_.to(DeviceKind::kCpu);
+    decoder_.emplace(kernels_, std::span(header.data(), header.size()), target());
+    return decoder_->payload();
+  }
+  void apply() {
+    if (is_over()) return;
+    decoder_->apply(ConstPieces(base_).subspan(range().begin, target().size()));
+    decoder_.reset();
+    ++next_;
+  }
+
+ private:
+  const PieceRange& range() const { return ranges_[next_]; }
+  Pieces target() const {
+    return Pieces(edge_.pieces).subspan(range().begin, range().end - range().begin);
+  }
+  const kernels::WeightKernels& kernels_;
+  const IncomingEdge& edge_;
+  const std::vector<std::span<const std::byte>> base_;
+  const std::vector<PieceRange> ranges_;
+  size_t next_ = 0;
+  Array<std::byte> header_;
+  std::optional<DeltaDecoder> decoder_;
+};
+
+}  // namespace
 
 ReceiveAttempt::ReceiveAttempt(const ReceivingEnd& end, const Transaction& transaction,
                                SyncPlan plan, std::shared_ptr<const ResidentWeights> base)
@@ -64,38 +115,31 @@ void ReceiveAttempt::take_held(const HeldPacking& held) {
                                                end_.kernels.device());
 }
 
-// Headers, which say how long the rest is; then that; then the shadow from what is served.
+// Range by range of every edge: headers, which say how long the rest is; then that; then the shadow
+// from what is served.
 void ReceiveAttempt::receive_delta(std::span<const size_t> edges, Transport& transport,
                                    Deadline deadline) {
-  NIBBLE_CHECK(end_.kernels.device() == DeviceKind::kCpu, "deltas are applied in host memory");
-  const auto receive = [&](const std::vector<std::vector<std::byte>*>& parts) {
+  const auto base =
+      shard_tensors(end_.manifest, (base_ ? *base_ : *shadow_).parameters(), end_.destination);
+  std::vector<DeltaStream> streams;
+  streams.reserve(edges.size());
+  for (const size_t e : edges) {
+    streams.emplace_back(end_.kernels, edges_[e], edge_pieces(end_.manifest, plan_.edges[e], base));
+  }
+  const auto receive = [&](const auto& incoming_of) {
     std::vector<IncomingEdge> incoming;
-    for (size_t i = 0; i < parts.size(); ++i) {
-      if (parts[i]->empty()) continue;  // nothing changed
-      incoming.push_back({plan_.edges[edges[i]].sender, {std::span(*parts[i])}});
+    for (DeltaStream& stream : streams) {
+      IncomingEdge edge{stream.sender(), incoming_of(stream)};
+      if (!edge.pieces.empty()) incoming.push_back(std::move(edge));
     }
     transport.receive(
         incoming, plan_.sizes, [](size_t, const Segment&) {}, deadline);
   };
-  std::vector<std::vector<std::byte>> headers(edges.size()), payloads(edges.size());
-  std::vector<std::vector<std::byte>*> parts;
-  for (size_t i = 0; i < edges.size(); ++i) {
-    headers[i].resize(static_cast<size_t>(delta_header_bytes(plan_.edges[edges[i]])));
-    parts.push_back(&headers[i]);
-  }
-  receive(parts);
-  parts.clear();
-  for (size_t i = 0; i < edges.size(); ++i) {
-    payloads[i].resize(static_cast<size_t>(delta_payload_bytes(plan_.edges[edges[i]], headers[i])));
-    parts.push_back(&payloads[i]);
-  }
-  receive(parts);
-  const auto base =
-      shard_tensors(end_.manifest, (base_ ? *base_ : *shadow_).parameters(), end_.destination);
-  for (size_t i = 0; i < edges.size(); ++i) {
-    const Edge& edge = plan_.edges[edges[i]];
-    decode_edge(end_.manifest, edge, headers[i], payloads[i],
-                edge_pieces(end_.manifest, edge, base), edges_[edges[i]].pieces);
+  const auto is_over = [](const DeltaStream& stream) { return stream.is_over(); };
+  while (!std::all_of(streams.begin(), streams.end(), is_over)) {
+    receive([](DeltaStream& stream) { return stream.header(); });
+    receive([](DeltaStream& stream) { return stream.payload(); });
+    for (DeltaStream& stream : streams) stream.apply();
   }
 }
 

@@ -172,27 +172,33 @@ SenderReport WeightSender::move(const Transaction& transaction, const SyncPlan& 
         pieces, plan.sizes, [&](const Segment& segment) { hashes.add(segment); }, deadline);
     report.bytes = edge->bytes;
   } else {
-    report.bytes = send_delta(*edge, plan.sizes, edge_pieces(manifest_, *edge, base->tensors),
-                              pieces, transport, deadline);
+    report.bytes = send_delta(plan.sizes, edge_pieces(manifest_, *edge, base->tensors), pieces,
+                              transport, deadline);
   }
   report.slices = hashes.finish();
   return report;
 }
 
 // Returns the bytes sent.
-int64_t WeightSender::send_delta(const Edge& edge, const TransferSizes& sizes,
-                                 std::span<const std::span<const std::byte>> base,
-                                 std::span<const std::span<const std::byte>> next,
+int64_t WeightSender::send_delta(const TransferSizes& sizes, ConstPieces base, ConstPieces next,
                                  Transport& transport, Deadline deadline) const {
-  NIBBLE_CHECK(kernels_.device() == DeviceKind::kCpu, "deltas are made in host memory");
-  const EncodedEdge encoded = encode_edge(manifest_, edge, base, next);
-  for (const std::span<const std::byte> part :
-       {std::span(encoded.header), std::span(encoded.payload)}) {
-    if (part.empty()) continue;  // nothing changed
+  int64_t bytes = 0;
+  const auto send = [&](ConstPieces pieces) {
+    if (pieces.empty()) return;
     transport.send(
-        std::span(&part, 1), sizes, [](const Segment&) {}, deadline);
+        pieces, sizes, [](const Segment&) {}, deadline);
+    for (const auto piece : pieces) bytes += std::ssize(piece);
+  };
+  for (const PieceRange& range : delta_ranges(piece_sizes(next))) {
+    const size_t count = range.end - range.begin;
+    const EncodedDelta delta =
+        encode_delta(kernels_, base.subspan(range.begin, count), next.subspan(range.begin, count));
+    const Array<std::byte> header(std::span(delta.header), kernels_.device());
+    const std::span<const std::byte> piece(header.data(), header.size());
+    send(std::span(&piece, 1));
+    send(delta.payload);
   }
-  return std::ssize(encoded.header) + std::ssize(encoded.payload);
+  return bytes;
 }
 
 std::vector<quant::ContentHash> WeightSender::content_hashes(int64_t version) const {

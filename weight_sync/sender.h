@@ -50,10 +50,8 @@ class WeightSender {
   class MoveHashes;
   std::shared_ptr<Version> version_at(int64_t version) const;
   void check_transaction(const Transaction& transaction, const SyncPlan& plan);
-  int64_t send_delta(const Edge& edge, const TransferSizes& sizes,
-                     std::span<const std::span<const std::byte>> base,
-                     std::span<const std::span<const std::byte>> next, Transport& transport,
-                     Deadline deadline) const;
+  int64_t send_delta(const TransferSizes& sizes, ConstPieces base, ConstPieces next,
+                     Transport& transport, Deadline deadline) const;
 
   const int rank_;  // constant after construction, like the next two
   const Manifest manifest_;

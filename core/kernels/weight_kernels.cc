@@ -1,5 +1,7 @@
 #include "core/kernels/weight_kernels.h"
 
+#include <numeric>
+
 namespace nibble::kernels {
 
 namespace {
@@ -85,6 +87,39 @@ std::vector<quant::ContentHash> CpuWeightKernels::hash(std::span<const HashJob> 
                          : kernels::hash_bf16(job.bf16, job.count, job.first, parallel_));
   }
   return hashes;
+}
+
+std::vector<uint32_t> CpuWeightKernels::count_byte_changes(
+    std::span<const ByteChangeJob> jobs) const {
+  std::vector<uint32_t> counts;
+  for (const ByteChangeJob& job : jobs) {
+    const size_t begin = counts.size();
+    counts.resize(begin + static_cast<size_t>(num_change_blocks(job.bytes)));
+    kernels::count_byte_changes(job, std::span(counts).subspan(begin), parallel_);
+  }
+  return counts;
+}
+
+void CpuWeightKernels::list_byte_changes(std::span<const ByteChangeJob> jobs,
+                                         std::span<const uint32_t> counts, std::byte* list) const {
+  for (const ByteChangeJob& job : jobs) {
+    const auto own = counts.first(static_cast<size_t>(num_change_blocks(job.bytes)));
+    counts = counts.subspan(own.size());
+    kernels::list_byte_changes(job, own, list, parallel_);
+    list += kChangeEntryBytes * std::accumulate(own.begin(), own.end(), int64_t{0});
+  }
+}
+
+bool CpuWeightKernels::apply_byte_changes(std::span<const ByteTarget> targets,
+                                          std::span<const uint32_t> counts,
+                                          const std::byte* list) const {
+  for (const ByteTarget& target : targets) {
+    const auto own = counts.first(static_cast<size_t>(num_change_blocks(target.bytes)));
+    counts = counts.subspan(own.size());
+    if (!kernels::apply_byte_changes(target, own, list)) return false;
+    list += kChangeEntryBytes * std::accumulate(own.begin(), own.end(), int64_t{0});
+  }
+  return true;
 }
 
 }  // namespace nibble::kernels

@@ -7,6 +7,7 @@
 
 #include "core/base/device_memory.h"
 #include "core/kernels/adamw.h"
+#include "core/kernels/byte_changes.h"
 #include "core/kernels/parallel.h"
 #include "core/kernels/quantize.h"
 #include "core/quant/hash.h"
@@ -87,6 +88,13 @@ class WeightKernels {
   virtual std::vector<PackingChanges> count_changes(std::span<const CompareJob> jobs) const = 0;
   /// quant::hash_words or hash_bf16 of each job.
   virtual std::vector<quant::ContentHash> hash(std::span<const HashJob> jobs) const = 0;
+  /// byte_changes.h of each job, one after the other in `counts` and lists.
+  virtual std::vector<uint32_t> count_byte_changes(std::span<const ByteChangeJob> jobs) const = 0;
+  virtual void list_byte_changes(std::span<const ByteChangeJob> jobs,
+                                 std::span<const uint32_t> counts, std::byte* list) const = 0;
+  [[nodiscard]] virtual bool apply_byte_changes(std::span<const ByteTarget> targets,
+                                                std::span<const uint32_t> counts,
+                                                const std::byte* list) const = 0;
 };
 
 /// On the CPU, over `parallel`'s threads (borrowed).
@@ -104,6 +112,12 @@ class CpuWeightKernels final : public WeightKernels {
   double sum_of_squares(std::span<const std::span<const float>> arrays) const override;
   std::vector<PackingChanges> count_changes(std::span<const CompareJob> jobs) const override;
   std::vector<quant::ContentHash> hash(std::span<const HashJob> jobs) const override;
+  std::vector<uint32_t> count_byte_changes(std::span<const ByteChangeJob> jobs) const override;
+  void list_byte_changes(std::span<const ByteChangeJob> jobs, std::span<const uint32_t> counts,
+                         std::byte* list) const override;
+  [[nodiscard]] bool apply_byte_changes(std::span<const ByteTarget> targets,
+                                        std::span<const uint32_t> counts,
+                                        const std::byte* list) const override;
 
  private:
   const Parallel& parallel_;

@@ -7,6 +7,7 @@
 
 #include "core/cuda/device_buffer.h"
 #include "core/cuda/stream.h"
+#include "core/kernels_cuda/byte_changes.h"
 #include "core/kernels_cuda/launch.h"
 #include "core/kernels_cuda/pack_update.h"
 #include "core/quant/pack.h"
@@ -159,13 +160,13 @@ class CudaWeightKernels::Scratch {
     NIBBLE_CUDA_CHECK(cudaStreamSynchronize(stream));
   }
   // `count` counters, zeroed; `run` enqueues what adds to them.
-  template <typename Run>
-  std::vector<unsigned long long> count(size_t count, Run run) {
+  template <typename Counter = unsigned long long, typename Run>
+  std::vector<Counter> count(size_t count, Run run) {
     bind();
     const std::lock_guard lock(mutex);
-    std::vector<unsigned long long> result(count);
+    std::vector<Counter> result(count);
     const size_t bytes = count * sizeof result[0];
-    auto* counters = static_cast<unsigned long long*>(reserve(0, bytes));
+    auto* counters = static_cast<Counter*>(reserve(0, bytes));
     NIBBLE_CUDA_CHECK(cudaMemsetAsync(counters, 0, bytes, stream));
     run(counters);
     NIBBLE_CUDA_CHECK(cudaGetLastError());
@@ -361,6 +362,68 @@ std::vector<quant::ContentHash> CudaWeightKernels::hash(std::span<const HashJob>
   });
   for (size_t i = 0; i < jobs.size(); ++i) hashes[i] = {sums[2 * i], sums[2 * i + 1]};
   return hashes;
+}
+
+namespace {
+
+// The blocks of all jobs, in order. With `counts`, those that have entries alone.
+template <typename Job>
+std::vector<ChangeBlock> change_blocks(std::span<const Job> jobs,
+                                       const std::span<const uint32_t>* counts) {
+  std::vector<ChangeBlock> blocks;
+  int64_t entries = 0;
+  size_t i = 0;
+  for (size_t job = 0; job < jobs.size(); ++job) {
+    for (int64_t begin = 0; begin < jobs[job].bytes; begin += kChangeBlockBytes, ++i) {
+      const uint32_t own = counts != nullptr ? (*counts)[i] : 0;
+      if (counts == nullptr || own > 0) {
+        blocks.push_back(
+            {begin, entries, static_cast<int32_t>(job),
+             static_cast<int32_t>(std::min(kChangeBlockBytes, jobs[job].bytes - begin)),
+             static_cast<int32_t>(own)});
+      }
+      entries += own;
+    }
+  }
+  return blocks;
+}
+
+}  // namespace
+
+std::vector<uint32_t> CudaWeightKernels::count_byte_changes(
+    std::span<const ByteChangeJob> jobs) const {
+  const std::vector<ChangeBlock> blocks = change_blocks(jobs, nullptr);
+  if (blocks.empty()) return {};
+  Scratch& s = *scratch_;
+  return s.count<uint32_t>(blocks.size(), [&](uint32_t* counts) {
+    launch_count_byte_changes(s.upload(1, std::vector<ByteChangeJob>(jobs.begin(), jobs.end())),
+                              s.upload(2, blocks), blocks.size(), counts, s.stream);
+  });
+}
+
+void CudaWeightKernels::list_byte_changes(std::span<const ByteChangeJob> jobs,
+                                          std::span<const uint32_t> counts, std::byte* list) const {
+  const std::vector<ChangeBlock> blocks = change_blocks(jobs, &counts);
+  if (blocks.empty()) return;
+  Scratch& s = *scratch_;
+  s.bind();
+  const std::lock_guard lock(s.mutex);
+  launch_list_byte_changes(s.upload(1, std::vector<ByteChangeJob>(jobs.begin(), jobs.end())),
+                           s.upload(2, blocks), blocks.size(), list, s.stream);
+  NIBBLE_CUDA_CHECK(cudaStreamSynchronize(s.stream));
+}
+
+bool CudaWeightKernels::apply_byte_changes(std::span<const ByteTarget> targets,
+                                           std::span<const uint32_t> counts,
+                                           const std::byte* list) const {
+  const std::vector<ChangeBlock> blocks = change_blocks(targets, &counts);
+  if (blocks.empty()) return true;
+  Scratch& s = *scratch_;
+  const auto outside = s.count<unsigned>(1, [&](unsigned* flag) {
+    launch_apply_byte_changes(s.upload(1, std::vector<ByteTarget>(targets.begin(), targets.end())),
+                              s.upload(2, blocks), blocks.size(), list, flag, s.stream);
+  });
+  return outside[0] == 0;
 }
 
 }  // namespace nibble::kernels::cuda

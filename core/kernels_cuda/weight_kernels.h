@@ -29,6 +29,12 @@ class CudaWeightKernels final : public WeightKernels {
   double sum_of_squares(std::span<const std::span<const float>> arrays) const override;
   std::vector<PackingChanges> count_changes(std::span<const CompareJob> jobs) const override;
   std::vector<quant::ContentHash> hash(std::span<const HashJob> jobs) const override;
+  std::vector<uint32_t> count_byte_changes(std::span<const ByteChangeJob> jobs) const override;
+  void list_byte_changes(std::span<const ByteChangeJob> jobs, std::span<const uint32_t> counts,
+                         std::byte* list) const override;
+  [[nodiscard]] bool apply_byte_changes(std::span<const ByteTarget> targets,
+                                        std::span<const uint32_t> counts,
+                                        const std::byte* list) const override;
 
  private:
   class Scratch;

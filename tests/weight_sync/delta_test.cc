@@ -9,11 +9,21 @@
 
 #include "core/base/error.h"
 #include "tests/weight_sync/random_model.h"
+#include "weight_sync/manifest.h"
 
 namespace nibble {
 namespace {
 
 using Bytes = std::vector<std::byte>;
+
+// Some pieces at two versions, and memory to bring from one to the other.
+struct TwoVersions {
+  std::vector<Bytes> base, next, target;
+  std::vector<std::span<const std::byte>> from() const { return {base.begin(), base.end()}; }
+  std::vector<std::span<const std::byte>> to() const { return {next.begin(), next.end()}; }
+  std::vector<std::span<std::byte>> into() { return {target.begin(), target.end()}; }
+  std::vector<int64_t> sizes() const { return piece_sizes(ConstPieces(from())); }
+};
 
 class Delta : public ::testing::Test {
  protected:
@@ -22,136 +32,137 @@ class Delta : public ::testing::Test {
     for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
     return bytes;
   }
-  // Changes about `share` of the elements.
-  Bytes changed(StoredKind kind, Bytes bytes, double share) {
-    const size_t element = kind == StoredKind::kWords ? 4 : 2;
+  // Changes about `share` of the bytes.
+  Bytes changed(Bytes bytes, double share) {
     std::bernoulli_distribution hit(share);
-    for (size_t at = 0; at < bytes.size(); at += element) {
-      if (!hit(random)) continue;
-      const size_t byte = at + random() % element;
-      bytes[byte] ^= static_cast<std::byte>(1 + random() % 255);
+    for (std::byte& byte : bytes) {
+      if (hit(random)) byte ^= static_cast<std::byte>(1 + random() % 255);
     }
     return bytes;
   }
+  void add(TwoVersions& pieces, size_t count, double share) {
+    pieces.base.push_back(random_bytes(count));
+    pieces.next.push_back(changed(pieces.base.back(), share));
+    pieces.target.push_back(random_bytes(count));
+  }
+  // What a transport does: the sender's payload into the receiver's.
+  void deliver(const EncodedDelta& encoded, DeltaDecoder& decoder) {
+    const auto to = decoder.payload();
+    ASSERT_EQ(to.size(), encoded.payload.size());
+    for (size_t i = 0; i < to.size(); ++i) {
+      ASSERT_EQ(to[i].size(), encoded.payload[i].size());
+      std::memcpy(to[i].data(), encoded.payload[i].data(), to[i].size());
+    }
+  }
+  static int64_t payload_bytes(const EncodedDelta& encoded) {
+    int64_t bytes = 0;
+    for (const auto part : encoded.payload) bytes += std::ssize(part);
+    return bytes;
+  }
   std::mt19937 random{7};
+  const kernels::Serial serial;
+  const kernels::CpuWeightKernels kernels{serial};
 };
 
-TEST_F(Delta, ListsBringTheBaseToTheNextVersion) {
-  for (const StoredKind kind : {StoredKind::kWords, StoredKind::kScale, StoredKind::kBf16}) {
-    for (const size_t count : {4, 64, 4096, 4100, 100'000}) {
-      for (const double share : {0.0, 1e-4, 0.01, 0.1}) {
-        const Bytes base = random_bytes(count), next = changed(kind, base, share);
-        const auto list = encode_delta(kind, base, next);
-        if (!list) {
-          EXPECT_GE(share, 0.1) << "whole slices are for many changes, or very small slices";
-          continue;
-        }
-        EXPECT_LT(list->size(), count);
-        EXPECT_EQ(list->empty(), base == next);
-        Bytes target = base;
-        apply_delta(kind, *list, target);
-        EXPECT_EQ(target, next);
-      }
+TEST_F(Delta, PiecesOfEverySizeAndShareOfChangesArriveWhole) {
+  int lists = 0, frames = 0, wholes = 0;
+  for (const size_t count : {2, 4, 62, 64, 4096, 4098, 65'534, 65'536, 65'538, 300'000}) {
+    for (const double share : {0.0, 1e-4, 0.01, 0.1, 0.25, 0.6, 1.0}) {
+      TwoVersions pieces;
+      add(pieces, count, share);
+      const EncodedDelta encoded = encode_delta(kernels, pieces.from(), pieces.to());
+      ASSERT_EQ(std::ssize(encoded.header), delta_header_bytes(pieces.sizes()));
+      EXPECT_EQ(encoded.payload.empty(), pieces.base == pieces.next);
+      EXPECT_LE(payload_bytes(encoded), static_cast<int64_t>(count));
+      (!encoded.lists.empty() ? lists : !encoded.frames[0].empty() ? frames : wholes) += 1;
+      DeltaDecoder decoder(kernels, encoded.header, pieces.into());
+      deliver(encoded, decoder);
+      decoder.apply(pieces.from());
+      EXPECT_TRUE(pieces.target == pieces.next) << count << " bytes, " << share;
     }
   }
+  EXPECT_GT(lists, 0);
+  EXPECT_GT(frames, 0);
+  EXPECT_GT(wholes, 0);
 }
 
-TEST_F(Delta, AChangedCodeTakesAboutThreeBytesAndAChangedValueTwoOrThree) {
-  const size_t count = 1 << 20;
-  Bytes base(count), next(count);
-  for (int i = 0; i < 1000; ++i) next[random() % count] ^= static_cast<std::byte>(1 << 4);
-  EXPECT_LT(encode_delta(StoredKind::kWords, base, next)->size(), 3001u);
-  EXPECT_LT(encode_delta(StoredKind::kBf16, base, next)->size(), 4001u);
+TEST_F(Delta, AChangedByteTakesThree) {
+  TwoVersions pieces;
+  pieces.base.emplace_back(1 << 20);
+  pieces.next = pieces.base;
+  std::set<size_t> places;
+  while (places.size() < 1000) places.insert(random() % pieces.next[0].size());
+  for (const size_t place : places) pieces.next[0][place] ^= static_cast<std::byte>(1 << 4);
+  const EncodedDelta encoded = encode_delta(kernels, pieces.from(), pieces.to());
+  EXPECT_EQ(payload_bytes(encoded), 3000);
+  EXPECT_LT(encoded.header.size(), 100u);
 }
 
-TEST_F(Delta, ManyChangesAreNotAList) {
-  const Bytes base = random_bytes(4096), next = random_bytes(4096);
-  EXPECT_FALSE(encode_delta(StoredKind::kWords, base, next));
-  EXPECT_FALSE(encode_delta(StoredKind::kBf16, base, next));
-}
-
-TEST_F(Delta, DamagedListsAreRefusedOrStayInside) {
-  for (const StoredKind kind : {StoredKind::kWords, StoredKind::kBf16}) {
-    const Bytes base = random_bytes(4096), next = changed(kind, base, 0.02);
-    const Bytes list = *encode_delta(kind, base, next);
-    int refused = 0;
-    for (int i = 0; i < 20'000; ++i) {
-      Bytes damaged = list;
-      for (int n = 1 + static_cast<int>(random() % 3); n > 0; --n) {
-        damaged[random() % damaged.size()] = static_cast<std::byte>(random());
-      }
-      if (random() % 2 == 0) damaged.resize(random() % damaged.size());
-      Bytes target = base;  // out-of-bounds writes are the sanitizers' to find
-      try {
-        apply_delta(kind, damaged, target);
-      } catch (const Error& error) {
-        ASSERT_EQ(error.code(), ErrorCode::kDataLoss);
-        ++refused;
-      }
-    }
-    EXPECT_GT(refused, 100);
-  }
-}
-
-TEST_F(Delta, EdgesOfRandomModelsArriveWhole) {
+TEST_F(Delta, EdgesOfRandomModelsArriveWholeAlsoInPlaceAndDamageIsRefusedOrStaysInside) {
   RandomModels models(3);
-  constexpr uint64_t kFlags = uint64_t{3} << 62;
-  std::set<uint64_t> flags;
+  int refused = 0;
   for (int round = 0; round < 40; ++round) {
     const RandomModel model = models.model();
-    Edge edge;
+    TwoVersions pieces;
     for (int64_t t = 0; t < model.manifest.size(); ++t) {
       const StoredTensor& tensor = model.manifest.at(t);
-      const int64_t begin = models.draw(0, tensor.rows - 1),
-                    end = models.draw(begin + 1, tensor.rows);
-      edge.slices.push_back(
-          {{t, begin, end}, begin * tensor.row_bytes(), end * tensor.row_bytes()});
+      const int64_t rows = models.draw(1, tensor.rows);
+      add(pieces, static_cast<size_t>(rows * tensor.row_bytes()),
+          std::array{0.0, 0.001, 0.06, 0.2, 0.9}[static_cast<size_t>(models.draw(0, 4))]);
     }
-    std::vector<Bytes> base, next, target;
-    for (const PlannedSlice& slice : edge.slices) {
-      base.push_back(random_bytes(static_cast<size_t>(slice.bytes())));
-      next.push_back(
-          changed(model.manifest.at(slice.slice.tensor).kind, base.back(),
-                  std::array{0.001, 0.06, 0.2, 0.9}[static_cast<size_t>(models.draw(0, 3))]));
-      target.push_back(random_bytes(base.back().size()));
-    }
-    const std::vector<std::span<const std::byte>> from(base.begin(), base.end());
-    const std::vector<std::span<const std::byte>> to(next.begin(), next.end());
-    const std::vector<std::span<std::byte>> into(target.begin(), target.end());
-    const EncodedEdge encoded = encode_edge(model.manifest, edge, from, to);
-    ASSERT_EQ(std::ssize(encoded.header), delta_header_bytes(edge));
-    ASSERT_EQ(delta_payload_bytes(edge, encoded.header), std::ssize(encoded.payload));
-    decode_edge(model.manifest, edge, encoded.header, encoded.payload, from, into);
-    EXPECT_EQ(target, next);
-    // In place.
-    std::vector<Bytes> own = base;
-    const std::vector<std::span<std::byte>> into_own(own.begin(), own.end());
-    const std::vector<std::span<const std::byte>> from_own(own.begin(), own.end());
-    decode_edge(model.manifest, edge, encoded.header, encoded.payload, from_own, into_own);
-    EXPECT_EQ(own, next);
-    for (size_t i = 0; i < edge.slices.size(); ++i) {
-      uint64_t length = 0;
-      std::memcpy(&length, encoded.header.data() + 16 + 8 * i, sizeof length);
-      flags.insert(length & kFlags);
-    }
-    // Damaged lists and frames end in an error or in other bytes, never outside.
+    const EncodedDelta encoded = encode_delta(kernels, pieces.from(), pieces.to());
+    DeltaDecoder decoder(kernels, encoded.header, pieces.into());
+    deliver(encoded, decoder);
+    decoder.apply(pieces.from());
+    EXPECT_TRUE(pieces.target == pieces.next);
+
+    pieces.target = pieces.base;
+    DeltaDecoder in_place(kernels, encoded.header, pieces.into());
+    deliver(encoded, in_place);
+    const auto own = pieces.into();
+    in_place.apply(std::vector<std::span<const std::byte>>(own.begin(), own.end()));
+    EXPECT_TRUE(pieces.target == pieces.next);
+
+    // Out-of-bounds writes are the sanitizers' to find.
     for (int i = 0; i < 50 && !encoded.payload.empty(); ++i) {
-      Bytes payload = encoded.payload;
-      payload[random() % payload.size()] ^= static_cast<std::byte>(1 + random() % 255);
+      DeltaDecoder damaged(kernels, encoded.header, pieces.into());
+      deliver(encoded, damaged);
+      const auto parts = damaged.payload();
+      const auto part = parts[random() % parts.size()];
+      part[random() % part.size()] ^= static_cast<std::byte>(1 + random() % 255);
       try {
-        decode_edge(model.manifest, edge, encoded.header, payload, from, into);
+        damaged.apply(pieces.from());  // not all of a frame's bits matter
       } catch (const Error& error) {
         EXPECT_EQ(error.code(), ErrorCode::kDataLoss);
+        ++refused;
       }
     }
     for (int i = 0; i < 50; ++i) {
       Bytes header = encoded.header;
       header[random() % header.size()] ^= static_cast<std::byte>(1 + random() % 255);
-      EXPECT_THROW((void)delta_payload_bytes(edge, header), Error)
+      EXPECT_THROW(DeltaDecoder(kernels, header, pieces.into()), Error)
           << "any damage of a header shows";
+      header.resize(random() % header.size());
+      EXPECT_THROW(DeltaDecoder(kernels, header, pieces.into()), Error);
     }
   }
-  EXPECT_EQ(flags.size(), 3u) << "a list, a compressed XOR or a whole slice never came up";
+  EXPECT_GT(refused, 100);
+}
+
+TEST_F(Delta, RangesCoverAnEdgeInOrderAndAreOfALimitedSize) {
+  const std::vector<int64_t> sizes = {1,         100 << 20, 100 << 20, 60 << 20,
+                                      400 << 20, 2,         256 << 20, 1};
+  size_t next = 0;
+  for (const PieceRange& range : delta_ranges(sizes)) {
+    EXPECT_EQ(range.begin, next);
+    ASSERT_GT(range.end, range.begin);
+    int64_t bytes = 0;
+    for (size_t i = range.begin; i < range.end; ++i) bytes += sizes[i];
+    EXPECT_TRUE(bytes <= 256 << 20 || range.end == range.begin + 1);
+    next = range.end;
+  }
+  EXPECT_EQ(next, sizes.size());
+  EXPECT_TRUE(delta_ranges({}).empty());
 }
 
 }  // namespace

@@ -91,19 +91,21 @@ std::vector<SenderReport> receive_reports(ProcessGroup& control, const SyncPlan&
   return reports;
 }
 
-void send_version(SyncWorld& world, const Groups& groups, int rank, const Transaction& transaction,
-                  Fault fault = Fault::kNone, int at_send = 0) {
+// Returns the bytes that went.
+int64_t send_version(SyncWorld& world, const Groups& groups, int rank,
+                     const Transaction& transaction, Fault fault = Fault::kNone, int at_send = 0) {
   FaultyGroup wire(*groups.weights, fault, at_send, groups.device);
   GroupTransport transport(wire, world.layout.world(), groups.device);
   const SenderReport report = world.senders[static_cast<size_t>(rank)]->move(
       transaction, world.plan(transaction.epoch), transport, Deadline::after(10s));
   require(fault == Fault::kNone || wire.has_flipped(), "the fault was not injected");
   send_report(*groups.control, report, world.layout.world());
+  return report.bytes;
 }
 
 // RESERVE to COMMIT on the worker's side.
 void receive_version(SyncWorld& world, WeightReceiver& receiver, const Groups& groups,
-                     const Transaction& transaction) {
+                     const Transaction& transaction, const ResidentWeights& want) {
   const SyncPlan plan = world.plan(transaction.epoch);
   receiver.reserve(transaction, plan);
   GroupTransport transport(*groups.weights, world.layout.world(), groups.device);
@@ -111,8 +113,11 @@ void receive_version(SyncWorld& world, WeightReceiver& receiver, const Groups& g
   receiver.verify(transaction, receive_reports(*groups.control, plan, transaction));
   receiver.prepare(transaction);
   const ServedWeights served = receiver.commit(transaction);
-  require(same_bytes(world.model, *served.weights, *world.model.version(transaction.version)),
-          "served bytes differ");
+  require(same_bytes(world.model, *served.weights, want), "served bytes differ");
+}
+void receive_version(SyncWorld& world, WeightReceiver& receiver, const Groups& groups,
+                     const Transaction& transaction) {
+  receive_version(world, receiver, groups, transaction, *world.model.version(transaction.version));
 }
 
 class ProcessTransaction : public ::testing::TestWithParam<Wire> {
@@ -158,6 +163,46 @@ TEST_P(ProcessTransaction, TwoTrainersPublishTwiceToTwoWorkers) {
       }
     });
     EXPECT_EQ(good, 4) << name;
+  }
+}
+
+TEST_P(ProcessTransaction, DeltasOfAFewChangesAndOfAllArriveWhole) {
+  for (const char* name : {"dense_untied", "moe_norm"}) {
+    const int port = free_port();
+    const int good = run_ranks(3, 100s, [&](int rank) {
+      const Member member(GetParam(), port, rank, rank == 0);
+      const SyncModel model(name);
+      SyncWorld world(model, {2}, member.kernels());
+      const Groups groups(member, "worker", rank, 3);
+      const SmallChange next = small_change(model, 1);
+      Transaction few = world.transaction(2), all = world.transaction(3);
+      few.base_version = 1;
+      all.base_version = 2;
+      if (rank < 2) {
+        WeightSender& sender = *world.senders[static_cast<size_t>(rank)];
+        publish_shard(model, sender, 1, rank, {2}, member.device());
+        const int64_t whole = send_version(world, groups, rank, world.transaction(1));
+        publish_shard(model, sender, 2, *next.weights, rank, {2}, member.device());
+        require(send_version(world, groups, rank, few) < whole / 10, "few changes are many bytes");
+        publish_shard(model, sender, 3, rank, {2}, member.device());
+        // The same change everywhere: one that the host compresses, and a GPU sends whole.
+        const int64_t bytes = send_version(world, groups, rank, all);
+        require(member.device() == DeviceKind::kCuda ? bytes > whole : bytes < whole / 2,
+                "every byte changed");
+        std::byte done{};
+        groups.control->receive(std::span(&done, 1), 2, kControlTag)->wait();
+        return;
+      }
+      const auto receiver = world.receiver();
+      receive_version(world, *receiver, groups, world.transaction(1));
+      receive_version(world, *receiver, groups, few, *next.weights);
+      receive_version(world, *receiver, groups, all);
+      const std::byte done{};
+      for (const int trainer : {0, 1}) {
+        groups.control->send(std::span(&done, 1), trainer, kControlTag)->wait();
+      }
+    });
+    EXPECT_EQ(good, 3) << name;
   }
 }
 

@@ -75,11 +75,32 @@ inline std::vector<LocalTensor> local_tensors(const SyncModel& model,
                        owned_slices(model.manifest, model.spec.table, mesh, rank));
 }
 
-inline void publish_shard(const SyncModel& model, WeightSender& sender, int64_t version, int rank,
-                          const Mesh& mesh, DeviceKind device = DeviceKind::kCpu) {
-  auto shards = row_shards(model, *model.version(version), rank, mesh, device);
+/// `version` with a few codes, scales and values changed, how many it says.
+struct SmallChange {
+  std::unique_ptr<ResidentWeights> weights;
+  int64_t count = 0;
+};
+inline SmallChange small_change(const SyncModel& model, int64_t version) {
+  SmallChange next{model.version(version)};
+  for (int64_t p = 0; p < model.spec.table.size(); ++p) {
+    StoredParameter& out = next.weights->stored(p);
+    for (size_t i = 5; i < out.words.size(); i += 997, ++next.count) out.words[i] ^= 0x00500000u;
+    for (size_t i = 3; i < out.scale.size(); i += 499, ++next.count) out.scale[i] ^= 1;
+    for (size_t i = 1; i < out.bf16.size(); i += 301, ++next.count) out.bf16[i] ^= 3;
+  }
+  return next;
+}
+
+inline void publish_shard(const SyncModel& model, WeightSender& sender, int64_t version,
+                          const ResidentWeights& weights, int rank, const Mesh& mesh,
+                          DeviceKind device = DeviceKind::kCpu) {
+  auto shards = row_shards(model, weights, rank, mesh, device);
   auto tensors = local_tensors(model, *shards, rank, mesh);
   sender.publish(version, std::move(tensors), std::move(shards));
+}
+inline void publish_shard(const SyncModel& model, WeightSender& sender, int64_t version, int rank,
+                          const Mesh& mesh, DeviceKind device = DeviceKind::kCpu) {
+  publish_shard(model, sender, version, *model.version(version), rank, mesh, device);
 }
 
 inline bool same_bytes(const SyncModel& model, const ResidentWeights& a, const ResidentWeights& b) {

@@ -296,5 +296,62 @@ TEST_F(WeightKernelsCuda, HashesCountsAndSumsAreTheCpus) {
   EXPECT_EQ(on_host(d_total), total);
 }
 
+TEST_F(WeightKernelsCuda, ListsOfChangedBytesAreTheCpusAndBringTheBaseToTheNext) {
+  // Sizes around a block's, an odd number of halves of words, and a start at half a word.
+  const std::vector<int64_t> sizes = {2, 4, 65536, 65538, 200006, 196610, 512};
+  const std::vector<int64_t> starts = {0, 2, 4, 0, 2, 4, 6};
+  std::mt19937 random(9);
+  for (const uint32_t one_in : {1u, 3u, 50u, 5000u, ~0u}) {
+    std::vector<std::vector<uint8_t>> base, next;
+    std::vector<DeviceBuffer<uint8_t>> d_base, d_next, d_target;
+    std::vector<ByteChangeJob> on_cpu, on_gpu;
+    std::vector<ByteTarget> targets;
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      base.emplace_back(static_cast<size_t>(sizes[i] + starts[i]) + 8);
+      for (uint8_t& byte : base.back()) byte = static_cast<uint8_t>(random());
+      next.push_back(base.back());
+      for (uint8_t& byte : next.back()) {
+        if (random() % one_in == 0) byte ^= static_cast<uint8_t>(1 + random() % 255);
+      }
+      d_base.push_back(on_device(base.back()));
+      d_next.push_back(on_device(next.back()));
+      d_target.push_back(on_device(base.back()));
+      const auto job = [&](const auto& a, const auto& b) {
+        return ByteChangeJob{reinterpret_cast<const std::byte*>(a.data()) + starts[i],
+                             reinterpret_cast<const std::byte*>(b.data()) + starts[i], sizes[i]};
+      };
+      on_cpu.push_back(job(base.back(), next.back()));
+      on_gpu.push_back(job(d_base.back(), d_next.back()));
+      targets.push_back(
+          {reinterpret_cast<std::byte*>(d_target.back().data()) + starts[i], sizes[i]});
+    }
+    const auto counts = cpu.count_byte_changes(on_cpu);
+    ASSERT_EQ(gpu->count_byte_changes(on_gpu), counts);
+    int64_t entries = 0;
+    for (const uint32_t count : counts) entries += count;
+    std::vector<uint8_t> list(static_cast<size_t>(kChangeEntryBytes * entries) + 1);
+    cpu.list_byte_changes(on_cpu, counts, reinterpret_cast<std::byte*>(list.data()));
+    auto d_list = poisoned<uint8_t>(std::ssize(list));
+    gpu->list_byte_changes(on_gpu, counts, reinterpret_cast<std::byte*>(d_list.data()));
+    list.back() = 0xff;  // nothing is written behind the list
+    EXPECT_TRUE(on_host(d_list) == list) << one_in;
+
+    const auto* const d_entries = reinterpret_cast<const std::byte*>(d_list.data());
+    EXPECT_TRUE(gpu->apply_byte_changes(targets, counts, d_entries));
+    for (size_t i = 0; i < sizes.size(); ++i) {
+      // The bytes of the slice are the next version's, those around it are untouched.
+      std::vector<uint8_t> want = base[i];
+      std::copy_n(next[i].begin() + starts[i], sizes[i], want.begin() + starts[i]);
+      EXPECT_TRUE(on_host(d_target[i]) == want) << sizes[i] << " bytes, one in " << one_in;
+    }
+  }
+  // A place outside its block.
+  const auto bytes = on_device(std::vector<uint8_t>(64));
+  const auto entry = on_device(std::vector<uint8_t>{64, 0, 1});
+  const ByteTarget target{reinterpret_cast<std::byte*>(bytes.data()), 64};
+  EXPECT_FALSE(gpu->apply_byte_changes(std::span(&target, 1), std::vector<uint32_t>{1},
+                                       reinterpret_cast<const std::byte*>(entry.data())));
+}
+
 }  // namespace
 }  // namespace nibble::kernels

@@ -1,0 +1,152 @@
+#include "core/kernels_cuda/byte_changes.h"
+
+#include "core/kernels_cuda/launch.h"
+#include "core/quant/pack.h"
+
+namespace nibble::kernels::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / kWarp;
+constexpr int kLoadsInFlight = 4;  // of a thread, to hide the memory's latency
+
+__device__ int changed_bytes(uint32_t change) { return __popc(quant::nonzero_bytes(change)); }
+
+// Arrays are read by words where they and the block's size allow it, else by halves of words.
+__device__ bool has_words(const ByteChangeJob& job, const ChangeBlock& block) {
+  return ((reinterpret_cast<uintptr_t>(job.base) | reinterpret_cast<uintptr_t>(job.next) |
+           static_cast<uintptr_t>(block.bytes)) %
+          sizeof(uint32_t)) == 0;
+}
+
+template <typename Unit>
+struct Units {
+  const Unit* base;
+  const Unit* next;
+  int count;
+  __device__ Units(const ByteChangeJob& job, const ChangeBlock& block)
+      : base(reinterpret_cast<const Unit*>(job.base + block.begin)),
+        next(reinterpret_cast<const Unit*>(job.next + block.begin)),
+        count(block.bytes / static_cast<int>(sizeof(Unit))) {}
+  __device__ uint32_t change(int i) const { return static_cast<uint32_t>(base[i] ^ next[i]); }
+};
+
+template <typename Unit>
+__device__ int count_own(const Units<Unit> units) {
+  int count = 0;
+#pragma unroll kLoadsInFlight
+  for (int i = static_cast<int>(threadIdx.x); i < units.count; i += kThreads) {
+    count += changed_bytes(units.change(i));
+  }
+  return count;
+}
+
+// Reads both versions once; bound by HBM bandwidth.
+__global__ void count_kernel(const ByteChangeJob* __restrict__ jobs,
+                             const ChangeBlock* __restrict__ blocks,
+                             uint32_t* __restrict__ counts) {
+  __shared__ int warp_counts[kWarps];
+  const ChangeBlock block = blocks[blockIdx.x];
+  const ByteChangeJob job = jobs[block.job];
+  int count = has_words(job, block) ? count_own(Units<uint32_t>(job, block))
+                                    : count_own(Units<uint16_t>(job, block));
+  for (int step = kWarp / 2; step > 0; step /= 2) count += __shfl_xor_sync(kAllLanes, count, step);
+  if (threadIdx.x % kWarp == 0) warp_counts[threadIdx.x / kWarp] = count;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int w = 1; w < kWarps; ++w) count += warp_counts[w];
+  counts[blockIdx.x] = static_cast<uint32_t>(count);
+}
+
+// In rising places, like the CPU: a running sum over the threads says where each one writes.
+template <typename Unit>
+__device__ void list_all(const Units<Unit> units, std::byte* out) {
+  __shared__ int warp_counts[kWarps];
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  int written = 0;
+  for (int begin = 0; begin < units.count; begin += kThreads) {
+    const int i = begin + static_cast<int>(threadIdx.x);
+    const uint32_t change = i < units.count ? units.change(i) : 0;
+    const int count = changed_bytes(change);
+    if (__syncthreads_or(count) == 0) continue;
+    int up_to_here = count;
+    for (int step = 1; step < kWarp; step *= 2) {
+      const int other = __shfl_up_sync(kAllLanes, up_to_here, step);
+      if (lane >= step) up_to_here += other;
+    }
+    if (lane == kWarp - 1) warp_counts[warp] = up_to_here;
+    __syncthreads();
+    int at = written + up_to_here - count;
+    for (int w = 0; w < kWarps; ++w) {
+      if (w < warp) at += warp_counts[w];
+      written += warp_counts[w];
+    }
+    for (int k = 0; k < static_cast<int>(sizeof(Unit)); ++k) {
+      const uint32_t byte = change >> (8 * k) & 0xffu;
+      if (byte == 0) continue;
+      const int place = i * static_cast<int>(sizeof(Unit)) + k;
+      std::byte* entry = out + kChangeEntryBytes * at++;
+      entry[0] = static_cast<std::byte>(place & 0xff);
+      entry[1] = static_cast<std::byte>(place >> 8);
+      entry[2] = static_cast<std::byte>(byte);
+    }
+  }
+}
+
+__global__ void list_kernel(const ByteChangeJob* __restrict__ jobs,
+                            const ChangeBlock* __restrict__ blocks, std::byte* __restrict__ list) {
+  const ChangeBlock block = blocks[blockIdx.x];
+  const ByteChangeJob job = jobs[block.job];
+  std::byte* out = list + kChangeEntryBytes * block.first_entry;
+  if (has_words(job, block)) {
+    list_all(Units<uint32_t>(job, block), out);
+  } else {
+    list_all(Units<uint16_t>(job, block), out);
+  }
+}
+
+// Several changed bytes share a word, also with a neighbour of the array: XOR of the word, atomic.
+__global__ void apply_kernel(const ByteTarget* __restrict__ targets,
+                             const ChangeBlock* __restrict__ blocks,
+                             const std::byte* __restrict__ list, unsigned* outside) {
+  const ChangeBlock block = blocks[blockIdx.x];
+  std::byte* data = targets[block.job].data + block.begin;
+  const std::byte* entries = list + kChangeEntryBytes * block.first_entry;
+  for (int i = static_cast<int>(threadIdx.x); i < block.entries; i += kThreads) {
+    const std::byte* entry = entries + kChangeEntryBytes * i;
+    const int place = static_cast<int>(entry[0]) | static_cast<int>(entry[1]) << 8;
+    if (place >= block.bytes) {
+      atomicExch(outside, 1u);
+      continue;
+    }
+    const auto address = reinterpret_cast<uintptr_t>(data + place);
+    const auto shift = static_cast<unsigned>(8 * (address % sizeof(uint32_t)));
+    atomicXor(reinterpret_cast<unsigned*>(address - address % sizeof(uint32_t)),
+              static_cast<unsigned>(entry[2]) << shift);
+  }
+}
+
+}  // namespace
+
+void launch_count_byte_changes(const ByteChangeJob* jobs, const ChangeBlock* blocks,
+                               size_t num_blocks, uint32_t* counts, cudaStream_t stream) {
+  count_kernel<<<static_cast<unsigned>(num_blocks), kThreads, 0, stream>>>(jobs, blocks, counts);
+  NIBBLE_CUDA_CHECK(cudaGetLastError());
+}
+
+void launch_list_byte_changes(const ByteChangeJob* jobs, const ChangeBlock* blocks,
+                              size_t num_blocks, std::byte* list, cudaStream_t stream) {
+  list_kernel<<<static_cast<unsigned>(num_blocks), kThreads, 0, stream>>>(jobs, blocks, list);
+  NIBBLE_CUDA_CHECK(cudaGetLastError());
+}
+
+void launch_apply_byte_changes(const ByteTarget* targets, const ChangeBlock* blocks,
+                               size_t num_blocks, const std::byte* list, unsigned* outside,
+                               cudaStream_t stream) {
+  apply_kernel<<<static_cast<unsigned>(num_blocks), kThreads, 0, stream>>>(targets, blocks, list,
+                                                                           outside);
+  NIBBLE_CUDA_CHECK(cudaGetLastError());
+}
+
+}  // namespace nibble::kernels::cuda
