@@ -9,6 +9,7 @@
 #include "benchmarks/pair_parts.h"
 #include "benchmarks/pair_world.h"
 #include "benchmarks/peer_copy.h"
+#include "benchmarks/small_changes.h"
 #include "core/base/env.h"
 #include "tests/core/comm/free_port.h"
 #include "weight_sync/group_transport.h"
@@ -212,6 +213,27 @@ void receive_wire(Rank& rank) {
 int num_quiet(const SyncCase& it) { return it.rounds + 1; }
 int num_busy(const SyncCase& it) { return 2 * it.rounds; }
 
+// Then as many deltas, in which one byte in `kChangeStride` has changed: measured are .3 % of the
+// bytes a step at a learning rate of 1e-6 (docs/performance.md).
+constexpr int64_t kChangeStride = 333;
+constexpr int kSizeTag = 6;
+
+void send_deltas(Rank& rank, WeightSender& sender, std::shared_ptr<ResidentWeights> weights,
+                 const SyncPlan& plan, int64_t version, int64_t epoch, Transport& transport) {
+  auto next = std::make_shared<ResidentWeights>(rank.world.spec.table, rank.world.quantization,
+                                                rank.member.device());
+  for (int i = 0; i < num_quiet(rank.it); ++i) {
+    copy_weights(*weights, *next);
+    change_every(*rank.kernels, *next, kChangeStride, i);
+    Transaction transaction = rank.world.transaction(plan, ++version, epoch);
+    transaction.base_version = version - 1;
+    const int64_t bytes = send_version(rank.world, sender, next, transaction, plan, transport,
+                                       *rank.groups.host, Deadline::after(kMoveLimit));
+    rank.groups.host->send(std::as_bytes(std::span(&bytes, 1)), kReceiverRank, kSizeTag)->wait();
+    std::swap(weights, next);
+  }
+}
+
 void send_transactions(Rank& rank, const std::shared_ptr<ResidentWeights>& weights) {
   const PairWorld& world = rank.world;
   WeightSender sender(kSenderRank, world.manifest, *rank.kernels);
@@ -225,6 +247,8 @@ void send_transactions(Rank& rank, const std::shared_ptr<ResidentWeights>& weigh
       send_version(world, sender, weights, world.transaction(plan, ++version, epoch), plan,
                    transport, *rank.groups.host, Deadline::after(kMoveLimit));
     }
+    send_deltas(rank, sender, weights, plan, version, epoch, transport);
+    version += num_quiet(rank.it);
   }
 }
 
@@ -276,6 +300,28 @@ struct Times {
   }
 };
 
+void receive_deltas(Rank& rank, WeightReceiver& receiver, Generation& generation,
+                    const SyncPlan& plan, int64_t version, int64_t epoch, Transport& transport,
+                    double whole_ms) {
+  Times times;
+  int64_t bytes = 0;
+  for (int i = 0; i < num_quiet(rank.it); ++i) {
+    Transaction transaction = rank.world.transaction(plan, ++version, epoch);
+    transaction.base_version = version - 1;
+    ReceivedVersion got = receive_version(receiver, transaction, plan, transport, *rank.groups.host,
+                                          Deadline::after(kMoveLimit));
+    rank.groups.host->receive(std::as_writable_bytes(std::span(&bytes, 1)), kSenderRank, kSizeTag)
+        ->wait();
+    const double swap_ms = generation.swap(std::move(got.served));
+    if (i > 0) times.add(got, swap_ms);
+  }
+  Figure figure = rank.figure("sync_delta", plan);
+  figure.number("changed_share", 1.0 / static_cast<double>(kChangeStride)).set("sent", bytes);
+  figure.number("sent_share", static_cast<double>(bytes) / static_cast<double>(plan.bytes));
+  times.write(figure);
+  figure.number("whole_of_delta", whole_ms / median(times.move)).print();
+}
+
 void receive_transactions(Rank& rank, bool is_dry_run) {
   const PairWorld& world = rank.world;
   WeightReceiver receiver("pair", world.spec.table, world.quantization, world.manifest,
@@ -321,6 +367,8 @@ void receive_transactions(Rank& rank, bool is_dry_run) {
     generating.number("peak_gib", static_cast<double>(peak_device_bytes(rank.member.device())) /
                                       static_cast<double>(int64_t{1} << 30));
     generating.print();
+    receive_deltas(rank, receiver, generation, plan, version, epoch, transport, median(quiet.move));
+    version += num_quiet(rank.it);
   }
 }
 

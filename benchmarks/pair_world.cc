@@ -49,10 +49,10 @@ std::vector<quant::ContentHash> receive_hashes(ProcessGroup& host, size_t count)
   return hashes;
 }
 
-void send_version(const PairWorld& world, WeightSender& sender,
-                  const std::shared_ptr<ResidentWeights>& weights, const Transaction& transaction,
-                  const SyncPlan& plan, Transport& transport, ProcessGroup& host,
-                  Deadline deadline) {
+int64_t send_version(const PairWorld& world, WeightSender& sender,
+                     const std::shared_ptr<ResidentWeights>& weights,
+                     const Transaction& transaction, const SyncPlan& plan, Transport& transport,
+                     ProcessGroup& host, Deadline deadline) {
   sender.publish(transaction.version, replica_tensors(world.manifest, *weights), weights);
   device_memory(weights->device()).finish();
   start_together(host);
@@ -61,6 +61,7 @@ void send_version(const PairWorld& world, WeightSender& sender,
   for (const SliceHash& slice : report.slices) hashes.push_back(slice.hash);
   send_hashes(host, hashes);
   sender.retire_before(transaction.version);
+  return report.bytes;
 }
 
 ReceivedVersion receive_version(WeightReceiver& receiver, const Transaction& transaction,

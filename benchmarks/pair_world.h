@@ -44,11 +44,11 @@ struct PairGroups {
 };
 
 /// Offers all rows of `weights` as `version` and, once the receiver is there, moves them over
-/// `weights_group` and reports. The deadline is the move's.
-void send_version(const PairWorld& world, WeightSender& sender,
-                  const std::shared_ptr<ResidentWeights>& weights, const Transaction& transaction,
-                  const SyncPlan& plan, Transport& transport, ProcessGroup& host,
-                  Deadline deadline);
+/// `weights_group` and reports; returns the bytes that went. The deadline is the move's.
+int64_t send_version(const PairWorld& world, WeightSender& sender,
+                     const std::shared_ptr<ResidentWeights>& weights,
+                     const Transaction& transaction, const SyncPlan& plan, Transport& transport,
+                     ProcessGroup& host, Deadline deadline);
 
 /// What the steps of a transaction took on the receiver.
 struct ReceivedVersion {

@@ -10,11 +10,11 @@ out=${1:-build/gpu-bundle}
 deps=$(realpath -m "${NIBBLE_DEPS_DIR:-.deps}")
 tests=(kernels_cuda_test models_cuda_test engine_cuda_test nccl_group_test process_transaction_test mesh_test)
 cmake --preset cuda "-DNIBBLE_DEPS_DIR=$deps"
-cmake --build --preset cuda --target nibble gpu_model_bench gpu_exact_bench gpu_pair_bench "${tests[@]}"
+cmake --build --preset cuda --target nibble gpu_model_bench gpu_delta_bench gpu_exact_bench gpu_pair_bench "${tests[@]}"
 
 rm -rf "$out"
 mkdir -p "$out/bin" "$out/lib"
-cp build/cuda/bin/{nibble,nibble-reward,gpu_model_bench,gpu_exact_bench,gpu_pair_bench} "$out/bin/"
+cp build/cuda/bin/{nibble,nibble-reward,gpu_model_bench,gpu_delta_bench,gpu_exact_bench,gpu_pair_bench} "$out/bin/"
 for name in "${tests[@]}"; do cp "build/cuda/tests/$name" "$out/bin/"; done
 strip "$out"/bin/*
 # Torch and CUDA are the other machine's; so are libc and the compiler's runtime.

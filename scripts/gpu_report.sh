@@ -7,7 +7,7 @@
 #             with trainers that share heads (tensor) or experts
 #   step      a whole GRPO step of the Qwen3-0.6B shape (SHAPES=qwen3-4b MODES=int4, then MODES=bf16: of 4B, offloaded) by
 #             phase, and memory by part: INT4 with QAT, and BF16
-#   shapes    decode, prompts, training pass and packing of Qwen3-0.6B, 4B and a 30B-A3B shape; what `exact` costs
+#   shapes    decode, prompts, training pass and packing of Qwen3-0.6B, 4B and a 30B-A3B shape; what `exact` costs; deltas
 # models/ and data/, where a part needs them: the INT4 and BF16 folders and the data that scripts/quickstart.sh makes, and
 # data/chain_sum, data/gsm_symbolic of tools/make_reasoning_data.py, copied beside bin/.
 #   learn     the main job, 200 steps, every seed of SEEDS at once: MODE=int4 | bf16 | noqat (needs models/ and data/)
@@ -118,6 +118,7 @@ case "$part" in
     for model in qwen3-0.6b qwen3-4b 30b-a3b; do
       bin/gpu_model_bench --model "$model" 2>"$out/$model.err" | tee "$out/$model.jsonl"
     done
+    for model in qwen3-4b 30b-a3b; do bin/gpu_delta_bench --model "$model" | tee "$out/delta-$model.jsonl"; done
     bin/gpu_model_bench --model qwen3-4b --weights bf16 2>/dev/null | tee "$out/qwen3-4b-bf16.jsonl"
     ;;
   learn)

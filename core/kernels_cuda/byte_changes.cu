@@ -8,27 +8,55 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kLoadsInFlight = 4;  // of a thread, to hide the memory's latency
+constexpr int kLoadsInFlight = 2;  // of a thread, to hide the memory's latency
 
 __device__ int changed_bytes(uint32_t change) { return __popc(quant::nonzero_bytes(change)); }
 
-// Arrays are read by words where they and the block's size allow it, else by halves of words.
-__device__ bool has_words(const ByteChangeJob& job, const ChangeBlock& block) {
+// What a thread reads at once, and the words in which it looks for changes.
+struct Change {
+  static constexpr int kMaxWords = 4;
+  uint32_t words[kMaxWords];
+};
+struct Quad {  // of words
+  using Memory = uint4;
+  static constexpr int kWords = 4;
+  static constexpr int kBytes = 4;  // of a word that count
+  static __device__ Change change(const uint4& a, const uint4& b) {
+    return {{a.x ^ b.x, a.y ^ b.y, a.z ^ b.z, a.w ^ b.w}};
+  }
+};
+struct Half {  // of a word
+  using Memory = uint16_t;
+  static constexpr int kWords = 1;
+  static constexpr int kBytes = 2;
+  static __device__ Change change(uint16_t a, uint16_t b) {
+    return {{static_cast<uint32_t>(a ^ b), 0, 0, 0}};
+  }
+};
+
+// Arrays are read by four words where they and the block's size allow it, else by halves of words.
+__device__ bool has_quads(const ByteChangeJob& job, const ChangeBlock& block) {
   return ((reinterpret_cast<uintptr_t>(job.base) | reinterpret_cast<uintptr_t>(job.next) |
            static_cast<uintptr_t>(block.bytes)) %
-          sizeof(uint32_t)) == 0;
+          sizeof(uint4)) == 0;
 }
 
 template <typename Unit>
 struct Units {
-  const Unit* base;
-  const Unit* next;
+  using Memory = typename Unit::Memory;
+  const Memory* base;
+  const Memory* next;
   int count;
   __device__ Units(const ByteChangeJob& job, const ChangeBlock& block)
-      : base(reinterpret_cast<const Unit*>(job.base + block.begin)),
-        next(reinterpret_cast<const Unit*>(job.next + block.begin)),
-        count(block.bytes / static_cast<int>(sizeof(Unit))) {}
-  __device__ uint32_t change(int i) const { return static_cast<uint32_t>(base[i] ^ next[i]); }
+      : base(reinterpret_cast<const Memory*>(job.base + block.begin)),
+        next(reinterpret_cast<const Memory*>(job.next + block.begin)),
+        count(block.bytes / static_cast<int>(sizeof(Memory))) {}
+  __device__ Change change(int i) const { return Unit::change(base[i], next[i]); }
+  static __device__ int changed(const Change& change) {
+    int count = 0;
+    for (int w = 0; w < Unit::kWords; ++w) count += changed_bytes(change.words[w]);
+    return count;
+  }
 };
 
 template <typename Unit>
@@ -36,7 +64,7 @@ __device__ int count_own(const Units<Unit> units) {
   int count = 0;
 #pragma unroll kLoadsInFlight
   for (int i = static_cast<int>(threadIdx.x); i < units.count; i += kThreads) {
-    count += changed_bytes(units.change(i));
+    count += Units<Unit>::changed(units.change(i));
   }
   return count;
 }
@@ -48,8 +76,8 @@ __global__ void count_kernel(const ByteChangeJob* __restrict__ jobs,
   __shared__ int warp_counts[kWarps];
   const ChangeBlock block = blocks[blockIdx.x];
   const ByteChangeJob job = jobs[block.job];
-  int count = has_words(job, block) ? count_own(Units<uint32_t>(job, block))
-                                    : count_own(Units<uint16_t>(job, block));
+  int count = has_quads(job, block) ? count_own(Units<Quad>(job, block))
+                                    : count_own(Units<Half>(job, block));
   for (int step = kWarp / 2; step > 0; step /= 2) count += __shfl_xor_sync(kAllLanes, count, step);
   if (threadIdx.x % kWarp == 0) warp_counts[threadIdx.x / kWarp] = count;
   __syncthreads();
@@ -65,10 +93,13 @@ __device__ void list_all(const Units<Unit> units, std::byte* out) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   int written = 0;
+  const auto load = [&units](int i) { return i < units.count ? units.change(i) : Change{}; };
+  Change ahead = load(static_cast<int>(threadIdx.x));  // on its way while another is written
   for (int begin = 0; begin < units.count; begin += kThreads) {
     const int i = begin + static_cast<int>(threadIdx.x);
-    const uint32_t change = i < units.count ? units.change(i) : 0;
-    const int count = changed_bytes(change);
+    const Change change = ahead;
+    ahead = load(i + kThreads);
+    const int count = Units<Unit>::changed(change);
     if (__syncthreads_or(count) == 0) continue;
     int up_to_here = count;
     for (int step = 1; step < kWarp; step *= 2) {
@@ -82,14 +113,17 @@ __device__ void list_all(const Units<Unit> units, std::byte* out) {
       if (w < warp) at += warp_counts[w];
       written += warp_counts[w];
     }
-    for (int k = 0; k < static_cast<int>(sizeof(Unit)); ++k) {
-      const uint32_t byte = change >> (8 * k) & 0xffu;
-      if (byte == 0) continue;
-      const int place = i * static_cast<int>(sizeof(Unit)) + k;
-      std::byte* entry = out + kChangeEntryBytes * at++;
-      entry[0] = static_cast<std::byte>(place & 0xff);
-      entry[1] = static_cast<std::byte>(place >> 8);
-      entry[2] = static_cast<std::byte>(byte);
+    for (int w = 0; w < Unit::kWords; ++w) {
+      if (change.words[w] == 0) continue;
+      for (int k = 0; k < Unit::kBytes; ++k) {
+        const uint32_t byte = change.words[w] >> (8 * k) & 0xffu;
+        if (byte == 0) continue;
+        const int place = (i * Unit::kWords + w) * Unit::kBytes + k;
+        std::byte* entry = out + kChangeEntryBytes * at++;
+        entry[0] = static_cast<std::byte>(place & 0xff);
+        entry[1] = static_cast<std::byte>(place >> 8);
+        entry[2] = static_cast<std::byte>(byte);
+      }
     }
   }
 }
@@ -99,10 +133,10 @@ __global__ void list_kernel(const ByteChangeJob* __restrict__ jobs,
   const ChangeBlock block = blocks[blockIdx.x];
   const ByteChangeJob job = jobs[block.job];
   std::byte* out = list + kChangeEntryBytes * block.first_entry;
-  if (has_words(job, block)) {
-    list_all(Units<uint32_t>(job, block), out);
+  if (has_quads(job, block)) {
+    list_all(Units<Quad>(job, block), out);
   } else {
-    list_all(Units<uint16_t>(job, block), out);
+    list_all(Units<Half>(job, block), out);
   }
 }
 
