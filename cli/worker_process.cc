@@ -11,6 +11,7 @@
 #include "cli/coordinator_client.h"
 #include "cli/run_config.h"
 #include "core/base/fail.h"
+#include "core/base/failpoint.h"
 #include "core/base/log.h"
 #include "core/comm/process_group.h"
 #include "core/comm_cuda/nccl_group.h"
@@ -35,6 +36,7 @@ class Roles {
   // `gpu_sharers`: workers on this one's GPU; 0: it computes on the CPU.
   Roles(const Assignment& assignment, const RunConfig& config, int gpu_sharers)
       : gpu_sharers_(gpu_sharers) {
+    failpoint(assignment.worker_id + ".configure");
     const bool on_gpu = gpu_sharers > 0;
     if (assignment.role == WorkerRole::kBoth) {
       store_.emplace(assignment.index, trainer_mesh(config));

@@ -43,6 +43,10 @@ std::chrono::milliseconds move_limit(int64_t bytes, int64_t min_bytes_per_s,
 
 PublicationAttempt::~PublicationAttempt() = default;  // futures of std::async wait
 
+std::optional<Error> PublicationAttempt::disagreement() const {
+  const std::lock_guard lock(mutex_);
+  return disagreement_;
+}
 std::optional<Error> PublicationAttempt::first_error() const {
   const std::lock_guard lock(mutex_);
   return first_error_;
@@ -274,8 +278,15 @@ void PublicationAttempt::plan_engine(int e) {
   const PlanAnswer wanted = engine.plan(plan_.epoch, names, source(), plan_.timeout);
   const auto compare = [&](const std::string& sender, const PlanAnswer& planned) {
     if (planned.digest == wanted.digest) return;
-    fail(ErrorCode::kFailedPrecondition, "{} and {} disagree about the weights: {}", sender,
-         engine.member().id, first_difference(planned.manifest_text, wanted.manifest_text));
+    const Error error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("{} and {} disagree about the weights: {}; give every machine the "
+                    "same checkpoints",
+                    sender, engine.member().id,
+                    first_difference(planned.manifest_text, wanted.manifest_text)));
+    const std::lock_guard lock(mutex_);
+    if (!disagreement_) disagreement_ = error;
+    throw error;
   };
   if (plan_.peer != nullptr) {
     compare(plan_.peer->member().id, plan_.peer->plan(plan_.epoch, names, source(), plan_.timeout));

@@ -52,6 +52,8 @@ class PublicationAttempt {
   const Plan& plan() const { return plan_; }
   /// The first error of an engine, by time.
   std::optional<Error> first_error() const;
+  /// Set if a sender and an engine have different ideas of the weights, which no retry changes.
+  std::optional<Error> disagreement() const;
   int64_t bytes() const;    ///< sent, to all engines
   double wire_ms() const;   ///< of the slowest engine
   double pause_ms() const;  ///< the longest
@@ -82,6 +84,7 @@ class PublicationAttempt {
   std::vector<std::string> digests_;      // by engine, once planned, like the next
   std::vector<int64_t> planned_bytes_;
   std::optional<Error> first_error_;
+  std::optional<Error> disagreement_;
   int64_t bytes_ = 0;
   double wire_ms_ = 0.0, pause_ms_ = 0.0;
   std::vector<std::future<void>> calls_;  // run()'s thread, then the destructor's

@@ -128,6 +128,7 @@ RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
                        published_.version);
     }
   }
+  publisher_.reset();  // an engine that still catches up must not keep the workers
   membership_.stop();
   return summary_;
 }

@@ -32,6 +32,9 @@ WeightPublisher::WeightPublisher(std::string job, int64_t epoch,
       store_(store),
       options_(options),
       fleet_(static_cast<int>(engines_.size()), first_epoch(epoch, store), options_.in_place),
+      pace_(static_cast<int>(engines_.size())),
+      is_left_behind_(engines_.size(), false),
+      has_failed_to_pull_(engines_.size(), false),
       met_(engines_.size(), false),
       transfers_(engines_.size()) {
   // Version numbers never come back, also after a crash between prepare and decision.
@@ -46,7 +49,11 @@ WeightPublisher::WeightPublisher(std::string job, int64_t epoch,
   post_standings();
 }
 
-WeightPublisher::~WeightPublisher() = default;
+WeightPublisher::~WeightPublisher() {
+  is_ending_ = true;
+  for (TrainerClient* trainer : trainers_) trainer->give_up();
+  for (RolloutClient* engine : engines_) engine->give_up();
+}
 
 PublicationAttempt::Plan WeightPublisher::make_plan(std::vector<int> engines, int64_t version) {
   PublicationAttempt::Plan plan;
@@ -97,6 +104,7 @@ PublishStats WeightPublisher::try_publish(int64_t step, bool is_retry) {
   if (members.empty()) {
     fail(ErrorCode::kUnavailable, "no engine can take a version: all are catching up");
   }
+  const bool is_first = fleet_.version() == 0;
   VersionRecord record{++version_, fleet_.epoch(), step, Decision::kPrepared, {}, "", unix_ms()};
   store_.record_version(record);  // the number never comes back
   PublicationAttempt::Plan plan = make_plan(members, version_);
@@ -120,8 +128,15 @@ PublishStats WeightPublisher::try_publish(int64_t step, bool is_retry) {
   for (const int e : members) transfers_[static_cast<size_t>(e)].reset();
   post_standings();
   for (size_t i = 0; i < members.size(); ++i) {
+    const int engine = static_cast<int>(i);
     // A failed transfer spends its process group.
-    met_[static_cast<size_t>(members[i])] = publication.failure(static_cast<int>(i)).empty();
+    met_[static_cast<size_t>(members[i])] = publication.failure(engine).empty();
+    if (publication.state(engine) == EngineState::kCommitted) {
+      pace_.committed(members[i]);
+      if (is_left_behind_[static_cast<size_t>(members[i])]) note_caught_up(members[i], version_);
+    } else if (publication.is_committed()) {
+      pace_.failed(members[i], SteadyClock::now());
+    }
   }
   const PublicationAttempt& ended = *attempt;
   std::erase_if(attempts_, [](const auto& earlier) { return !earlier->has_calls_out(); });
@@ -132,6 +147,8 @@ PublishStats WeightPublisher::try_publish(int64_t step, bool is_retry) {
               fmt::format("version {} was not ready in time on {} of {} engines", version_,
                           members.size() - publication.members().size(), members.size())));
   }
+  const auto disagreement = ended.disagreement();
+  if (disagreement && is_first) throw *disagreement;  // the job has just begun: better fixed now
   note_fenced(ended, publication);
   PublishStats stats{version_,        ended.bytes(),    clock.elapsed_ms(),
                      ended.wire_ms(), ended.pause_ms(), std::ssize(fleet_.serving())};
@@ -144,6 +161,7 @@ void WeightPublisher::note_fenced(const PublicationAttempt& attempt,
   for (size_t i = 0; i < attempt.plan().engines.size(); ++i) {
     const std::string& why = publication.failure(static_cast<int>(i));
     if (why.empty()) continue;
+    is_left_behind_[static_cast<size_t>(attempt.plan().numbers[i])] = true;
     const std::string& who = attempt.plan().engines[i]->member().id;
     const std::string text = fmt::format("version {} goes on without {}: {}", version_, who, why);
     get_logger("coordinator")->warn("{}", text);
@@ -151,65 +169,87 @@ void WeightPublisher::note_fenced(const PublicationAttempt& attempt,
   }
 }
 
+void WeightPublisher::note_caught_up(int engine, int64_t version) {
+  is_left_behind_[static_cast<size_t>(engine)] = false;
+  const std::string& who = engines_[static_cast<size_t>(engine)]->member().id;
+  const std::string text = fmt::format("{} serves version {} again", who, version);
+  get_logger("coordinator")->info("{}", text);
+  store_.record_event({unix_ms(), Severity::kInfo, who, "engine_caught_up", text});
+}
+
 // Engines that were left behind take the committed version from one that has it, while the job goes
 // on.
 void WeightPublisher::start_pulls() {
   if (!options_.can_pull) return;
   for (const int e : fleet_.behind()) {
+    if (!pace_.may_try(e, SteadyClock::now())) continue;
+    if (has_failed_to_pull_[static_cast<size_t>(e)]) {
+      has_failed_to_pull_[static_cast<size_t>(e)] = false;
+      fleet_.readmit(e);
+      continue;
+    }
     // One at a time: an engine has one link to a peer.
     std::vector<int> busy;
     for (const Pull& pull : pulls_) busy.push_back(pull.peer);
     const auto peer = fleet_.next_peer(busy);
-    if (!peer) return;
-    fleet_.pull_began(e);
-    const auto place = static_cast<size_t>(e);
-    met_[place] = false;
-    PublicationAttempt::Plan plan = make_plan({e}, fleet_.version());
-    plan.peer = engines_[static_cast<size_t>(*peer)];
-    plan.meetings[0]->group_name = fmt::format("{}-pull-{}-{}", job_, e, meetings_);
-    begin_transfer(e, plan.version, plan.peer->member().id);
-    get_logger("coordinator")
-        ->info("{} pulls version {} from {}", engines_[place]->member().id, plan.version,
-               plan.peer->member().id);
-    auto has_committed = std::async(std::launch::async, [plan = std::move(plan)] {
-      try {
-        // It may have committed, and only its answer was lost.
-        if (plan.engines[0]->status(plan.timeout).served_version == plan.version) return true;
-        PublicationAttempt attempt(plan);
-        Publication publication(1, 1);
-        attempt.run(publication);
-        const bool done = publication.state(0) == EngineState::kCommitted;
-        if (!done) {
-          get_logger("coordinator")
-              ->warn("{} did not catch up: {}", plan.engines[0]->member().id,
-                     publication.failure(0));
-        }
-        return done;
-      } catch (const std::exception& error) {
-        get_logger("coordinator")
-            ->warn("{} did not catch up: {}", plan.engines[0]->member().id, error.what());
-        return false;
-      }
-    });
-    pulls_.push_back({e, *peer, fleet_.version(), std::move(has_committed)});
+    if (!peer) break;
+    start_pull(e, *peer);
   }
   post_standings();
 }
 
+void WeightPublisher::start_pull(int engine, int peer) {
+  fleet_.pull_began(engine);
+  met_[static_cast<size_t>(engine)] = false;
+  PublicationAttempt::Plan plan = make_plan({engine}, fleet_.version());
+  plan.peer = engines_[static_cast<size_t>(peer)];
+  plan.meetings[0]->group_name = fmt::format("{}-pull-{}-{}", job_, engine, meetings_);
+  begin_transfer(engine, plan.version, plan.peer->member().id);
+  get_logger("coordinator")
+      ->info("{} pulls version {} from {}", plan.engines[0]->member().id, plan.version,
+             plan.peer->member().id);
+  pulls_.push_back(
+      {engine, peer, plan.version,
+       std::async(std::launch::async, [this, plan = std::move(plan)] { return pull(plan); })});
+}
+
+WeightPublisher::Pulled WeightPublisher::pull(const PublicationAttempt::Plan& plan) const {
+  RolloutClient& engine = *plan.engines[0];
+  const auto warn = [&](const std::string& why) {
+    if (is_ending_) return;
+    get_logger("coordinator")->warn("{} did not catch up: {}", engine.member().id, why);
+  };
+  Pulled failure = Pulled::kNoAnswer;
+  try {
+    // It may have committed, and only its answer was lost.
+    if (engine.status(plan.timeout).served_version == plan.version) return Pulled::kCommitted;
+    failure = Pulled::kFailed;
+    PublicationAttempt attempt(plan);
+    Publication publication(1, 1);
+    attempt.run(publication);
+    if (publication.state(0) == EngineState::kCommitted) return Pulled::kCommitted;
+    warn(publication.failure(0));  // before calls that are still out have ended
+  } catch (const std::exception& error) {
+    warn(error.what());
+  }
+  return failure;
+}
+
 void WeightPublisher::collect_pulls() {
   for (Pull& pull : pulls_) {
-    if (pull.has_committed.wait_for(std::chrono::seconds(0)) != std::future_status::ready) continue;
-    const bool has_committed = pull.has_committed.get();
+    if (pull.outcome.wait_for(std::chrono::seconds(0)) != std::future_status::ready) continue;
+    const Pulled outcome = pull.outcome.get();
+    const bool has_committed = outcome == Pulled::kCommitted;
     fleet_.pull_ended(pull.engine, pull.version, has_committed);
     transfers_[static_cast<size_t>(pull.engine)].reset();
-    if (!has_committed) continue;
-    const std::string& who = engines_[static_cast<size_t>(pull.engine)]->member().id;
-    const std::string text = fmt::format("{} serves version {} again", who, pull.version);
-    get_logger("coordinator")->info("{}", text);
-    store_.record_event({unix_ms(), Severity::kInfo, who, "engine_caught_up", text});
+    has_failed_to_pull_[static_cast<size_t>(pull.engine)] = outcome == Pulled::kFailed;
+    if (!has_committed) {
+      pace_.failed(pull.engine, SteadyClock::now());
+      continue;
+    }
+    note_caught_up(pull.engine, pull.version);
   }
-  const auto ended =
-      std::erase_if(pulls_, [](const Pull& pull) { return !pull.has_committed.valid(); });
+  const auto ended = std::erase_if(pulls_, [](const Pull& pull) { return !pull.outcome.valid(); });
   if (ended > 0) post_standings();
 }
 
@@ -225,7 +265,7 @@ PublishStats WeightPublisher::publish(int64_t step, int64_t retries) {
     } catch (const Error& error) {
       store_.record_event(
           {unix_ms(), Severity::kError, "coordinator", "publication_failed", error.what()});
-      if (attempt >= retries) throw;
+      if (attempt >= retries || error.code() == ErrorCode::kInvalidArgument) throw;
       get_logger("coordinator")
           ->warn("publication {} failed, trying again: {}", version_, error.what());
     }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <future>
@@ -11,6 +12,7 @@
 #include "coordinator/engine_board.h"
 #include "coordinator/engine_fleet.h"
 #include "coordinator/publication_attempt.h"
+#include "coordinator/retry_pace.h"
 #include "coordinator/worker_client.h"
 #include "core/store/run_store.h"
 
@@ -48,7 +50,7 @@ class WeightPublisher {
   /// Borrows all; they must outlive it.
   WeightPublisher(std::string job, int64_t epoch, std::vector<TrainerClient*> trainers,
                   std::vector<RolloutClient*> engines, RunStore& store, PublisherOptions options);
-  /// Waits for calls that are still out; each has a deadline.
+  /// Gives all workers up, so that calls that are still out end: nothing else may be asked of them.
   ~WeightPublisher();
 
   /// Publishes the trainers' current weights as the next version, trying again `retries` times.
@@ -59,18 +61,24 @@ class WeightPublisher {
   std::vector<int> serving();
 
  private:
+  // What became of a pull. An engine that answers and yet did not catch up may be too slow for its
+  // peers, which go on to later versions: the next publication waits for it.
+  enum class Pulled { kCommitted, kFailed, kNoAnswer };
   struct Pull {
     int engine = 0;
     int peer = 0;
     int64_t version = 0;
-    std::future<bool> has_committed;
+    std::future<Pulled> outcome;
   };
+  Pulled pull(const PublicationAttempt::Plan& plan) const;
   PublishStats try_publish(int64_t step, bool is_retry);
   void begin_transfer(int engine, int64_t version, const std::string& source);
   void post_standings();
   PublicationAttempt::Plan make_plan(std::vector<int> engines, int64_t version);
   void start_pulls();
+  void start_pull(int engine, int peer);
   void collect_pulls();
+  void note_caught_up(int engine, int64_t version);
   void note_fenced(const PublicationAttempt& attempt, const Publication& publication);
 
   const std::string job_;
@@ -78,7 +86,11 @@ class WeightPublisher {
   const std::vector<RolloutClient*> engines_;
   RunStore& store_;
   const PublisherOptions options_;
+  std::atomic<bool> is_ending_ = false;
   EngineFleet fleet_;
+  RetryPace pace_;
+  std::vector<bool> is_left_behind_;      // by engine: said so, and not yet that it is back
+  std::vector<bool> has_failed_to_pull_;  // by engine, since it was fenced, though it answers
   int64_t version_ = 0;
   int64_t meetings_ = 0;
   std::vector<bool> met_;  // by engine: its group with the trainers stands

@@ -7,6 +7,7 @@
 
 #include "core/base/fail.h"
 #include "core/rpc/channel.h"
+#include "core/rpc/open_calls.h"
 #include "core/rpc/status.h"
 #include "proto/nibble.grpc.pb.h"
 
@@ -79,17 +80,21 @@ void retry_connecting(const std::function<void()>& call) {
 #define NIBBLE_CALL(method, timeout, request, response)                           \
   call_rpc(#method, fmt::format("{} ({})", member_.id, member_.address), timeout, \
            [&](grpc::ClientContext& context) {                                    \
+             const OpenCalls::Scope open(stub_->calls, context);                  \
              return stub_->stub->method(&context, request, &(response));          \
            })
 
 struct TrainerClient::Stub {
+  explicit Stub(const std::string& address) : stub(v1::Trainer::NewStub(make_channel(address))) {}
   std::unique_ptr<v1::Trainer::Stub> stub;
+  OpenCalls calls;
 };
 
 TrainerClient::TrainerClient(const Member& member)
-    : member_(member),
-      stub_(std::make_unique<Stub>(Stub{v1::Trainer::NewStub(make_channel(member.address))})) {}
+    : member_(member), stub_(std::make_unique<Stub>(member.address)) {}
 TrainerClient::~TrainerClient() = default;
+
+void TrainerClient::give_up() { stub_->calls.cancel(); }
 
 TrainerStart TrainerClient::start(const MeetingPoint& at, const std::string& checkpoint,
                                   milliseconds timeout) {
@@ -177,13 +182,16 @@ SendAnswer TrainerClient::send_weights(const PublicationId& publication, int eng
 }
 
 struct RolloutClient::Stub {
+  explicit Stub(const std::string& address) : stub(v1::Rollout::NewStub(make_channel(address))) {}
   std::unique_ptr<v1::Rollout::Stub> stub;
+  OpenCalls calls;
 };
 
 RolloutClient::RolloutClient(const Member& member)
-    : member_(member),
-      stub_(std::make_unique<Stub>(Stub{v1::Rollout::NewStub(make_channel(member.address))})) {}
+    : member_(member), stub_(std::make_unique<Stub>(member.address)) {}
 RolloutClient::~RolloutClient() = default;
+
+void RolloutClient::give_up() { stub_->calls.cancel(); }
 
 void RolloutClient::start(milliseconds timeout) {
   v1::StartRolloutResponse response;

@@ -102,6 +102,8 @@ class TrainerClient {
   SendAnswer send_weights(const PublicationId& publication, int engine,
                           const std::vector<std::string>& membership, int64_t committed_version,
                           std::chrono::milliseconds timeout);
+  /// Ends calls under way, and every later one, with Error{kCancelled}. Safe from any thread.
+  void give_up();
   const Member& member() const { return member_; }
 
  private:
@@ -177,6 +179,8 @@ class RolloutClient {
   double commit(const PublicationId& publication, std::chrono::milliseconds timeout);
   void abort(const PublicationId& publication, const std::string& reason,
              std::chrono::milliseconds timeout);
+  /// Ends calls under way, and every later one, with Error{kCancelled}. Safe from any thread.
+  void give_up();
   const Member& member() const { return member_; }
 
  private:

@@ -10,13 +10,13 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import unittest
 from pathlib import Path
 
 import numpy as np
-from nibble_job import (BINARY, ROOT, TINY_DENSE, TINY_MOE, JobTest, query, read_metrics, settings,
+from nibble_job import (BINARY, ROOT, TINY_DENSE, TINY_MOE, query, read_metrics, settings,
                         wait_until)
+from proto_stubs import ProtocolTest
 
 HERE = Path(__file__).resolve().parent
 NO_EVAL = settings(eval__data='""')
@@ -97,16 +97,7 @@ class FollowingEngine:
         self.process.wait(10)
 
 
-class ExternalEngine(JobTest):
-    @classmethod
-    def setUpClass(cls):
-        super().setUpClass()
-        cls.generated = tempfile.TemporaryDirectory(prefix="nibble-proto-")
-        cls.addClassCleanup(cls.generated.cleanup)
-        subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}",
-                        f"--python_out={cls.generated.name}",
-                        f"--grpc_python_out={cls.generated.name}", "nibble.proto"], check=True)
-
+class ExternalEngine(ProtocolTest):
     def follow(self, job, *arguments, name="engine-x"):
         address = job.wait_for_log(r"coordinator address=(\S+)").group(1)
         engine = FollowingEngine(self.folder / name, address, *arguments, name=name)

@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <future>
 
+#include "core/rpc/open_calls.h"
 #include "tests/core/rpc/echo_service.h"
 
 namespace nibble::test {
@@ -71,6 +73,26 @@ TEST_F(StatusTest, ALongMessageIsCutAndKeepsItsCode) {
   const Error error = error_of([&] { say(channel_, echo_request(std::string(100'000, 'x'), 2)); });
   EXPECT_EQ(error.code(), ErrorCode::kNotFound);
   EXPECT_LT(std::string(error.what()).size(), 2200u);
+}
+
+TEST_F(StatusTest, CallsOfAClientThatIsGivenUpEndAlsoLaterOnes) {
+  OpenCalls calls;
+  const auto wait = [&] {
+    return error_of([&] {
+      call_rpc("Say", "the-peer", std::chrono::seconds(30), [&](grpc::ClientContext& context) {
+        const OpenCalls::Scope open(calls, context);
+        EchoRequest request = echo_request("x");
+        request.set_wait(true);
+        EchoResponse response;
+        return Echo::NewStub(channel_)->Say(&context, request, &response);
+      });
+    });
+  };
+  auto first = std::async(std::launch::async, wait);
+  EXPECT_EQ(first.wait_for(std::chrono::milliseconds(100)), std::future_status::timeout);
+  calls.cancel();
+  EXPECT_EQ(first.get().code(), ErrorCode::kCancelled);
+  EXPECT_EQ(wait().code(), ErrorCode::kCancelled);
 }
 
 TEST_F(StatusTest, AnAnswerThatNeverComesRunsIntoTheDeadline) {
