@@ -98,7 +98,7 @@ int64_t send_version(SyncWorld& world, const Groups& groups, int rank,
   GroupTransport transport(wire, world.layout.world(), groups.device);
   const SenderReport report = world.senders[static_cast<size_t>(rank)]->move(
       transaction, world.plan(transaction.epoch), transport, Deadline::after(10s));
-  require(fault == Fault::kNone || wire.has_flipped(), "the fault was not injected");
+  require(fault == Fault::kNone || wire.has_altered(), "the fault was not injected");
   send_report(*groups.control, report, world.layout.world());
   return report.bytes;
 }
@@ -206,44 +206,46 @@ TEST_P(ProcessTransaction, DeltasOfAFewChangesAndOfAllArriveWhole) {
   }
 }
 
-TEST_P(ProcessTransaction, AByteFlippedOnTheWireIsDataLossAndARetryOnTheSameGroupWorks) {
-  const int port = free_port();
-  const int good = run_ranks(3, 100s, [&](int rank) {
-    const Member member(GetParam(), port, rank, rank == 2);
-    const SyncModel model("llama_smol");
-    SyncWorld world(model, {2}, member.kernels());
-    const Groups groups(member, "worker", rank, 3);
-    const Transaction first = world.transaction(1);
-    if (rank < 2) {
-      publish_shard(model, *world.senders[static_cast<size_t>(rank)], 1, rank, {2},
-                    member.device());
-      send_version(world, groups, rank, first, rank == 1 ? Fault::kFlipByte : Fault::kNone, 2);
-      send_version(world, groups, rank, first);
-      std::byte done{};
-      groups.control->receive(std::span(&done, 1), 2, kControlTag)->wait();
-      return;
-    }
-    const auto receiver = world.receiver();
-    const SyncPlan plan = world.plan();
-    receiver->reserve(first, plan);
-    GroupTransport transport(*groups.weights, 2, groups.device);
-    receiver->receive(first, transport, Deadline::after(10s));
-    bool is_refused = false;
-    try {
-      receiver->verify(first, receive_reports(*groups.control, plan, first));
-    } catch (const Error& error) {
-      is_refused = error.code() == ErrorCode::kDataLoss &&
-                   std::string(error.what()).find("from sender 1") != std::string::npos;
-    }
-    require(is_refused, "the flipped byte went through");
-    require(receiver->status().state == ReceiverState::kStale, "nothing may be served");
-    receive_version(world, *receiver, groups, first);
-    const std::byte done{};
-    for (const int trainer : {0, 1}) {
-      groups.control->send(std::span(&done, 1), trainer, kControlTag)->wait();
-    }
-  });
-  EXPECT_EQ(good, 3);
+TEST_P(ProcessTransaction, BytesAlteredOnTheWireAreDataLossAndARetryOnTheSameGroupWorks) {
+  for (const Fault fault : {Fault::kFlipByte, Fault::kTruncate, Fault::kSwap}) {
+    const int port = free_port();
+    const int good = run_ranks(3, 100s, [&](int rank) {
+      const Member member(GetParam(), port, rank, rank == 2);
+      const SyncModel model("llama_smol");
+      SyncWorld world(model, {2}, member.kernels());
+      const Groups groups(member, "worker", rank, 3);
+      const Transaction first = world.transaction(1);
+      if (rank < 2) {
+        publish_shard(model, *world.senders[static_cast<size_t>(rank)], 1, rank, {2},
+                      member.device());
+        send_version(world, groups, rank, first, rank == 1 ? fault : Fault::kNone, 2);
+        send_version(world, groups, rank, first);
+        std::byte done{};
+        groups.control->receive(std::span(&done, 1), 2, kControlTag)->wait();
+        return;
+      }
+      const auto receiver = world.receiver();
+      const SyncPlan plan = world.plan();
+      receiver->reserve(first, plan);
+      GroupTransport transport(*groups.weights, 2, groups.device);
+      receiver->receive(first, transport, Deadline::after(10s));
+      bool is_refused = false;
+      try {
+        receiver->verify(first, receive_reports(*groups.control, plan, first));
+      } catch (const Error& error) {
+        is_refused = error.code() == ErrorCode::kDataLoss &&
+                     std::string(error.what()).find("from sender 1") != std::string::npos;
+      }
+      require(is_refused, "the altered bytes went through");
+      require(receiver->status().state == ReceiverState::kStale, "nothing may be served");
+      receive_version(world, *receiver, groups, first);
+      const std::byte done{};
+      for (const int trainer : {0, 1}) {
+        groups.control->send(std::span(&done, 1), trainer, kControlTag)->wait();
+      }
+    });
+    EXPECT_EQ(good, 3);
+  }
 }
 
 // Reads what is served again and again, as an engine does, and counts the whole readings.

@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""Jobs whose processes are killed or stopped at random moments of publications, again and again.
+
+Every trial runs the tiny dense job with one or two faults at named failpoints (core/base/failpoint.h)
+of a random worker or of the coordinator, resumes it if it ended, and looks at what is left: the state
+must be that of a run without faults, every version that was served must be committed in the log, and
+no sample may have been made by other weights than the trainer's (log-probabilities agree to the bit).
+One JSON line at the end; exit code 1 at the first trial that fails, whose seed it prints.
+
+  tools/random_kills.py --binary build/cpu/bin/nibble [--trials 1000] [--seed 1] [--jobs 1]
+"""
+
+import argparse
+import collections
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = 6
+ENGINE_STATES = ("reserve", "receive", "received", "prepare", "prepared", "commit", "committed")
+SENDER_STATES = ("send", "sent")
+COORDINATOR_STATES = ("decide", "decided")
+LONGEST_TRIAL_S = 120
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--binary", required=True)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="trials side by side")
+    return parser.parse_args()
+
+
+def draw_fault(rng):
+    kind = rng.choice(("engine", "engine", "sender", "coordinator"))
+    if kind == "engine":
+        place = f"rollout/{rng.randrange(2)}.{rng.choice(ENGINE_STATES)}"
+    elif kind == "sender":
+        place = f"trainer/{rng.randrange(2)}.{rng.choice(SENDER_STATES)}"
+    else:
+        place = f"coordinator.{rng.choice(COORDINATOR_STATES)}"
+    # A sender passes its failpoints once for each engine.
+    return place, rng.randint(1, (STEPS + 1) * (2 if kind == "sender" else 1)), rng.choice(("kill", "stop"))
+
+
+class Trial:
+    def __init__(self, number, seed):
+        self.rng = random.Random(f"{seed}/{number}")
+        self.name = f"trial {number} of seed {seed}"
+        self.folder = Path(tempfile.mkdtemp(prefix="nibble-kills-"))
+        self.directory = self.folder / "run"
+        self.extra = self.rng.choice(([], settings(weight_sync__in_place="true"),
+                                      settings(weight_sync__delta="true", weight_sync__whole_every=4)))
+        self.happened = collections.Counter()
+        self.restarts = 0
+
+    def start(self, faults, resume):
+        spec = ";".join(f"{place}@{nth}={action}" for place, nth, action in faults)
+        return Job(self.folder / "logs",
+                   ["--log-level", "debug", "train", TINY_DENSE, *settings(run__directory=self.directory),
+                    *(["--resume"] if resume else []), *COMMON, *self.extra],
+                   {"NIBBLE_FAILPOINTS": spec} if faults else {})
+
+    def wait(self, job):
+        """Wakes stopped processes after a random time."""
+        end = time.monotonic() + LONGEST_TRIAL_S
+        stopped_since = {}
+        patience = self.rng.choice((0.05, 0.5, 3.0, 8.0))
+        while job.running():
+            if time.monotonic() > end:
+                raise AssertionError(f"it does not end:\n{job.log()[-3000:]}")
+            for pid in {job.pid, *job.workers().values()}:
+                try:
+                    state = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0]
+                except OSError:
+                    continue
+                if state != "T":
+                    stopped_since.pop(pid, None)
+                elif time.monotonic() - stopped_since.setdefault(pid, time.monotonic()) > patience:
+                    os.kill(pid, signal.SIGCONT)
+            time.sleep(0.02)
+        return job.process.returncode
+
+    def run(self, want):
+        faults = [draw_fault(self.rng) for _ in range(self.rng.randint(1, 2))]
+        for attempt in range(6):
+            job = self.start(faults if attempt < 2 else [], resume=attempt > 0 and self.has_run())
+            code = self.wait(job)
+            for place, action in re.findall(r"failpoint: (\S+): (kill|stop)", job.log()):
+                self.happened[f"{place.split('/')[0].split('.')[0]} {action}"] += 1
+            if code == 0:
+                break
+            wait_until(lambda: not (job.seen & parents().keys()), 15, "the end of a job's processes")
+            self.restarts += 1
+        else:
+            raise AssertionError(f"it does not recover:\n{job.log()[-3000:]}")
+        self.check(want)
+
+    def has_run(self):
+        return (self.directory / "run.db").exists()
+
+    def check(self, want):
+        rows = read_metrics(self.directory)[0]
+        assert [row["step"] for row in rows] == list(range(1, STEPS + 1)), "steps are missing"
+        assert all(row["logprob_abs_diff_max"] == 0 for row in rows), "mixed weights were served"
+        versions = [row["published_version"] for row in rows]
+        assert versions == sorted(set(versions)), f"versions {versions}"
+        committed = {version for version, in query(
+            self.directory, "SELECT version FROM versions WHERE decision = 'committed'")}
+        assert set(versions) <= committed, "served, but not in the log as committed"
+        assert state_sha256(last_checkpoint(self.directory)) == want, "another training state"
+
+
+def run_trial(number, seed, want):
+    trial = Trial(number, seed)
+    try:
+        trial.run(want)
+    except Exception as error:
+        print(f"{trial.name} in {trial.folder}: {error}", file=sys.stderr)
+        raise
+    shutil.rmtree(trial.folder, ignore_errors=True)
+    return trial
+
+
+def main():
+    flags = arguments()
+    os.environ["NIBBLE_BIN"] = str(Path(flags.binary).resolve())
+    sys.path.insert(0, str(ROOT / "tests/integration"))
+    global Job, settings, read_metrics, query, state_sha256, last_checkpoint, parents, wait_until, TINY_DENSE, COMMON
+    from nibble_job import (TINY_DENSE, Job, become_subreaper, last_checkpoint, parents, query, read_metrics,
+                            settings, state_sha256, wait_until)
+    become_subreaper()
+    COMMON = settings(run__steps=STEPS, eval__data='""', checkpoint__every=1, weight_sync__timeout_ms=4000,
+                      weight_sync__retries=5, cluster__lease_ms=30000)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        reference = Path(folder, "run")
+        job = Job(Path(folder, "logs"), ["train", TINY_DENSE, *settings(run__directory=reference), *COMMON])
+        assert job.wait().code == 0, job.log()[-3000:]
+        want = state_sha256(last_checkpoint(reference))
+    happened, restarts, done = collections.Counter(), 0, 0
+    with ThreadPoolExecutor(flags.jobs) as pool:
+        for trial in pool.map(lambda n: run_trial(n, flags.seed, want), range(flags.trials)):
+            happened += trial.happened
+            restarts += trial.restarts
+            done += 1
+            if done % 50 == 0:
+                print(f"{done} trials, {sum(happened.values())} faults, {time.monotonic() - began:.0f} s",
+                      file=sys.stderr, flush=True)
+    print(json.dumps({"bench": "random_kills", "trials": done, "seed": flags.seed,
+                      "faults": sum(happened.values()), "by_kind": dict(sorted(happened.items())),
+                      "resumed_jobs": restarts, "mixed_versions": 0, "s": round(time.monotonic() - began)}))
+
+
+if __name__ == "__main__":
+    main()
