@@ -61,6 +61,28 @@ double copy_ms(DeltaBench& bench) {
   return median(ms);
 }
 
+// What a trainer reports of every step: codes, values and bytes that changed, ms.
+double count_ms(const DeltaBench& bench) {
+  std::vector<kernels::CompareJob> jobs;
+  for (int64_t p = 0; p < bench.spec.table.size(); ++p) {
+    const StoredParameter &a = bench.base->stored(p), &b = bench.next.stored(p);
+    const auto& values = [](const StoredParameter& stored) -> const Array<uint16_t>& {
+      return stored.words.empty() ? stored.bf16 : stored.scale;
+    };
+    jobs.push_back({{a.words.data(), b.words.data()},
+                    std::ssize(a.words),
+                    {values(a).data(), values(b).data()},
+                    std::ssize(values(a))});
+  }
+  std::vector<double> ms;
+  for (int round = 0; round <= kRounds; ++round) {
+    const Stopwatch watch;
+    (void)bench.kernels->count_changes(jobs);
+    if (round > 0) ms.push_back(watch.elapsed_ms());
+  }
+  return median(ms);
+}
+
 void measure(DeltaBench& bench, int64_t stride, double whole_copy_ms) {
   copy_weights(*bench.base, bench.next);
   change_every(*bench.kernels, bench.next, stride, 1);
@@ -78,7 +100,7 @@ void measure(DeltaBench& bench, int64_t stride, double whole_copy_ms) {
     memory.finish();
     double encoding = 0.0, applying = 0.0;
     sent = 0;
-    for (const PieceRange& range : delta_ranges(piece_sizes(ConstPieces(next)))) {
+    for (const PieceRange& range : delta_ranges(piece_sizes(ConstPieces(next)), kGpuTransfers)) {
       const size_t count = range.end - range.begin;
       Stopwatch watch;
       const EncodedDelta delta =
@@ -114,6 +136,7 @@ void measure(DeltaBench& bench, int64_t stride, double whole_copy_ms) {
       .set("bytes", bench.manifest.bytes)
       .number("changed_share", 1.0 / static_cast<double>(stride))
       .number("sent_share", static_cast<double>(sent) / bytes)
+      .number("count_ms", count_ms(bench))
       .times("encode", encode_ms)
       .times("apply", apply_ms)
       .number("copy_ms", whole_copy_ms)

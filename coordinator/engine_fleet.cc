@@ -40,7 +40,17 @@ void EngineFleet::publication_ended(int64_t version, const std::vector<int>& mem
     const bool has_committed = ended.state(static_cast<int>(i)) == EngineState::kCommitted;
     if (has_committed) entry.version = version;
     if (in_place_ && !has_committed) entry.version = 0;
-    if (!ended.is_committed()) continue;
+    if (!ended.is_committed()) {
+      const std::vector<int>& ready = ended.members();
+      const bool was_ready =
+          std::find(ready.begin(), ready.end(), static_cast<int>(i)) != ready.end();
+      if (entry.is_on_trial && !was_ready) {
+        entry.is_fenced = true;
+        entry.is_on_trial = false;
+      }
+      continue;
+    }
+    entry.is_on_trial = false;
     is_clean = is_clean && has_committed && !entry.is_fenced;
     entry.is_fenced = !has_committed;
   }
@@ -72,7 +82,9 @@ void EngineFleet::pull_ended(int engine, int64_t version, bool has_committed) {
 }
 
 void EngineFleet::readmit(int engine) {
-  entries_[static_cast<size_t>(engine)].is_fenced = false;
+  Entry& entry = entries_[static_cast<size_t>(engine)];
+  entry.is_fenced = false;
+  entry.is_on_trial = true;
   ++epoch_;
 }
 

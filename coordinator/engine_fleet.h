@@ -28,6 +28,8 @@ class EngineFleet {
   /// Known to serve version().
   bool serves(int engine) const { return at(engine).version == version_ && version_ > 0; }
   bool is_fenced(int engine) const { return at(engine).is_fenced; }
+  /// It takes part again, but has not caught up: it has no say in whether a version is committed.
+  bool is_on_trial(int engine) const { return at(engine).is_on_trial; }
   std::vector<int> serving() const;
   int size() const { return static_cast<int>(entries_.size()); }
 
@@ -43,13 +45,15 @@ class EngineFleet {
   std::optional<int> next_peer(const std::vector<int>& busy = {});
   void pull_began(int engine) { entries_[static_cast<size_t>(engine)].is_pulling = true; }
   void pull_ended(int engine, int64_t version, bool has_committed);
-  /// A fenced engine takes part in the next publication as it is.
+  /// A fenced engine takes part in the next publication as it is, on trial: it is fenced again if
+  /// it is not ready, also if the version is aborted.
   void readmit(int engine);
 
  private:
   struct Entry {
     int64_t version = 0;  // it is known to serve; 0: not known
     bool is_fenced = false;
+    bool is_on_trial = false;
     bool is_pulling = false;
   };
   const Entry& at(int engine) const { return entries_[static_cast<size_t>(engine)]; }

@@ -4,11 +4,16 @@
 
 namespace nibble {
 
-Publication::Publication(int num_engines, int num_senders) : num_senders_(num_senders) {
+Publication::Publication(int num_engines, int num_senders, const std::vector<bool>& on_trial)
+    : num_senders_(num_senders) {
   Engine engine;
   engine.reports.resize(static_cast<size_t>(num_senders));
   engine.has_sent.resize(static_cast<size_t>(num_senders));
   engines_.resize(static_cast<size_t>(num_engines), engine);
+  const bool has_others = std::find(on_trial.begin(), on_trial.end(), false) != on_trial.end();
+  for (size_t e = 0; e < on_trial.size() && has_others; ++e) {
+    engines_[e].is_on_trial = on_trial[e];
+  }
 }
 
 std::vector<PublicationCall> Publication::begin() {
@@ -90,11 +95,16 @@ void Publication::fence(int e, const std::string& why, Calls& calls) {
 void Publication::decide_if_possible(Calls& calls) {
   if (phase_ != Phase::kMoving) return;
   members_.clear();
+  int have_a_say = 0, prepared = 0;
   for (size_t e = 0; e < engines_.size(); ++e) {
-    if (engines_[e].state == EngineState::kBusy) return;
-    if (engines_[e].state == EngineState::kPrepared) members_.push_back(static_cast<int>(e));
+    const Engine& engine = engines_[e];
+    if (engine.state == EngineState::kBusy) return;
+    const bool is_prepared = engine.state == EngineState::kPrepared;
+    if (is_prepared) members_.push_back(static_cast<int>(e));
+    have_a_say += engine.is_on_trial ? 0 : 1;
+    prepared += is_prepared && !engine.is_on_trial ? 1 : 0;
   }
-  is_committed_ = !members_.empty() && 2 * members_.size() >= engines_.size();
+  is_committed_ = prepared > 0 && 2 * prepared >= have_a_say;
   phase_ = Phase::kRecording;
   calls.push_back({PublicationStep::kRecord, 0, 0, is_committed_});
 }

@@ -45,11 +45,12 @@ enum class EngineState {
 ///
 /// An engine that fails or answers late is fenced: the others go on without it. Once no engine is
 /// on its way any more, the version is committed if at least half of the engines are prepared, else
-/// aborted; the decision is recorded before an engine hears of it.
+/// aborted; the decision is recorded before an engine hears of it. Engines on trial, which failed
+/// before, have no say in that, unless there are no others.
 class Publication {
  public:
-  /// `num_senders` per engine.
-  Publication(int num_engines, int num_senders);
+  /// `num_senders` per engine. `on_trial` by engine; empty: none is.
+  Publication(int num_engines, int num_senders, const std::vector<bool>& on_trial = {});
 
   /// The first calls.
   std::vector<PublicationCall> begin();
@@ -82,6 +83,7 @@ class Publication {
   struct Engine {
     EngineState state = EngineState::kBusy;
     PublicationStep step = PublicationStep::kPlan;  // awaited
+    bool is_on_trial = false;
     bool has_received = false;
     std::vector<std::string> reports;
     std::vector<bool> has_sent;

@@ -20,6 +20,12 @@ int64_t first_epoch(int64_t epoch, const RunStore& store) {
   return epoch;
 }
 
+// No retry changes it.
+class Disagreement final : public Error {
+ public:
+  explicit Disagreement(const Error& error) : Error(error) {}
+};
+
 }  // namespace
 
 WeightPublisher::WeightPublisher(std::string job, int64_t epoch,
@@ -86,9 +92,10 @@ void WeightPublisher::post_standings() {
   if (options_.board == nullptr) return;
   EngineBoard::State state{fleet_.epoch(), fleet_.version(), {}};
   for (int e = 0; e < fleet_.size(); ++e) {
-    const EngineStanding standing = fleet_.is_fenced(e) ? EngineStanding::kFenced
-                                    : fleet_.serves(e)  ? EngineStanding::kServing
-                                                        : EngineStanding::kStarting;
+    const bool is_behind = fleet_.is_fenced(e) || fleet_.is_on_trial(e);
+    const EngineStanding standing = is_behind          ? EngineStanding::kFenced
+                                    : fleet_.serves(e) ? EngineStanding::kServing
+                                                       : EngineStanding::kStarting;
     state.engines.push_back({standing, transfers_[static_cast<size_t>(e)]});
   }
   options_.board->post(std::move(state));
@@ -98,7 +105,9 @@ PublishStats WeightPublisher::try_publish(int64_t step, bool is_retry) {
   const Stopwatch clock;
   collect_pulls();
   if (!options_.can_pull) {
-    for (const int e : fleet_.behind()) fleet_.readmit(e);
+    for (const int e : fleet_.behind()) {
+      if (pace_.may_try(e, SteadyClock::now())) fleet_.readmit(e);
+    }
   }
   const std::vector<int> members = fleet_.members();
   if (members.empty()) {
@@ -112,8 +121,15 @@ PublishStats WeightPublisher::try_publish(int64_t step, bool is_retry) {
       options_.whole_every > 0 && !is_retry && version_ % options_.whole_every != 0;
   for (const int e : members) begin_transfer(e, version_, "trainers");
   post_standings();
-  plan.record = [this, &record](bool commits, const std::vector<int>& engines,
-                                const std::string& digest) {
+  const PublicationAttempt* under_way = nullptr;
+  plan.record = [&, this](bool commits, const std::vector<int>& engines,
+                          const std::string& digest) {
+    const auto disagreement = under_way->disagreement();
+    if (is_first && disagreement) {  // the job has just begun: better put right now
+      record.decision = Decision::kAborted;
+      store_.record_version(record);
+      throw Error(*disagreement);
+    }
     for (const int e : engines) {
       record.members.push_back(engines_[static_cast<size_t>(e)]->member().id);
     }
@@ -122,7 +138,11 @@ PublishStats WeightPublisher::try_publish(int64_t step, bool is_retry) {
     store_.record_version(record);  // durable from here on: every member must follow
   };
   auto attempt = std::make_unique<PublicationAttempt>(std::move(plan));
-  Publication publication(static_cast<int>(members.size()), static_cast<int>(trainers_.size()));
+  under_way = attempt.get();
+  std::vector<bool> on_trial;
+  for (const int e : members) on_trial.push_back(fleet_.is_on_trial(e));
+  Publication publication(static_cast<int>(members.size()), static_cast<int>(trainers_.size()),
+                          on_trial);
   attempt->run(publication);
   fleet_.publication_ended(version_, members, publication);
   for (const int e : members) transfers_[static_cast<size_t>(e)].reset();
@@ -131,25 +151,21 @@ PublishStats WeightPublisher::try_publish(int64_t step, bool is_retry) {
     const int engine = static_cast<int>(i);
     // A failed transfer spends its process group.
     met_[static_cast<size_t>(members[i])] = publication.failure(engine).empty();
-    if (publication.state(engine) == EngineState::kCommitted) {
-      pace_.committed(members[i]);
-      if (is_left_behind_[static_cast<size_t>(members[i])]) note_caught_up(members[i], version_);
-    } else if (publication.is_committed()) {
-      pace_.failed(members[i], SteadyClock::now());
-    }
+    note_outcome(members[i], publication.state(engine) == EngineState::kCommitted);
   }
   const PublicationAttempt& ended = *attempt;
   std::erase_if(attempts_, [](const auto& earlier) { return !earlier->has_calls_out(); });
   attempts_.push_back(std::move(attempt));
+  note_fenced(ended, publication);
   if (!publication.is_committed()) {
+    if (const auto disagreement = ended.disagreement(); is_first && disagreement) {
+      throw Disagreement(*disagreement);
+    }
     throw ended.first_error().value_or(
         Error(ErrorCode::kDeadlineExceeded,
               fmt::format("version {} was not ready in time on {} of {} engines", version_,
                           members.size() - publication.members().size(), members.size())));
   }
-  const auto disagreement = ended.disagreement();
-  if (disagreement && is_first) throw *disagreement;  // the job has just begun: better fixed now
-  note_fenced(ended, publication);
   PublishStats stats{version_,        ended.bytes(),    clock.elapsed_ms(),
                      ended.wire_ms(), ended.pause_ms(), std::ssize(fleet_.serving())};
   start_pulls();
@@ -161,12 +177,29 @@ void WeightPublisher::note_fenced(const PublicationAttempt& attempt,
   for (size_t i = 0; i < attempt.plan().engines.size(); ++i) {
     const std::string& why = publication.failure(static_cast<int>(i));
     if (why.empty()) continue;
-    is_left_behind_[static_cast<size_t>(attempt.plan().numbers[i])] = true;
     const std::string& who = attempt.plan().engines[i]->member().id;
+    if (!publication.is_committed()) {
+      get_logger("coordinator")->info("version {} on {}: {}", version_, who, why);
+      continue;
+    }
+    is_left_behind_[static_cast<size_t>(attempt.plan().numbers[i])] = true;
     const std::string text = fmt::format("version {} goes on without {}: {}", version_, who, why);
     get_logger("coordinator")->warn("{}", text);
     store_.record_event({unix_ms(), Severity::kWarning, who, "engine_fenced", text});
   }
+}
+
+void WeightPublisher::note_outcome(int engine, bool has_committed) {
+  const auto place = static_cast<size_t>(engine);
+  if (has_committed) {
+    pace_.committed(engine);
+    if (is_left_behind_[place]) note_caught_up(engine, version_);
+  } else if (fleet_.is_fenced(engine)) {
+    pace_.failed(engine, SteadyClock::now());
+  } else {
+    return;
+  }
+  has_failed_to_pull_[place] = false;
 }
 
 void WeightPublisher::note_caught_up(int engine, int64_t version) {
@@ -192,7 +225,7 @@ void WeightPublisher::start_pulls() {
     std::vector<int> busy;
     for (const Pull& pull : pulls_) busy.push_back(pull.peer);
     const auto peer = fleet_.next_peer(busy);
-    if (!peer) break;
+    if (!peer) continue;
     start_pull(e, *peer);
   }
   post_standings();
@@ -265,7 +298,7 @@ PublishStats WeightPublisher::publish(int64_t step, int64_t retries) {
     } catch (const Error& error) {
       store_.record_event(
           {unix_ms(), Severity::kError, "coordinator", "publication_failed", error.what()});
-      if (attempt >= retries || error.code() == ErrorCode::kInvalidArgument) throw;
+      if (attempt >= retries || dynamic_cast<const Disagreement*>(&error) != nullptr) throw;
       get_logger("coordinator")
           ->warn("publication {} failed, trying again: {}", version_, error.what());
     }

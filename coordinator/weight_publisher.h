@@ -78,6 +78,7 @@ class WeightPublisher {
   void start_pulls();
   void start_pull(int engine, int peer);
   void collect_pulls();
+  void note_outcome(int engine, bool has_committed);
   void note_caught_up(int engine, int64_t version);
   void note_fenced(const PublicationAttempt& attempt, const Publication& publication);
 

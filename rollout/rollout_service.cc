@@ -40,6 +40,18 @@ Rendezvous decode_rendezvous(const v1::Rendezvous& at) {
 
 using Whom = WeightLinks::Whom;
 
+// A receiver that fails tells its senders, which would wait for their deadline; one that refuses
+// has nothing to do with what is on the way.
+template <typename Receive>
+void end_way_on_failure(Transport* way, Receive receive) {
+  try {
+    receive();
+  } catch (const Error& error) {
+    if (way != nullptr && error.code() != ErrorCode::kFailedPrecondition) way->abort();
+    throw;
+  }
+}
+
 // Until the call that reads is over.
 struct LoanWatch {
   WeightReader& reader;
@@ -233,12 +245,14 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       const Stopwatch clock;
       if (options_.store != nullptr && request->source() == v1::SOURCE_TRAINERS) {
         const auto others = options_.trainers.world > 1 ? links_.at(Whom::kTrainers) : nullptr;
-        receiver().receive_held(transaction, options_.store->take(transaction.version, deadline),
-                                others ? others->transport.get() : nullptr, deadline);
+        const auto way = others ? others->transport.get() : nullptr;
+        const HeldPacking held = options_.store->take(transaction.version, deadline);
+        end_way_on_failure(way, [&] { receiver().receive_held(transaction, held, way, deadline); });
       } else {
         const bool from_peer = request->source() == v1::SOURCE_PEER;
         const auto senders = links_.at(from_peer ? Whom::kPeer : Whom::kTrainers);
-        receiver().receive(transaction, *senders->transport, deadline);
+        Transport& way = *senders->transport;
+        end_way_on_failure(&way, [&] { receiver().receive(transaction, way, deadline); });
       }
       failpoint(name("received"));
       response->set_wire_ms(clock.elapsed_ms());

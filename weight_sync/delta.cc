@@ -16,7 +16,6 @@ using kernels::kChangeBlockBytes;
 using kernels::kChangeEntryBytes;
 using kernels::num_change_blocks;
 
-constexpr int64_t kRangeBytes = int64_t{256} << 20;
 constexpr int64_t kHashBytes = 16;
 // The header: its hash; for each piece the bytes of a frame, or which other form it has; for each
 // block of each piece the entries of its list.
@@ -63,6 +62,7 @@ std::vector<std::byte> compress_xor(std::span<const std::byte> base,
       ZSTD_compress(out.data(), out.size(), change.data(), change.size(), kCompressionLevel);
   if (ZSTD_isError(bytes) != 0) fail(ErrorCode::kInternal, "zstd: {}", ZSTD_getErrorName(bytes));
   out.resize(bytes);
+  out.shrink_to_fit();  // a range has many
   return out;
 }
 
@@ -92,11 +92,13 @@ std::vector<std::byte> make_header(const std::vector<uint64_t>& forms,
 
 }  // namespace
 
-std::vector<PieceRange> delta_ranges(std::span<const int64_t> piece_bytes) {
+std::vector<PieceRange> delta_ranges(std::span<const int64_t> piece_bytes,
+                                     const TransferSizes& sizes) {
+  const int64_t range_bytes = 2 * sizes.bucket_bytes;
   std::vector<PieceRange> ranges;
   int64_t bytes = 0;
   for (size_t i = 0; i < piece_bytes.size(); ++i) {
-    if (ranges.empty() || bytes + piece_bytes[i] > kRangeBytes) {
+    if (ranges.empty() || bytes + piece_bytes[i] > range_bytes) {
       ranges.push_back({i, i});
       bytes = 0;
     }
@@ -138,6 +140,9 @@ EncodedDelta encode_delta(const kernels::WeightKernels& kernels, ConstPieces bas
   out.header = make_header(forms, counts);
   out.lists =
       Array<std::byte>::uninitialized(static_cast<size_t>(list_bytes(counts)), kernels.device());
+  // The kernels' stream does not wait for what others still do with memory that has just been
+  // theirs.
+  device_memory(kernels.device()).finish();
   kernels.list_byte_changes(jobs, counts, out.lists.data());
 
   for (size_t i = 0; i < next.size(); ++i) {
@@ -182,7 +187,7 @@ DeltaDecoder::DeltaDecoder(const kernels::WeightKernels& kernels, std::span<cons
     if (list_bytes(own) > (forms_[i] == Form::kList ? sizes[i] : 0)) refuse("a list is too long");
     if (forms_[i] == Form::kFrame) {
       if (kernels.device() != DeviceKind::kCpu) refuse("a frame is not for a GPU");
-      if (form >= static_cast<uint64_t>(sizes[i])) refuse("a frame is too long");
+      if (form == 0 || form >= static_cast<uint64_t>(sizes[i])) refuse("a frame of no such length");
       frames_[i].resize(form);
     }
   }

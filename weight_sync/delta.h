@@ -16,9 +16,10 @@ struct PieceRange {
   size_t begin = 0;
   size_t end = 0;
 };
-/// Cuts an edge into ranges of a limited size: what a delta needs of memory on either side is a
-/// fraction of one range, never of the model. Pure: both sides compute the same.
-std::vector<PieceRange> delta_ranges(std::span<const int64_t> piece_bytes);
+/// Cuts an edge into ranges of two buckets, or of one piece that is larger: the memory that a delta
+/// needs on either side is some of that, never of the model. Pure: both sides compute the same.
+std::vector<PieceRange> delta_ranges(std::span<const int64_t> piece_bytes,
+                                     const TransferSizes& sizes);
 
 /// What changed between two versions of some pieces: `header`, in host memory, whose size the
 /// pieces tell, then `payload`, in the kernels' memory: for each piece the shortest of the list of

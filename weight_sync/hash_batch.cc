@@ -1,8 +1,25 @@
 #include "weight_sync/hash_batch.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "core/base/fail.h"
 
 namespace nibble {
+namespace {
+
+constexpr int64_t kLeastBatchBytes = int64_t{1} << 20;
+
+// Enough to hash at the rate of a fast link; the rest of the cores has other work.
+int64_t max_threads(DeviceKind device) {
+  if (device != DeviceKind::kCpu) return 1;
+  return std::clamp<int64_t>(std::thread::hardware_concurrency() / 4, 1, 4);
+}
+
+}  // namespace
+
+HashBatch::HashBatch(const kernels::WeightKernels& kernels, int64_t batch_bytes)
+    : kernels_(kernels), batch_bytes_(std::max(batch_bytes, kLeastBatchBytes)) {}
 
 void HashBatch::add(const StoredTensor& tensor, int64_t first_element,
                     std::span<const std::byte> bytes, quant::ContentHash* sum) {
@@ -18,10 +35,11 @@ void HashBatch::add(const StoredTensor& tensor, int64_t first_element,
   }
   job.count = std::ssize(bytes) / element_bytes;
   job.first = static_cast<uint64_t>(first_element);
-  jobs_.push_back(job);
-  sums_.push_back(sum);
+  gathered_.jobs.push_back(job);
+  gathered_.sums.push_back(sum);
+  ++num_added_;
   gathered_bytes_ += std::ssize(bytes);
-  if (gathered_bytes_ >= flush_bytes_) flush();
+  if (gathered_bytes_ >= batch_bytes_) hand_over();
 }
 
 void HashBatch::add(const Manifest& manifest, const PlannedSlice& planned, const Segment& segment,
@@ -32,12 +50,69 @@ void HashBatch::add(const Manifest& manifest, const PlannedSlice& planned, const
       piece.subspan(static_cast<size_t>(segment.offset), static_cast<size_t>(segment.bytes)), sum);
 }
 
-void HashBatch::flush() {
-  const std::vector<quant::ContentHash> hashes = kernels_.hash(jobs_);
-  for (size_t i = 0; i < hashes.size(); ++i) *sums_[i] += hashes[i];
-  jobs_.clear();
-  sums_.clear();
+void HashBatch::hand_over() {
+  if (gathered_.jobs.empty()) return;
+  Batch batch = std::exchange(gathered_, {});
+  gathered_.first = num_added_;
   gathered_bytes_ = 0;
+  const std::lock_guard lock(mutex_);
+  open_.insert(batch.first);
+  waiting_.push_back(std::move(batch));
+  // Few models are so small that no thread is ever wanted; tests are full of them.
+  if (std::ssize(threads_) < max_threads(kernels_.device())) {
+    threads_.emplace_back([this](const std::stop_token& stop) { run(stop); });
+  }
+  handed_over_.notify_one();
+}
+
+// Hashes the oldest batch that waits; false if none does. `lock` holds mutex_, before and after.
+bool HashBatch::hash_one(std::unique_lock<std::mutex>& lock) {
+  if (waiting_.empty()) return false;
+  const Batch batch = std::move(waiting_.front());
+  waiting_.pop_front();
+  lock.unlock();
+  std::vector<quant::ContentHash> hashes;
+  std::exception_ptr error;
+  try {
+    hashes = kernels_.hash(batch.jobs);
+  } catch (...) {
+    error = std::current_exception();
+  }
+  lock.lock();
+  for (size_t i = 0; i < hashes.size(); ++i) *batch.sums[i] += hashes[i];
+  if (error && !error_) error_ = error;
+  open_.erase(batch.first);
+  hashed_.notify_all();
+  return true;
+}
+
+void HashBatch::run(const std::stop_token& stop) {
+  std::unique_lock lock(mutex_);
+  while (!stop.stop_requested()) {
+    if (hash_one(lock)) continue;
+    handed_over_.wait(lock, stop, [this] { return !waiting_.empty(); });
+  }
+}
+
+HashBatch::~HashBatch() = default;
+
+int64_t HashBatch::num_hashed() const {
+  const std::lock_guard lock(mutex_);
+  return open_.empty() ? gathered_.first : *open_.begin();
+}
+
+void HashBatch::flush() {
+  Batch rest = std::exchange(gathered_, {});
+  gathered_.first = num_added_;
+  gathered_bytes_ = 0;
+  std::unique_lock lock(mutex_);
+  if (!rest.jobs.empty()) {
+    open_.insert(rest.first);
+    waiting_.push_back(std::move(rest));
+  }
+  while (hash_one(lock)) continue;
+  hashed_.wait(lock, [this] { return open_.empty(); });
+  if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
 }
 
 }  // namespace nibble

@@ -13,11 +13,11 @@ namespace {
 class DeltaStream {
  public:
   DeltaStream(const kernels::WeightKernels& kernels, const IncomingEdge& edge,
-              std::vector<std::span<const std::byte>> base)
+              std::vector<std::span<const std::byte>> base, const TransferSizes& sizes)
       : kernels_(kernels),
         edge_(edge),
         base_(std::move(base)),
-        ranges_(delta_ranges(piece_sizes(Pieces(edge.pieces)))) {}
+        ranges_(delta_ranges(piece_sizes(Pieces(edge.pieces)), sizes)) {}
   int sender() const { return edge_.sender; }
   bool is_over() const { return next_ == ranges_.size(); }
 
@@ -34,11 +34,12 @@ class DeltaStream {
     decoder_.emplace(kernels_, std::span(header.data(), header.size()), target());
     return decoder_->payload();
   }
-  void apply() {
-    if (is_over()) return;
+  // Returns the pieces that are whole now.
+  PieceRange apply() {
+    if (is_over()) return {};
     decoder_->apply(ConstPieces(base_).subspan(range().begin, target().size()));
     decoder_.reset();
-    ++next_;
+    return ranges_[next_++];
   }
 
  private:
@@ -118,13 +119,14 @@ void ReceiveAttempt::take_held(const HeldPacking& held) {
 // Range by range of every edge: headers, which say how long the rest is; then that; then the shadow
 // from what is served.
 void ReceiveAttempt::receive_delta(std::span<const size_t> edges, Transport& transport,
-                                   Deadline deadline) {
+                                   HashBatch& hashes, Deadline deadline) {
   const auto base =
       shard_tensors(end_.manifest, (base_ ? *base_ : *shadow_).parameters(), end_.destination);
   std::vector<DeltaStream> streams;
   streams.reserve(edges.size());
   for (const size_t e : edges) {
-    streams.emplace_back(end_.kernels, edges_[e], edge_pieces(end_.manifest, plan_.edges[e], base));
+    streams.emplace_back(end_.kernels, edges_[e], edge_pieces(end_.manifest, plan_.edges[e], base),
+                         plan_.sizes);
   }
   const auto receive = [&](const auto& incoming_of) {
     std::vector<IncomingEdge> incoming;
@@ -139,7 +141,13 @@ void ReceiveAttempt::receive_delta(std::span<const size_t> edges, Transport& tra
   while (!std::all_of(streams.begin(), streams.end(), is_over)) {
     receive([](DeltaStream& stream) { return stream.header(); });
     receive([](DeltaStream& stream) { return stream.payload(); });
-    for (DeltaStream& stream : streams) stream.apply();
+    for (size_t s = 0; s < streams.size(); ++s) {
+      const PieceRange done = streams[s].apply();
+      for (size_t i = done.begin; i < done.end; ++i) {
+        const auto piece = edges_[edges[s]].pieces[i];
+        hash(hashes, edges[s], {static_cast<int64_t>(i), 0, std::ssize(piece)}, piece);
+      }
+    }
   }
 }
 
@@ -153,13 +161,7 @@ void ReceiveAttempt::receive(Transport& transport, Deadline deadline) {
   }
   HashBatch hashes(end_.kernels, plan_.sizes.bucket_bytes);
   if (transaction_.base_version != 0) {
-    receive_delta(place, transport, deadline);
-    for (const size_t e : place) {
-      for (size_t i = 0; i < edges_[e].pieces.size(); ++i) {
-        const auto piece = edges_[e].pieces[i];
-        hash(hashes, e, {static_cast<int64_t>(i), 0, std::ssize(piece)}, piece);
-      }
-    }
+    receive_delta(place, transport, hashes, deadline);
   } else {
     transport.receive(
         edges, plan_.sizes,

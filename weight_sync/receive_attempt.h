@@ -60,7 +60,8 @@ class ReceiveAttempt {
  private:
   void hash(HashBatch& hashes, size_t edge, const Segment& segment,
             std::span<const std::byte> piece);
-  void receive_delta(std::span<const size_t> edges, Transport& transport, Deadline deadline);
+  void receive_delta(std::span<const size_t> edges, Transport& transport, HashBatch& hashes,
+                     Deadline deadline);
   void check_report(size_t edge_index, std::span<const SenderReport> reports) const;
 
   const ReceivingEnd end_;

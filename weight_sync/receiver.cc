@@ -95,6 +95,13 @@ WeightReceiver::Attempt& WeightReceiver::attempt_for(const Transaction& transact
          operation, transaction.version, digest_hex(transaction.plan_digest),
          digest_hex(own.plan_digest));
   }
+  if (transaction.base_version != own.base_version) {
+    fail(
+        ErrorCode::kFailedPrecondition,
+        "{} of version {}: the change since version {} was reserved, not that since {} (0: a whole "
+        "version)",
+        operation, transaction.version, own.base_version, transaction.base_version);
+  }
   return *attempt_;
 }
 

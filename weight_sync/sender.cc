@@ -1,5 +1,6 @@
 #include "weight_sync/sender.h"
 
+#include <deque>
 #include <optional>
 #include <tuple>
 
@@ -46,8 +47,8 @@ class WeightSender::MoveHashes {
         version_(version),
         edge_(edge),
         pieces_(pieces),
-        batch_(sender.kernels_, bucket_bytes),
-        is_own_(pieces.size()) {
+        is_own_(pieces.size()),
+        batch_(sender.kernels_, bucket_bytes) {
     for (const PlannedSlice& planned : edge.slices) slices_.push_back({planned.slice, {}});
   }
   MoveHashes(const MoveHashes&) = delete;  // batch_ points into slices_
@@ -59,8 +60,10 @@ class WeightSender::MoveHashes {
     if (segment.offset == 0) is_own_[i] = version_.claim(slices_[i].slice);
     if (!is_own_[i]) return;
     batch_.add(manifest_, edge_.slices[i], segment, pieces_[i], &slices_[i].hash);
-    if (segment.offset + segment.bytes == std::ssize(pieces_[i])) whole_.push_back(i);
-    if (batch_.empty()) share();
+    if (segment.offset + segment.bytes == std::ssize(pieces_[i])) {
+      whole_.push_back({i, batch_.num_added()});
+    }
+    share();
   }
   std::vector<SliceHash> finish() {
     batch_.flush();
@@ -73,7 +76,7 @@ class WeightSender::MoveHashes {
       }
       batch_.add(manifest_, edge_.slices[i], {static_cast<int64_t>(i), 0, std::ssize(pieces_[i])},
                  pieces_[i], &slices_[i].hash);
-      whole_.push_back(i);
+      whole_.push_back({i, batch_.num_added()});
     }
     batch_.flush();
     share();
@@ -82,18 +85,24 @@ class WeightSender::MoveHashes {
 
  private:
   void share() {
-    for (const size_t i : whole_) version_.remember(slices_[i]);
-    whole_.clear();
+    const int64_t hashed = batch_.num_hashed();
+    for (; !whole_.empty() && whole_.front().added <= hashed; whole_.pop_front()) {
+      version_.remember(slices_[whole_.front().piece]);
+    }
   }
 
+  struct Whole {
+    size_t piece;
+    int64_t added;  // to batch_, up to its last byte
+  };
   const Manifest& manifest_;
   Version& version_;
   const Edge& edge_;
   const std::span<const std::span<const std::byte>> pieces_;
-  HashBatch batch_;
   std::vector<SliceHash> slices_;
   std::vector<bool> is_own_;
-  std::vector<size_t> whole_;  // added to the last byte, not yet shared
+  std::deque<Whole> whole_;  // not yet shared
+  HashBatch batch_;          // last: it writes to slices_ until it ends
 };
 
 WeightSender::WeightSender(int rank, Manifest manifest, const kernels::WeightKernels& kernels)
@@ -189,7 +198,7 @@ int64_t WeightSender::send_delta(const TransferSizes& sizes, ConstPieces base, C
         pieces, sizes, [](const Segment&) {}, deadline);
     for (const auto piece : pieces) bytes += std::ssize(piece);
   };
-  for (const PieceRange& range : delta_ranges(piece_sizes(next))) {
+  for (const PieceRange& range : delta_ranges(piece_sizes(next), sizes)) {
     const size_t count = range.end - range.begin;
     const EncodedDelta delta =
         encode_delta(kernels_, base.subspan(range.begin, count), next.subspan(range.begin, count));

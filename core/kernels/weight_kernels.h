@@ -98,7 +98,7 @@ class WeightKernels {
 };
 
 /// On the CPU, over `parallel`'s threads (borrowed).
-class CpuWeightKernels final : public WeightKernels {
+class CpuWeightKernels : public WeightKernels {
  public:
   explicit CpuWeightKernels(const Parallel& parallel) : parallel_(parallel) {}
   DeviceKind device() const override { return DeviceKind::kCpu; }

@@ -1,5 +1,7 @@
 #include "tests/coordinator/publication_sim.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "core/base/error.h"
@@ -62,10 +64,13 @@ void PublicationSim::start_coordinator() {
 void PublicationSim::begin_publication() {
   const auto members = fleet_->members();
   if (members.empty()) return;
+  std::vector<bool> on_trial;
+  for (const int e : members) on_trial.push_back(fleet_->is_on_trial(e));
   auto attempt = std::make_shared<Attempt>(
       Attempt{.machine = Publication(static_cast<int>(members.size()),
-                                     static_cast<int>(trainers_.size()))});
+                                     static_cast<int>(trainers_.size()), on_trial)});
   attempt->engines = members;
+  attempt->on_trial = on_trial;
   attempt->version = static_cast<int64_t>(log_.size()) + 1;
   log_.push_back({attempt->version, fleet_->epoch(), false});  // the number never comes back
   note(fmt::format("version {} epoch {} to {} engines", attempt->version, fleet_->epoch(),
@@ -210,6 +215,11 @@ void PublicationSim::ended(const std::shared_ptr<Attempt>& attempt) {
     const bool has_committed = machine.state(0) == EngineState::kCommitted;
     counts_.pulled += has_committed ? 1 : 0;
     fleet_->pull_ended(attempt->engines[0], attempt->version, has_committed);
+    if (!has_committed && chance(0.5)) {
+      ++counts_.readmitted;
+      note(fmt::format("engine {} is on trial", attempt->engines[0]));
+      fleet_->readmit(attempt->engines[0]);
+    }
     return;
   }
   ++(machine.is_committed() ? counts_.committed : counts_.aborted);
@@ -292,17 +302,24 @@ void PublicationSim::check_ended(const Attempt& attempt) {
     violation_ = fmt::format("I5: version {} took {} ms", attempt.version, now_ - attempt.began);
   }
   if (attempt.is_touched_elsewhere || attempt.peer) return;
-  int untouched = 0;
-  for (const int e : attempt.engines) untouched += attempt.touched.contains(e) ? 0 : 1;
-  if (2 * untouched < std::ssize(attempt.engines) || untouched == 0) return;
+  // Engines on trial have no say, unless there are no others.
+  const bool has_others =
+      std::find(attempt.on_trial.begin(), attempt.on_trial.end(), false) != attempt.on_trial.end();
+  int untouched = 0, have_a_say = 0;
+  for (size_t i = 0; i < attempt.engines.size(); ++i) {
+    if (has_others && attempt.on_trial[i]) continue;
+    ++have_a_say;
+    untouched += attempt.touched.contains(attempt.engines[i]) ? 0 : 1;
+  }
+  if (2 * untouched < have_a_say || untouched == 0) return;
   if (!attempt.machine.is_committed()) {
     violation_ = fmt::format("I5: version {} was aborted, but {} of {} engines were sound",
-                             attempt.version, untouched, attempt.engines.size());
+                             attempt.version, untouched, have_a_say);
     return;
   }
   for (size_t i = 0; i < attempt.engines.size(); ++i) {
     const int e = attempt.engines[i];
-    if (attempt.touched.contains(e)) continue;
+    if (attempt.touched.contains(e) || attempt.on_trial[i]) continue;
     if (attempt.machine.state(static_cast<int>(i)) != EngineState::kCommitted) {
       violation_ = fmt::format("I5: sound engine {} does not serve version {}", e, attempt.version);
     }

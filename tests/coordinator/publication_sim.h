@@ -45,7 +45,8 @@ constexpr size_t kNumSimFaults = 15;
 
 struct SimCounts {
   std::array<int64_t, kNumSimFaults> faults{};
-  int64_t committed = 0, aborted = 0, fenced = 0, pulled = 0, deltas = 0, poisoned = 0;
+  int64_t committed = 0, aborted = 0, fenced = 0, pulled = 0, readmitted = 0, deltas = 0,
+          poisoned = 0;
 };
 
 /// One seeded run of the protocol in one thread and simulated time: the real EngineFleet,
@@ -84,7 +85,8 @@ class PublicationSim {
     int64_t id = 0;
     Publication machine;
     std::vector<int> engines;
-    std::optional<int> peer;  // a pull
+    std::vector<bool> on_trial;  // by place, like engines
+    std::optional<int> peer;     // a pull
     std::vector<Transaction> transactions;
     std::vector<SyncPlan> plans;
     std::vector<std::shared_ptr<SimWay>> ways;

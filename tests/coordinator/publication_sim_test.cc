@@ -31,10 +31,13 @@ TEST(PublicationSim, TheInvariantsHoldUnderEveryScheduleOfFaults) {
   EXPECT_GT(counts.aborted, 0);
   EXPECT_GT(counts.fenced, 0);
   EXPECT_GT(counts.pulled, 0);
+  EXPECT_GT(counts.readmitted, 0);
   EXPECT_GT(counts.deltas, 0);
   EXPECT_GT(counts.poisoned, 0);
-  printf("schedules=%ld committed=%ld aborted=%ld fenced=%ld pulled=%ld poisoned=%ld\n", schedules,
-         counts.committed, counts.aborted, counts.fenced, counts.pulled, counts.poisoned);
+  printf(
+      "schedules=%ld committed=%ld aborted=%ld fenced=%ld pulled=%ld readmitted=%ld poisoned=%ld\n",
+      schedules, counts.committed, counts.aborted, counts.fenced, counts.pulled, counts.readmitted,
+      counts.poisoned);
   for (size_t fault = 0; fault < kNumSimFaults; ++fault) {
     printf("fault_%zu=%ld\n", fault, counts.faults[fault]);
   }

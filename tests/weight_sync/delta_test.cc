@@ -149,11 +149,48 @@ TEST_F(Delta, EdgesOfRandomModelsArriveWholeAlsoInPlaceAndDamageIsRefusedOrStays
   EXPECT_GT(refused, 100);
 }
 
+TEST_F(Delta, HeadersThatLieUnderARightHashAreRefusedOrDescribeWhatFits) {
+  TwoVersions pieces;
+  for (const double share : {0.0, 0.01, 0.2, 1.0}) add(pieces, 100'000, share);
+  const EncodedDelta encoded = encode_delta(kernels, pieces.from(), pieces.to());
+  int refused = 0, described = 0;
+  for (int i = 0; i < 20'000; ++i) {
+    Bytes header = encoded.header;
+    const size_t at = 16 + 4 * (random() % ((header.size() - 16) / 4));
+    const std::array<uint32_t, 5> values = {0, 0xffffffff, 0xfffffffe, 65'537,
+                                            static_cast<uint32_t>(random() % 100'001)};
+    const uint32_t value = values[random() % values.size()];
+    std::memcpy(header.data() + at, &value, sizeof value);
+    quant::ContentHash hash;
+    for (size_t word = 0; 16 + 4 * word < header.size(); ++word) {
+      uint32_t contents = 0;
+      std::memcpy(&contents, header.data() + 16 + 4 * word, sizeof contents);
+      hash += quant::hash_element(contents, word);
+    }
+    std::memcpy(header.data(), &hash, sizeof hash);
+    try {
+      DeltaDecoder decoder(kernels, header, pieces.into());
+      for (const auto part : decoder.payload()) {
+        EXPECT_GT(part.size(), 0u);
+        EXPECT_LE(part.size(), 400'000u);
+        std::memset(part.data(), static_cast<int>(random() % 256), part.size());
+      }
+      ++described;
+      decoder.apply(pieces.from());
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kDataLoss);
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 1000);
+  EXPECT_GT(described, 1000);
+}
+
 TEST_F(Delta, RangesCoverAnEdgeInOrderAndAreOfALimitedSize) {
   const std::vector<int64_t> sizes = {1,         100 << 20, 100 << 20, 60 << 20,
                                       400 << 20, 2,         256 << 20, 1};
   size_t next = 0;
-  for (const PieceRange& range : delta_ranges(sizes)) {
+  for (const PieceRange& range : delta_ranges(sizes, {128 << 20, 1 << 20})) {
     EXPECT_EQ(range.begin, next);
     ASSERT_GT(range.end, range.begin);
     int64_t bytes = 0;
@@ -162,7 +199,7 @@ TEST_F(Delta, RangesCoverAnEdgeInOrderAndAreOfALimitedSize) {
     next = range.end;
   }
   EXPECT_EQ(next, sizes.size());
-  EXPECT_TRUE(delta_ranges({}).empty());
+  EXPECT_TRUE(delta_ranges({}, {}).empty());
 }
 
 }  // namespace

@@ -276,6 +276,7 @@ void lose_second_version(SyncWorld& world, WeightReceiver& receiver, const Group
   receiver.reserve(second, world.plan());
   GroupTransport transport(*groups.weights, 2, groups.device);
   const Reader reader(world, receiver, 1);
+  while (reader.whole() == 0) std::this_thread::yield();  // the error may come in no time
   const Stopwatch watch;
   try {
     receiver.receive(second, transport, Deadline::after(deadline));
