@@ -139,8 +139,8 @@ PublishStats WeightPublisher::try_publish(int64_t step, bool is_retry) {
   };
   auto attempt = std::make_unique<PublicationAttempt>(std::move(plan));
   under_way = attempt.get();
-  std::vector<bool> on_trial;
-  for (const int e : members) on_trial.push_back(fleet_.is_on_trial(e));
+  std::vector<bool> on_trial(members.size());
+  for (size_t i = 0; i < members.size(); ++i) on_trial[i] = fleet_.is_on_trial(members[i]);
   Publication publication(static_cast<int>(members.size()), static_cast<int>(trainers_.size()),
                           on_trial);
   attempt->run(publication);
