@@ -64,8 +64,8 @@ void PublicationSim::start_coordinator() {
 void PublicationSim::begin_publication() {
   const auto members = fleet_->members();
   if (members.empty()) return;
-  std::vector<bool> on_trial;
-  for (const int e : members) on_trial.push_back(fleet_->is_on_trial(e));
+  std::vector<bool> on_trial(members.size());
+  for (size_t i = 0; i < members.size(); ++i) on_trial[i] = fleet_->is_on_trial(members[i]);
   auto attempt = std::make_shared<Attempt>(
       Attempt{.machine = Publication(static_cast<int>(members.size()),
                                      static_cast<int>(trainers_.size()), on_trial)});

@@ -69,7 +69,7 @@ class SameTraining(JobTest):
 
 
 class Faults(JobTest):
-    STEPS = settings(run__steps=6)
+    MANY_STEPS = settings(run__steps=50)  # it must not end before it is killed
     ENDLESS = settings(run__steps=100000, eval__every=100000)
 
     def test_a_killed_worker_ends_the_job_and_it_resumes_to_the_same_state(self):
@@ -77,8 +77,8 @@ class Faults(JobTest):
             with self.subTest(ranks=ranks):
                 self.fresh_folder()
                 reference, directory = self.folder / "reference", self.folder / "run"
-                self.train(reference, *self.STEPS, *layout(ranks), *COLOCATED)
-                job = self.start_train(directory, *self.STEPS, *layout(ranks), *COLOCATED)
+                self.train(reference, *self.MANY_STEPS, *layout(ranks), *COLOCATED)
+                job = self.start_train(directory, *self.MANY_STEPS, *layout(ranks), *COLOCATED)
                 job.wait_for_log("step=2/")
                 victim = wait_until(lambda: job.workers().get(name), 30, f"{name} to join")
                 others = set(job.workers().values()) - {victim}
@@ -89,7 +89,7 @@ class Faults(JobTest):
                                     "--resume")
                 self.assertFalse(others & parents().keys(), "workers outlived the job")
                 self.expect_nothing_left(job)
-                self.train(directory, *self.STEPS, *layout(ranks), *COLOCATED, "--resume")
+                self.train(directory, *self.MANY_STEPS, *layout(ranks), *COLOCATED, "--resume")
                 self.expect_same_run(directory, reference)
 
     def test_a_stopped_worker_is_lost_when_its_lease_runs_out(self):

@@ -60,7 +60,7 @@ class Delta : public ::testing::Test {
     return bytes;
   }
   std::mt19937 random{7};
-  const kernels::Serial serial;
+  const kernels::Serial serial{};
   const kernels::CpuWeightKernels kernels{serial};
 };
 

@@ -21,7 +21,7 @@ quant::ContentHash hash_of(std::span<const Element> values) {
 
 class HashBatchTest : public ::testing::Test {
  protected:
-  const kernels::Serial serial;
+  const kernels::Serial serial{};
   const kernels::CpuWeightKernels kernels{serial};
 };
 
