@@ -106,25 +106,27 @@ TEST(GlooGroup, AMemberSurvivesWritingToAClosedSocket) {
 
 TEST(GlooGroup, ASilentPeerIsADeadline) {
   const int port = free_port();
-  const int good = run_ranks(2, 20s, [port](int rank) {
+  int over[2];
+  ASSERT_EQ(pipe(over), 0);
+  const int good = run_ranks(2, 20s, [port, over](int rank) {
     Member member(port, rank, 2, 2s);
-    if (rank == 1) {
-      std::vector<int32_t> go(1);
-      try {
-        member.group->receive(std::as_writable_bytes(std::span(go)), 0, 99)->wait();
-      } catch (const Error&) {
-      }
+    char byte = 0;
+    if (rank == 1) {  // silent, and there until the other is done: if it left, that would be told
+      require(read(over[0], &byte, 1) == 1, "the other's end");
       return;
     }
     std::vector<int32_t> message(4);
+    ErrorCode code = ErrorCode::kInternal;  // nothing was sent
     try {
       member.group->receive(std::as_writable_bytes(std::span(message)), 1, 0)->wait();
     } catch (const Error& error) {
-      require(error.code() == ErrorCode::kDeadlineExceeded, error.what());
-      return;
+      code = error.code();
     }
-    fail(ErrorCode::kInternal, "nothing was sent");
+    require(write(over[1], &byte, 1) == 1, "write");
+    require(code == ErrorCode::kDeadlineExceeded, "no deadline, or another error");
   });
+  close(over[0]);
+  close(over[1]);
   EXPECT_EQ(good, 2);
 }
 
