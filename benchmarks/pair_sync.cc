@@ -7,6 +7,7 @@
 #include "benchmarks/generation.h"
 #include "benchmarks/model_shapes.h"
 #include "benchmarks/pair_parts.h"
+#include "benchmarks/pair_sync_cases.h"
 #include "benchmarks/pair_world.h"
 #include "benchmarks/peer_copy.h"
 #include "benchmarks/small_changes.h"
@@ -23,46 +24,6 @@ using namespace std::chrono_literals;
 constexpr int kRawTag = 5;
 constexpr int64_t kRawBytes = int64_t{1} << 30;
 constexpr auto kMoveLimit = 60s;
-
-/// Variables that NCCL reads when its first group of a process is made.
-struct Channels {
-  std::string name;
-  std::vector<std::pair<std::string, std::string>> variables;
-};
-
-struct SyncCase {
-  std::string model;
-  int64_t group = 128;
-  Channels channels{"default", {}};
-  std::vector<int64_t> bucket_mib;       // of the wire alone
-  std::vector<int64_t> transaction_mib;  // of whole transactions; none: the wire alone
-  int rounds = 3;
-};
-
-std::vector<SyncCase> cases_of(const PairOptions& options) {
-  const int n = options.rounds;
-  if (options.is_dry_run()) {
-    return {{"tiny-dense", 128, {"default", {}}, {1, 8}, {1}, n},
-            {"tiny-moe", 32, {"default", {}}, {1}, {1}, n},
-            {"tiny-dense", 128, {"min32", {{"NCCL_MIN_P2P_NCHANNELS", "32"}}}, {1}, {}, n}};
-  }
-  std::vector<SyncCase> cases = {
-      {"qwen3-4b", 128, {"default", {}}, {8, 32, 128, 512}, {8, 128}, n},
-      {"qwen3-4b", 32, {"default", {}}, {8, 128}, {128}, n},
-      {"30b-a3b", 128, {"default", {}}, {8, 128}, {128}, std::min(n, 2)},
-      {"30b-a3b", 32, {"default", {}}, {128}, {128}, std::min(n, 2)},
-  };
-  for (const Channels& channels : std::vector<Channels>{
-           {"min_p2p=16", {{"NCCL_MIN_P2P_NCHANNELS", "16"}}},
-           {"min_p2p=32,max_p2p=32",
-            {{"NCCL_MIN_P2P_NCHANNELS", "32"}, {"NCCL_MAX_P2P_NCHANNELS", "32"}}},
-           {"max_p2p=4", {{"NCCL_MAX_P2P_NCHANNELS", "4"}}},
-           {"per_net_peer=8,net_chunk=512K",
-            {{"NCCL_NCHANNELS_PER_NET_PEER", "8"}, {"NCCL_P2P_NET_CHUNKSIZE", "524288"}}}}) {
-    cases.push_back({"qwen3-4b", 128, channels, {128}, {}, n});
-  }
-  return cases;
-}
 
 /// Milliseconds of a copy from one GPU to the other, by case.
 constexpr size_t kMaxCases = 16;
@@ -394,7 +355,7 @@ void run_rank(const SyncCase& sync_case, const PairOptions& options, int port, i
 }  // namespace
 
 bool run_sync(const PairOptions& options) {
-  const auto cases = cases_of(options);
+  const auto cases = sync_cases(options);
   NIBBLE_CHECK(cases.size() <= kMaxCases, "{} cases", cases.size());
   const Shared<PeerCopies> copies;
   bool good = true;

@@ -50,14 +50,16 @@ void HashBatch::add(const Manifest& manifest, const PlannedSlice& planned, const
       piece.subspan(static_cast<size_t>(segment.offset), static_cast<size_t>(segment.bytes)), sum);
 }
 
-void HashBatch::hand_over() {
+void HashBatch::queue_gathered() {
   if (gathered_.jobs.empty()) return;
-  Batch batch = std::exchange(gathered_, {});
-  gathered_.first = num_added_;
+  open_.insert(gathered_.first);
+  waiting_.push_back(std::exchange(gathered_, {{}, {}, num_added_}));
   gathered_bytes_ = 0;
+}
+
+void HashBatch::hand_over() {
   const std::lock_guard lock(mutex_);
-  open_.insert(batch.first);
-  waiting_.push_back(std::move(batch));
+  queue_gathered();
   // Few models are so small that no thread is ever wanted; tests are full of them.
   if (std::ssize(threads_) < max_threads(kernels_.device())) {
     threads_.emplace_back([this](const std::stop_token& stop) { run(stop); });
@@ -102,14 +104,8 @@ int64_t HashBatch::num_hashed() const {
 }
 
 void HashBatch::flush() {
-  Batch rest = std::exchange(gathered_, {});
-  gathered_.first = num_added_;
-  gathered_bytes_ = 0;
   std::unique_lock lock(mutex_);
-  if (!rest.jobs.empty()) {
-    open_.insert(rest.first);
-    waiting_.push_back(std::move(rest));
-  }
+  queue_gathered();
   while (hash_one(lock)) continue;
   hashed_.wait(lock, [this] { return open_.empty(); });
   if (error_) std::rethrow_exception(std::exchange(error_, nullptr));

@@ -52,6 +52,7 @@ class HashBatch {
     std::vector<quant::ContentHash*> sums;  // one per job
     int64_t first = 0;                      // of the add()s
   };
+  void queue_gathered();  // under mutex_
   void hand_over();
   bool hash_one(std::unique_lock<std::mutex>& lock);
   void run(const std::stop_token& stop);

@@ -1,10 +1,22 @@
-#include "core/kernels_cuda/byte_changes.h"
+// Lists of changed bytes (core/kernels/byte_changes.h) on the GPU, a thread block for each of
+// theirs.
+#include "core/kernels/byte_changes.h"
 
 #include "core/kernels_cuda/launch.h"
+#include "core/kernels_cuda/weight_scratch.h"
 #include "core/quant/pack.h"
 
 namespace nibble::kernels::cuda {
 namespace {
+
+// A thread block's work: a change block of a job, and where its entries are in the list.
+struct ChangeBlock {
+  int64_t begin;  // byte of the array
+  int64_t first_entry;
+  int32_t job;
+  int32_t bytes;
+  int32_t entries;
+};
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
@@ -161,26 +173,71 @@ __global__ void apply_kernel(const ByteTarget* __restrict__ targets,
   }
 }
 
+// The blocks of all jobs, in order. With `counts`, those that have entries alone.
+template <typename Job>
+std::vector<ChangeBlock> change_blocks(std::span<const Job> jobs,
+                                       const std::span<const uint32_t>* counts) {
+  std::vector<ChangeBlock> blocks;
+  int64_t entries = 0;
+  size_t i = 0;
+  for (size_t job = 0; job < jobs.size(); ++job) {
+    for (int64_t begin = 0; begin < jobs[job].bytes; begin += kChangeBlockBytes, ++i) {
+      const uint32_t own = counts != nullptr ? (*counts)[i] : 0;
+      if (counts == nullptr || own > 0) {
+        blocks.push_back(
+            {begin, entries, static_cast<int32_t>(job),
+             static_cast<int32_t>(std::min(kChangeBlockBytes, jobs[job].bytes - begin)),
+             static_cast<int32_t>(own)});
+      }
+      entries += own;
+    }
+  }
+  return blocks;
+}
+
+unsigned grid_of(const std::vector<ChangeBlock>& blocks) {
+  return static_cast<unsigned>(blocks.size());
+}
+
 }  // namespace
 
-void launch_count_byte_changes(const ByteChangeJob* jobs, const ChangeBlock* blocks,
-                               size_t num_blocks, uint32_t* counts, cudaStream_t stream) {
-  count_kernel<<<static_cast<unsigned>(num_blocks), kThreads, 0, stream>>>(jobs, blocks, counts);
-  NIBBLE_CUDA_CHECK(cudaGetLastError());
+std::vector<uint32_t> CudaWeightKernels::count_byte_changes(
+    std::span<const ByteChangeJob> jobs) const {
+  const std::vector<ChangeBlock> blocks = change_blocks(jobs, nullptr);
+  if (blocks.empty()) return {};
+  Scratch& s = *scratch_;
+  return s.count<uint32_t>(blocks.size(), [&](uint32_t* counts) {
+    count_kernel<<<grid_of(blocks), kThreads, 0, s.stream>>>(
+        s.upload(1, std::vector<ByteChangeJob>(jobs.begin(), jobs.end())), s.upload(2, blocks),
+        counts);
+  });
 }
 
-void launch_list_byte_changes(const ByteChangeJob* jobs, const ChangeBlock* blocks,
-                              size_t num_blocks, std::byte* list, cudaStream_t stream) {
-  list_kernel<<<static_cast<unsigned>(num_blocks), kThreads, 0, stream>>>(jobs, blocks, list);
+void CudaWeightKernels::list_byte_changes(std::span<const ByteChangeJob> jobs,
+                                          std::span<const uint32_t> counts, std::byte* list) const {
+  const std::vector<ChangeBlock> blocks = change_blocks(jobs, &counts);
+  if (blocks.empty()) return;
+  Scratch& s = *scratch_;
+  s.bind();
+  const std::lock_guard lock(s.mutex);
+  list_kernel<<<grid_of(blocks), kThreads, 0, s.stream>>>(
+      s.upload(1, std::vector<ByteChangeJob>(jobs.begin(), jobs.end())), s.upload(2, blocks), list);
   NIBBLE_CUDA_CHECK(cudaGetLastError());
+  NIBBLE_CUDA_CHECK(cudaStreamSynchronize(s.stream));
 }
 
-void launch_apply_byte_changes(const ByteTarget* targets, const ChangeBlock* blocks,
-                               size_t num_blocks, const std::byte* list, unsigned* outside,
-                               cudaStream_t stream) {
-  apply_kernel<<<static_cast<unsigned>(num_blocks), kThreads, 0, stream>>>(targets, blocks, list,
-                                                                           outside);
-  NIBBLE_CUDA_CHECK(cudaGetLastError());
+bool CudaWeightKernels::apply_byte_changes(std::span<const ByteTarget> targets,
+                                           std::span<const uint32_t> counts,
+                                           const std::byte* list) const {
+  const std::vector<ChangeBlock> blocks = change_blocks(targets, &counts);
+  if (blocks.empty()) return true;
+  Scratch& s = *scratch_;
+  const auto outside = s.count<unsigned>(1, [&](unsigned* flag) {
+    apply_kernel<<<grid_of(blocks), kThreads, 0, s.stream>>>(
+        s.upload(1, std::vector<ByteTarget>(targets.begin(), targets.end())), s.upload(2, blocks),
+        list, flag);
+  });
+  return outside[0] == 0;
 }
 
 }  // namespace nibble::kernels::cuda

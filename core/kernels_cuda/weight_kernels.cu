@@ -2,14 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <mutex>
 #include <vector>
 
-#include "core/cuda/device_buffer.h"
-#include "core/cuda/stream.h"
-#include "core/kernels_cuda/byte_changes.h"
 #include "core/kernels_cuda/launch.h"
 #include "core/kernels_cuda/pack_update.h"
+#include "core/kernels_cuda/weight_scratch.h"
 #include "core/quant/pack.h"
 
 namespace nibble::kernels::cuda {
@@ -129,66 +126,6 @@ __global__ void hash_kernel(const HashJob* __restrict__ jobs, const Chunk* __res
 constexpr int64_t kMaxBlocks = 4096;
 
 }  // namespace
-
-// Device memory for job lists and results.
-class CudaWeightKernels::Scratch {
- public:
-  explicit Scratch(std::unique_ptr<CudaStream> own) : Scratch(own->get()) { own_ = std::move(own); }
-  explicit Scratch(cudaStream_t s) : stream(s) { NIBBLE_CUDA_CHECK(cudaGetDevice(&device_)); }
-  // The calling thread works on our device from now on.
-  void bind() const { NIBBLE_CUDA_CHECK(cudaSetDevice(device_)); }
-
-  // The list on the device, until the next call of the same slot.
-  template <typename T>
-  const T* upload(int slot, const std::vector<T>& list) {
-    return static_cast<const T*>(upload_bytes(slot, list.data(), list.size() * sizeof(T)));
-  }
-  void* reserve(int slot, size_t bytes) {
-    auto& buffer = buffers_[slot];
-    const auto wanted = static_cast<int64_t>(bytes);
-    if (!buffer || buffer->count() < wanted) {
-      // The old one stays: to free it would wait for all that the device has been given, and a
-      // transfer from a peer that is gone never ends.
-      const int64_t before = buffer ? buffer->count() : kFirstBytes / 2;
-      if (buffer) outgrown_.push_back(std::move(buffer));
-      buffer = std::make_unique<DeviceBuffer<std::byte>>(std::max(wanted, 2 * before));
-    }
-    return buffer->data();
-  }
-  void download(void* to, const void* from, size_t bytes) {
-    NIBBLE_CUDA_CHECK(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream));
-    NIBBLE_CUDA_CHECK(cudaStreamSynchronize(stream));
-  }
-  // `count` counters, zeroed; `run` enqueues what adds to them.
-  template <typename Counter = unsigned long long, typename Run>
-  std::vector<Counter> count(size_t count, Run run) {
-    bind();
-    const std::lock_guard lock(mutex);
-    std::vector<Counter> result(count);
-    const size_t bytes = count * sizeof result[0];
-    auto* counters = static_cast<Counter*>(reserve(0, bytes));
-    NIBBLE_CUDA_CHECK(cudaMemsetAsync(counters, 0, bytes, stream));
-    run(counters);
-    NIBBLE_CUDA_CHECK(cudaGetLastError());
-    download(result.data(), counters, bytes);
-    return result;
-  }
-
-  const cudaStream_t stream;
-  std::mutex mutex;
-
- private:
-  int device_ = 0;
-  std::unique_ptr<CudaStream> own_;
-  const void* upload_bytes(int slot, const void* list, size_t bytes) {
-    void* at = reserve(slot, bytes);
-    NIBBLE_CUDA_CHECK(cudaMemcpyAsync(at, list, bytes, cudaMemcpyHostToDevice, stream));
-    return at;
-  }
-  static constexpr int64_t kFirstBytes = 64 << 10;
-  std::unique_ptr<DeviceBuffer<std::byte>> buffers_[4];
-  std::vector<std::unique_ptr<DeviceBuffer<std::byte>>> outgrown_;  // together less than buffers_
-};
 
 CudaWeightKernels::CudaWeightKernels(cudaStream_t stream)
     : scratch_(std::make_unique<Scratch>(stream)) {}
@@ -362,68 +299,6 @@ std::vector<quant::ContentHash> CudaWeightKernels::hash(std::span<const HashJob>
   });
   for (size_t i = 0; i < jobs.size(); ++i) hashes[i] = {sums[2 * i], sums[2 * i + 1]};
   return hashes;
-}
-
-namespace {
-
-// The blocks of all jobs, in order. With `counts`, those that have entries alone.
-template <typename Job>
-std::vector<ChangeBlock> change_blocks(std::span<const Job> jobs,
-                                       const std::span<const uint32_t>* counts) {
-  std::vector<ChangeBlock> blocks;
-  int64_t entries = 0;
-  size_t i = 0;
-  for (size_t job = 0; job < jobs.size(); ++job) {
-    for (int64_t begin = 0; begin < jobs[job].bytes; begin += kChangeBlockBytes, ++i) {
-      const uint32_t own = counts != nullptr ? (*counts)[i] : 0;
-      if (counts == nullptr || own > 0) {
-        blocks.push_back(
-            {begin, entries, static_cast<int32_t>(job),
-             static_cast<int32_t>(std::min(kChangeBlockBytes, jobs[job].bytes - begin)),
-             static_cast<int32_t>(own)});
-      }
-      entries += own;
-    }
-  }
-  return blocks;
-}
-
-}  // namespace
-
-std::vector<uint32_t> CudaWeightKernels::count_byte_changes(
-    std::span<const ByteChangeJob> jobs) const {
-  const std::vector<ChangeBlock> blocks = change_blocks(jobs, nullptr);
-  if (blocks.empty()) return {};
-  Scratch& s = *scratch_;
-  return s.count<uint32_t>(blocks.size(), [&](uint32_t* counts) {
-    launch_count_byte_changes(s.upload(1, std::vector<ByteChangeJob>(jobs.begin(), jobs.end())),
-                              s.upload(2, blocks), blocks.size(), counts, s.stream);
-  });
-}
-
-void CudaWeightKernels::list_byte_changes(std::span<const ByteChangeJob> jobs,
-                                          std::span<const uint32_t> counts, std::byte* list) const {
-  const std::vector<ChangeBlock> blocks = change_blocks(jobs, &counts);
-  if (blocks.empty()) return;
-  Scratch& s = *scratch_;
-  s.bind();
-  const std::lock_guard lock(s.mutex);
-  launch_list_byte_changes(s.upload(1, std::vector<ByteChangeJob>(jobs.begin(), jobs.end())),
-                           s.upload(2, blocks), blocks.size(), list, s.stream);
-  NIBBLE_CUDA_CHECK(cudaStreamSynchronize(s.stream));
-}
-
-bool CudaWeightKernels::apply_byte_changes(std::span<const ByteTarget> targets,
-                                           std::span<const uint32_t> counts,
-                                           const std::byte* list) const {
-  const std::vector<ChangeBlock> blocks = change_blocks(targets, &counts);
-  if (blocks.empty()) return true;
-  Scratch& s = *scratch_;
-  const auto outside = s.count<unsigned>(1, [&](unsigned* flag) {
-    launch_apply_byte_changes(s.upload(1, std::vector<ByteTarget>(targets.begin(), targets.end())),
-                              s.upload(2, blocks), blocks.size(), list, flag, s.stream);
-  });
-  return outside[0] == 0;
 }
 
 }  // namespace nibble::kernels::cuda

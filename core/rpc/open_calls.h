@@ -13,7 +13,7 @@ namespace nibble {
 /// call any method.
 class OpenCalls {
  public:
-  /// One call; made before it and gone before its context. Throws Error{kUnavailable} after
+  /// One call; made before it and gone before its context. Throws Error{kCancelled} after
   /// cancel().
   class Scope {
    public:
