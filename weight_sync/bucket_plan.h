@@ -17,7 +17,7 @@ struct TransferSizes {
   int64_t direct_bytes = int64_t{128} << 10;
 };
 /// Between GPUs a copy is cheap and a transfer is not.
-constexpr TransferSizes kGpuTransfers = {int64_t{128} << 20, int64_t{64} << 20};
+constexpr TransferSizes kGpuTransfers = {int64_t{256} << 20, int64_t{64} << 20};
 
 /// Bytes [offset, offset + bytes) of one piece of an edge.
 struct Segment {

@@ -31,6 +31,22 @@ constexpr auto kWatchPoll = std::chrono::milliseconds(1);
 constexpr auto kAbortTimeout = std::chrono::seconds(10);
 constexpr int kExitAfterHungAbort = 70;
 
+// Between two polls. NCCL enqueues a transfer in tens of microseconds, GPUs of a host move one in a
+// fraction of a millisecond, and a sleep may take as long: there is none at first.
+class Pause {
+ public:
+  void operator()() const {
+    if (patience_.expired()) {
+      std::this_thread::sleep_for(kPoll);
+    } else {
+      std::this_thread::yield();
+    }
+  }
+
+ private:
+  const Deadline patience_ = Deadline::after(kSpin);
+};
+
 // What a transfer and its group share; the group may be destroyed first.
 class Communicator {
  public:
@@ -130,9 +146,10 @@ class Communicator {
     return query == ncclSuccess ? status : query;
   }
   void settle(const char* operation, ncclResult_t status, Deadline deadline) {
+    Pause pause;
     while (status == ncclInProgress) {
       check(operation, deadline);
-      std::this_thread::sleep_for(kPoll);
+      pause();
       status = state(operation);
     }
     if (status != ncclSuccess) fail_with(operation, status);
@@ -190,16 +207,10 @@ class NcclTransfer final : public PendingTransfer {
     comm_->watch(std::move(done_), operation_, Deadline::after(comm_->timeout));
   }
   void wait_until(Deadline deadline) override {
-    // A transfer between GPUs of a host takes a fraction of a millisecond, and a sleep may take as
-    // long: poll without one at first.
-    const Deadline patience = Deadline::after(kSpin);
+    Pause pause;
     while (!done_.is_reached()) {
       comm_->check(operation_, deadline);
-      if (patience.expired()) {
-        std::this_thread::sleep_for(kPoll);
-      } else {
-        std::this_thread::yield();
-      }
+      pause();
     }
     // An aborted kernel ends too.
     if (comm_->is_given_up()) comm_->fail_aborted(operation_);
