@@ -1,120 +1,203 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cstdio>
+#include <array>
 #include <memory>
 
+#include "cli/calibration_tokens.h"
 #include "cli/command.h"
+#include "cli/convert_report.h"
+#include "cli/model_flags.h"
 #include "cli/progress.h"
-#include "convert/convert.h"
 #include "core/base/fail.h"
-#include "core/base/json.h"
 #include "core/base/log.h"
+#include "core/device/cuda_device.h"
+#include "core/ops/cpu_backend.h"
 #include "core/ops/torch_parallel.h"
 
 namespace nibble {
 namespace {
 
+constexpr std::array<int64_t, 3> kGroupSizes = {32, 64, 128};
+
 struct ConvertFlags {
   ConvertOptions options;
+  CalibrationFlags calibration;
   std::string method = "gptq";
   std::string quant_type = "W4A16";
   std::string grid = "sym7";
+  std::string scale_search = "none";
+  std::string act_order = "static";
   std::string targets;
+  std::string device = "auto";
+  std::vector<int64_t> compare;
   int64_t max_file_mb = 5000;
   int threads = 0;
   bool resume = false;
   bool json = false;
 };
 
-ConvertOptions checked_options(const ConvertFlags& flags) {
-  if (flags.method == "gptq") {
-    fail(ErrorCode::kUnimplemented,
-         "--method gptq is not built yet; use --method rtn (round to nearest, needs no data)");
-  }
-  if (flags.method != "rtn") {
-    fail(ErrorCode::kInvalidArgument, "--method '{}' is unknown; use rtn", flags.method);
-  }
-  ConvertOptions options = flags.options;
-  if (flags.quant_type != "W4A16" && flags.quant_type != "W8A16") {
-    fail(ErrorCode::kInvalidArgument, "--quant-type '{}' is unknown; use W4A16 or W8A16",
-         flags.quant_type);
-  }
-  options.bits = flags.quant_type == "W8A16" ? 8 : 4;
-  if (flags.grid != "sym7" && flags.grid != "sym7p5") {
-    fail(ErrorCode::kInvalidArgument, "--grid '{}' is unknown; use sym7 or sym7p5", flags.grid);
-  }
-  if (options.bits == 8 && flags.grid != "sym7") {
+void check_choice(const char* flag, const std::string& value,
+                  const std::vector<std::string>& choices) {
+  if (std::find(choices.begin(), choices.end(), value) != choices.end()) return;
+  fail(ErrorCode::kInvalidArgument, "{} '{}' is unknown; use {}", flag, value,
+       fmt::join(choices, " or "));
+}
+
+void check_group_size(const char* flag, int64_t group_size) {
+  if (std::find(kGroupSizes.begin(), kGroupSizes.end(), group_size) != kGroupSizes.end()) return;
+  fail(ErrorCode::kInvalidArgument, "{} is {}; it must be 32, 64 or 128", flag, group_size);
+}
+
+void check_flags(const ConvertFlags& flags) {
+  check_choice("--method", flags.method, {"gptq", "rtn"});
+  check_choice("--quant-type", flags.quant_type, {"W4A16", "W8A16"});
+  check_choice("--grid", flags.grid, {"sym7", "sym7p5"});
+  check_choice("--scale-search", flags.scale_search, {"none", "mse"});
+  check_choice("--actorder", flags.act_order, {"static", "none"});
+  check_choice("--device", flags.device, {"auto", "cpu", "cuda"});
+  check_group_size("--quant-group-size", flags.options.gptq.group_size);
+  for (const int64_t size : flags.compare) check_group_size("--compare", size);
+  if (flags.quant_type == "W8A16" && flags.grid != "sym7") {
     fail(ErrorCode::kInvalidArgument, "--grid sym7p5 is of 4 bits; leave it out with W8A16");
   }
-  options.grid = options.bits == 8        ? quant::Grid::kSym127
-                 : flags.grid == "sym7p5" ? quant::Grid::kSym7p5
-                                          : quant::Grid::kSym7;
-  constexpr std::array<int64_t, 3> kGroups = {32, 64, 128};
-  if (std::find(kGroups.begin(), kGroups.end(), options.group_size) == kGroups.end()) {
-    fail(ErrorCode::kInvalidArgument, "--quant-group-size is {}; it must be 32, 64 or 128",
-         options.group_size);
-  }
-  if (!flags.targets.empty()) options.targets = parse_quant_targets(flags.targets);
   if (flags.max_file_mb < 1) {
     fail(ErrorCode::kInvalidArgument, "--max-file-mb is {}; it must be at least 1",
          flags.max_file_mb);
   }
+  const double dampening = flags.options.gptq.dampening;
+  if (!(dampening > 0.0 && dampening <= 1.0)) {
+    fail(ErrorCode::kInvalidArgument, "--dampening-frac is {}; it must be above 0 and at most 1",
+         dampening);
+  }
+  if (flags.calibration.data.empty() && flags.method == "gptq") {
+    fail(ErrorCode::kInvalidArgument,
+         "--method gptq needs calibration text: name it with --data-dir, or round to nearest with "
+         "--method rtn");
+  }
+  if (flags.compare.empty() && flags.options.output.directory.empty()) {
+    fail(ErrorCode::kInvalidArgument, "--output-dir is missing: the INT4 directory to make");
+  }
+  if (!flags.compare.empty() && !flags.options.output.directory.empty()) {
+    fail(ErrorCode::kInvalidArgument,
+         "--compare writes nothing; leave --output-dir out, then convert with the size you choose");
+  }
+  if (!flags.compare.empty() &&
+      (flags.calibration.data.empty() || flags.calibration.held_out_samples == 0)) {
+    fail(ErrorCode::kInvalidArgument,
+         "--compare measures on held-out text: give --data-dir, and --held-out-samples above 0");
+  }
+}
+
+ConvertOptions checked_options(const ConvertFlags& flags) {
+  check_flags(flags);
+  ConvertOptions options = flags.options;
+  options.method = flags.method == "gptq" ? QuantMethod::kGptq : QuantMethod::kNearest;
+  options.bits = flags.quant_type == "W8A16" ? 8 : 4;
+  options.gptq.grid = options.bits == 8        ? quant::Grid::kSym127
+                      : flags.grid == "sym7p5" ? quant::Grid::kSym7p5
+                                               : quant::Grid::kSym7;
+  options.gptq.search =
+      flags.scale_search == "mse" ? kernels::ScaleSearch::kMse : kernels::ScaleSearch::kNone;
+  options.gptq.act_order = flags.act_order == "static";
+  if (!flags.targets.empty()) options.targets = parse_quant_targets(flags.targets);
   options.output.max_file_bytes = flags.max_file_mb * 1'000'000;
-  if (flags.resume) options.output.leftover = PendingDirectory::Leftover::kReplace;
+  if (flags.resume) options.output.leftover = PendingDirectory::Leftover::kContinue;
   return options;
 }
 
-std::string report_json(const ConvertReport& report, const ConvertOptions& options) {
-  OrderedJson layers = OrderedJson::array();
-  for (const ConvertedMatrix& m : report.matrices) {
-    layers.push_back({{"module", m.module},
-                      {"shape", {m.rows, m.cols}},
-                      {"relative_rms_error", m.relative_rms_error}});
-  }
-  const OrderedJson root = {{"output_dir", options.output.directory.string()},
-                            {"method", "rtn"},
-                            {"bits", report.quantization.bits},
-                            {"group_size", report.quantization.group_size},
-                            {"ignore", report.quantization.ignore},
-                            {"input_bytes", report.input_bytes},
-                            {"output_bytes", report.output_bytes},
-                            {"elapsed_ms", report.elapsed_ms},
-                            {"warnings", report.warnings},
-                            {"layers", layers}};
-  return root.dump();
+// Activations stay on a GPU if they leave it most of its memory.
+bool fits_on_device(const ConvertOptions& options, const CalibrationTokens& tokens) {
+  const Json config = read_hf_config(options.input_dir);
+  const int64_t width = config.value("hidden_size", int64_t{0});
+  int64_t count = 0;
+  for (const auto& window : tokens.calibration) count += std::ssize(window);
+  for (const auto& window : tokens.held_out) count += 2 * std::ssize(window);
+  return 2 * width * count <= ops::free_cuda_bytes() / 4;
 }
 
-void print_report(const ConvertReport& report, const ConvertOptions& options) {
-  double sum = 0.0;
-  const ConvertedMatrix* worst = &report.matrices.front();
-  for (const ConvertedMatrix& m : report.matrices) {
-    sum += m.relative_rms_error;
-    if (m.relative_rms_error > worst->relative_rms_error) worst = &m;
-  }
-  fmt::print("{}: {} matrices in {} bits, groups of {}; {:.1f} MB -> {:.1f} MB in {:.1f} s\n",
-             options.output.directory.string(), report.matrices.size(), report.quantization.bits,
-             report.quantization.group_size, static_cast<double>(report.input_bytes) / 1e6,
-             static_cast<double>(report.output_bytes) / 1e6, report.elapsed_ms / 1000.0);
-  fmt::print("relative RMS error of a matrix: mean {:.5f}, worst {:.5f} ({})\n",
-             sum / static_cast<double>(report.matrices.size()), worst->relative_rms_error,
-             worst->module);
+void compare(const ConvertFlags& flags, const ConvertOptions& options,
+             const CalibrationTokens& tokens, const ops::Backend& backend,
+             const ConvertProgress& progress) {
+  const auto results = compare_group_sizes(options, flags.compare, tokens, backend, progress);
+  fmt::print("{}", flags.json ? comparison_json(results) + "\n" : comparison_text(results));
 }
 
 void run_convert(const ConvertFlags& flags) {
-  const ConvertOptions options = checked_options(flags);
+  ConvertOptions options = checked_options(flags);
   if (flags.threads > 0) ops::set_num_threads(flags.threads);
-  ProgressLine line("converting");
-  const ConvertReport report =
-      convert_rtn(options, ops::torch_parallel(),
-                  [&line](int64_t done_bytes, int64_t total_bytes, const std::string& name) {
-                    line.update(done_bytes, total_bytes, name);
-                  });
-  for (const std::string& warning : report.warnings) get_logger("convert")->warn("{}", warning);
-  if (flags.json) {
-    fmt::print("{}\n", report_json(report, options));
-  } else {
-    print_report(report, options);
+  std::optional<CalibrationTokens> tokens;
+  if (!flags.calibration.data.empty()) {
+    tokens = load_calibration_tokens(flags.calibration, options.input_dir);
   }
+  const auto gpu = tokens ? open_gpu(flags.device, Numerics::kFast) : nullptr;
+  const ops::Backend& backend = gpu ? *gpu : ops::cpu_backend();
+  if (gpu && !options.spills) options.streams.is_on_device = fits_on_device(options, *tokens);
+  ProgressLine line("converting");
+  const auto progress = [&line](int64_t done_bytes, int64_t total_bytes, const std::string& name) {
+    line.update(done_bytes, total_bytes, name);
+  };
+  if (!flags.compare.empty()) {
+    compare(flags, options, *tokens, backend, progress);
+    return;
+  }
+  const ConvertReport report = convert(options, tokens ? &*tokens : nullptr, backend, progress);
+  for (const std::string& warning : report.warnings) get_logger("convert")->warn("{}", warning);
+  fmt::print("{}", flags.json ? convert_report_json(report, options) + "\n"
+                              : convert_report_text(report, options));
+}
+
+void add_quantization_flags(CLI::App& command, ConvertFlags& flags) {
+  GptqOptions& gptq = flags.options.gptq;
+  command
+      .add_option("--method", flags.method,
+                  "gptq (calibrated, needs --data-dir) or rtn: round to nearest")
+      ->capture_default_str();
+  command.add_option("--quant-type", flags.quant_type, "W4A16 or W8A16")->capture_default_str();
+  command
+      .add_option("--quant-group-size", gptq.group_size, "weights that share a scale: 32, 64, 128")
+      ->capture_default_str();
+  command
+      .add_option("--grid", flags.grid, "sym7 (what Nibble trains) or sym7p5 (llm-compressor's)")
+      ->capture_default_str();
+  command
+      .add_option(
+          "--scale-search", flags.scale_search,
+          "none: scales from the largest weight of a group; mse: those with the least error")
+      ->capture_default_str();
+  command
+      .add_option("--actorder", flags.act_order,
+                  "gptq: static (columns with large inputs first; files keep their order) or none")
+      ->capture_default_str();
+  command
+      .add_option("--dampening-frac", gptq.dampening,
+                  "gptq: added to the diagonal of the statistics, of its mean")
+      ->capture_default_str();
+  command.add_option("--targets", flags.targets,
+                     "experts, mlp or linear; default: experts if the model has them, else linear");
+  command.add_option("--ignore", flags.options.ignore,
+                     "module to leave in BF16: full name or \"re:^...$\"; may be repeated");
+}
+
+void add_run_flags(CLI::App& command, ConvertFlags& flags) {
+  command
+      .add_option("--max-file-mb", flags.max_file_mb, "size of one safetensors file, 10^6 bytes")
+      ->capture_default_str();
+  command.add_option("--device", flags.device, "cpu, cuda, or auto: a GPU where there is one")
+      ->capture_default_str();
+  command.add_option("--threads", flags.threads, "CPU threads; default: all");
+  command.add_flag("--spill", flags.options.spills,
+                   "keep activations in a file beside the output instead of in memory");
+  command.add_flag("--resume", flags.resume,
+                   "go on from what an interrupted run left, to the same bytes");
+  command.add_flag("--trust-remote-code", flags.options.trust_remote_code,
+                   "accept a config with auto_map; its code is never run");
+  command
+      .add_option(
+          "--compare", flags.compare,
+          "group sizes, such as 32,64,128: print size, KL and perplexity of each; nothing is "
+          "written")
+      ->delimiter(',');
+  command.add_flag("--json", flags.json, "print a report with the error of every layer as JSON");
 }
 
 }  // namespace
@@ -123,39 +206,21 @@ void add_convert_command(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand(
       "convert", "Quantize a BF16 Hugging Face checkpoint to INT4 (compressed-tensors)");
   auto flags = std::make_shared<ConvertFlags>();  // shared: parse and work are two callbacks
-  ConvertOptions& options = flags->options;
-  command->add_option("--input-dir", options.input_dir, "BF16 Hugging Face directory")->required();
-  command
-      ->add_option("--output-dir", options.output.directory,
-                   "INT4 directory to make; must not exist or be empty")
+  command->add_option("--input-dir", flags->options.input_dir, "BF16 Hugging Face directory")
       ->required();
-  command->add_option("--method", flags->method, "gptq (not built yet) or rtn: round to nearest")
-      ->capture_default_str();
-  command->add_option("--quant-type", flags->quant_type, "W4A16 or W8A16")->capture_default_str();
-  command
-      ->add_option("--quant-group-size", options.group_size,
-                   "weights that share a scale: 32, 64, 128")
-      ->capture_default_str();
-  command
-      ->add_option("--grid", flags->grid, "sym7 (what Nibble trains) or sym7p5 (llm-compressor's)")
-      ->capture_default_str();
-  command->add_option(
-      "--targets", flags->targets,
-      "experts, mlp or linear; default: experts if the model has them, else linear");
-  command->add_option("--ignore", options.ignore,
-                      "module to leave in BF16: full name or \"re:^...$\"; may be repeated");
-  command
-      ->add_option("--max-file-mb", flags->max_file_mb, "size of one safetensors file, 10^6 bytes")
-      ->capture_default_str();
-  command->add_option("--threads", flags->threads, "CPU threads; default: all");
-  command->add_flag("--resume", flags->resume,
-                    "replace what an interrupted run left; rounding starts over, as it is cheap");
-  command->add_flag("--trust-remote-code", options.trust_remote_code,
-                    "accept a config with auto_map; its code is never run");
-  command->add_flag("--json", flags->json, "print a report with the error of every layer as JSON");
+  command->add_option("--output-dir", flags->options.output.directory,
+                      "INT4 directory to make; must not exist or be empty");
+  add_calibration_flags(*command, flags->calibration);
+  add_quantization_flags(*command, *flags);
+  add_run_flags(*command, *flags);
   command->footer(
-      "Example:\n  nibble convert --input-dir models/Qwen3-0.6B --output-dir models/Qwen3-0.6B-int4"
-      " \\\n      --method rtn --quant-group-size 32");
+      "Examples:\n"
+      "  nibble convert --input-dir models/Qwen3-0.6B --output-dir models/Qwen3-0.6B-int4 \\\n"
+      "      --data-dir data/calibration.jsonl\n"
+      "  nibble convert --input-dir models/Qwen3-0.6B --data-dir data/calibration.jsonl \\\n"
+      "      --compare 32,64,128\n"
+      "  nibble convert --input-dir models/Qwen3-0.6B --output-dir models/Qwen3-0.6B-rtn "
+      "--method rtn");
   command->callback([flags, &context] { context.run = [flags] { run_convert(*flags); }; });
 }
 

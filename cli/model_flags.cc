@@ -16,24 +16,32 @@ ModelSpec spec_of(const HfDirectory& directory) {
       parse_model_config(directory.config(), (directory.path() / "config.json").string()));
 }
 
-// Whether the model goes to a GPU.
-bool wants_gpu(const ModelFlags& flags) {
-  if (flags.device == "cpu") return false;
-  if (flags.dtype == "float32") {
-    if (flags.device == "auto") return false;
-    fail(ErrorCode::kInvalidArgument,
-         "--dtype float32 is a CPU's; on a GPU activations are bfloat16: leave --dtype out, or use "
-         "--device cpu");
-  }
+bool takes_gpu(const std::string& device) {
+  if (device == "cpu") return false;
   if (ops::num_cuda_devices() > 0) {
     ops::check_cuda_devices();
     return true;
   }
-  if (flags.device == "auto") return false;
+  if (device == "auto") return false;
   fail(ErrorCode::kInvalidArgument,
        "--device cuda, but this nibble sees no GPU ({}; `nibble doctor` says more): build with "
        "`cmake --preset cuda` on a machine with a GPU, or use --device cpu",
        ops::no_cuda_reason());
+}
+
+// Whether the model goes to a GPU.
+bool wants_gpu(const ModelFlags& flags) {
+  if (flags.dtype != "float32" || flags.device == "cpu") return takes_gpu(flags.device);
+  if (flags.device == "auto") return false;
+  fail(ErrorCode::kInvalidArgument,
+       "--dtype float32 is a CPU's; on a GPU activations are bfloat16: leave --dtype out, or use "
+       "--device cpu");
+}
+
+std::unique_ptr<const ops::Backend> use_gpu(const char* logger, Numerics numerics) {
+  const auto info = ops::use_cuda_device(0);
+  get_logger(logger)->info("gpu={} name='{}'", info.index, info.name);
+  return ops::make_cuda_backend(numerics);
 }
 
 std::unique_ptr<ResidentWeights> load_as_flags_say(const HfDirectory& directory,
@@ -106,6 +114,10 @@ Numerics numerics(const ModelFlags& flags) {
   return flags.numerics == "fast" ? Numerics::kFast : Numerics::kExact;
 }
 
+std::unique_ptr<const ops::Backend> open_gpu(const std::string& device, Numerics numerics) {
+  return takes_gpu(device) ? use_gpu("device", numerics) : nullptr;
+}
+
 std::unique_ptr<LoadedModel> load_model(const ModelFlags& flags) {
   check_model_flags(flags);
   const bool is_on_gpu = wants_gpu(flags);
@@ -114,9 +126,7 @@ std::unique_ptr<LoadedModel> load_model(const ModelFlags& flags) {
   auto model = std::make_unique<LoadedModel>(spec_of(directory));
   model->weights = load_as_flags_say(directory, model->spec, flags);
   if (!is_on_gpu) return model;
-  const auto info = ops::use_cuda_device(0);
-  get_logger("model")->info("gpu={} name='{}'", info.index, info.name);
-  model->gpu = ops::make_cuda_backend(numerics(flags));
+  model->gpu = use_gpu("model", numerics(flags));
   model->weights = model->weights->to(DeviceKind::kCuda);
   return model;
 }

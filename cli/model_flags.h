@@ -39,6 +39,10 @@ void check_model_flags(const ModelFlags& flags);
 ActivationType activation_type(const ModelFlags& flags);
 Numerics numerics(const ModelFlags& flags);
 
+/// The backend of this machine's GPU if `device` (auto, cpu or cuda) says so, else null. Throws
+/// Error{kInvalidArgument} for cuda where there is none.
+std::unique_ptr<const ops::Backend> open_gpu(const std::string& device, Numerics numerics);
+
 /// A model in memory. Not movable: the weights borrow the specification.
 struct LoadedModel {
   ModelSpec spec;

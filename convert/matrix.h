@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <span>
 
+#include "core/kernels/gptq.h"
 #include "core/kernels/parallel.h"
 #include "core/models/weights.h"
 #include "core/quant/group_codec.h"
@@ -15,7 +16,11 @@ namespace nibble {
 /// a weight that cannot be quantized.
 StoredParameter round_matrix(const ParameterSpec& parameter, std::span<const uint16_t> weight,
                              const QuantizationPlan& plan, quant::Grid grid,
-                             const kernels::Parallel& parallel);
+                             kernels::ScaleSearch search, const kernels::Parallel& parallel);
+
+/// Throws as round_matrix() would.
+void check_quantizable(const ParameterSpec& parameter, std::span<const uint16_t> weight,
+                       int64_t group_size, quant::Grid grid, const kernels::Parallel& parallel);
 
 /// |w - w'| / |w| over the whole matrix (root mean squares); 0 for a matrix of zeros. The same
 /// value for any number of threads.

@@ -15,10 +15,12 @@ int64_t total_bytes(const std::vector<TensorInfo>& tensors) {
   return bytes;
 }
 
-// Checked before the writer creates its first file.
-const PendingDirectory& with_room(const PendingDirectory& directory,
-                                  const std::vector<TensorInfo>& tensors) {
+// Before the writer creates its first file.
+const PendingDirectory& prepared(const PendingDirectory& directory,
+                                 const std::vector<TensorInfo>& tensors,
+                                 const std::function<void(const std::filesystem::path&)>& claim) {
   directory.require_free_bytes(total_bytes(tensors) + kSideFileBytes);
+  if (claim) claim(directory.path());
   return directory;
 }
 
@@ -46,9 +48,10 @@ std::vector<TensorInfo> model_tensors(const ParameterTable& table, const Quantiz
   return tensors;
 }
 
-ModelOutput::ModelOutput(const Place& place, const std::vector<TensorInfo>& tensors)
+ModelOutput::ModelOutput(const Place& place, const std::vector<TensorInfo>& tensors,
+                         const std::function<void(const std::filesystem::path&)>& claim)
     : directory_(place.directory, place.leftover),
-      writer_(with_room(directory_, tensors).path(), tensors, place.max_file_bytes) {}
+      writer_(prepared(directory_, tensors, claim).path(), tensors, place.max_file_bytes) {}
 
 void ModelOutput::write_packed(const ParameterSpec& parameter, std::span<const uint32_t> words,
                                std::span<const uint16_t> scale) {

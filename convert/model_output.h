@@ -37,7 +37,15 @@ class ModelOutput {
   };
   /// Throws Error{kInvalidArgument} if the place is taken, Error{kResourceExhausted} if the disk
   /// has not enough room for all tensors.
-  ModelOutput(const Place& place, const std::vector<TensorInfo>& tensors);
+  ///   claim  called with the directory before anything is written there; may throw
+  ModelOutput(const Place& place, const std::vector<TensorInfo>& tensors,
+              const std::function<void(const std::filesystem::path&)>& claim = {});
+  /// Where it grows.
+  const std::filesystem::path& path() const { return directory_.path(); }
+  /// True for what an interrupted run has written; it is to be left out.
+  bool is_written(const std::string& name) const { return writer_.is_written(name); }
+  /// From here on an interrupted run is worth going on from.
+  void keep() { directory_.keep(); }
   /// The next tensor of the list.
   template <typename Elements>
   void write(const std::string& name, const Elements& values) {

@@ -44,10 +44,12 @@ PendingDirectory::PendingDirectory(fs::path final_path, Leftover leftover)
   if (fs::exists(temporary_, error)) {
     if (leftover == Leftover::kRefuse) {
       fail(ErrorCode::kInvalidArgument,
-           "'{}' is there: an earlier run is at work or was interrupted; add --resume to start "
-           "over in its place",
+           "'{}' is there: an earlier run is at work or was interrupted; add --resume to take its "
+           "place, or remove it",
            temporary_.string());
     }
+    kept_ = leftover == Leftover::kContinue;
+    if (kept_) return;
     fs::remove_all(temporary_);
   }
   if (!fs::create_directories(temporary_, error) || error) {
@@ -58,7 +60,7 @@ PendingDirectory::PendingDirectory(fs::path final_path, Leftover leftover)
 
 PendingDirectory::~PendingDirectory() {
   std::error_code ignored;  // a destructor must not throw; the name says that it is partial
-  if (!committed_) fs::remove_all(temporary_, ignored);
+  if (!committed_ && !kept_) fs::remove_all(temporary_, ignored);
 }
 
 void PendingDirectory::require_free_bytes(int64_t bytes) const {

@@ -1,5 +1,6 @@
 #include "core/checkpoint/hf_directory.h"
 
+#include <algorithm>
 #include <set>
 
 #include "core/base/fail.h"
@@ -134,15 +135,43 @@ HfWriter::HfWriter(const fs::path& directory, const std::vector<TensorInfo>& ten
     files_.back().push_back(info);
     bytes += info.num_bytes();
   }
+  for (size_t file = 0; file < files_.size(); ++file) {
+    if (!is_whole(file)) continue;
+    for (const TensorInfo& info : files_[file]) written_.insert(info.name);
+  }
+  skip_written_files();
+}
+
+std::string HfWriter::file_name(size_t file) const {
+  return files_.size() == 1
+             ? "model.safetensors"
+             : fmt::format("model-{:05}-of-{:05}.safetensors", file + 1, files_.size());
+}
+
+// A file has its name only when it is whole; it may be another model's.
+bool HfWriter::is_whole(size_t file) const {
+  const fs::path path = directory_ / file_name(file);
+  if (!fs::exists(path)) return false;
+  const SafetensorsFile found(path);
+  const auto matches = [&](const TensorInfo& wanted) {
+    if (!found.contains(wanted.name)) return false;
+    const TensorView view = found.tensor(wanted.name);
+    return view.dtype == wanted.dtype && std::equal(view.shape.begin(), view.shape.end(),
+                                                    wanted.shape.begin(), wanted.shape.end());
+  };
+  return found.tensors().size() == files_[file].size() &&
+         std::all_of(files_[file].begin(), files_[file].end(), matches);
+}
+
+void HfWriter::skip_written_files() {
+  while (next_file_ < files_.size() && is_written(files_[next_file_].front().name)) ++next_file_;
 }
 
 void HfWriter::open_next_file() {
   NIBBLE_CHECK(next_file_ < files_.size(), "all {} files are written", files_.size());
-  const std::string name = files_.size() == 1 ? "model.safetensors"
-                                              : fmt::format("model-{:05}-of-{:05}.safetensors",
-                                                            next_file_ + 1, files_.size());
-  writer_ = std::make_unique<SafetensorsWriter>(
-      directory_ / name, files_[next_file_], std::map<std::string, std::string>{{"format", "pt"}});
+  writer_ =
+      std::make_unique<SafetensorsWriter>(directory_ / file_name(next_file_), files_[next_file_],
+                                          std::map<std::string, std::string>{{"format", "pt"}});
   written_in_file_ = 0;
 }
 
@@ -153,6 +182,7 @@ void HfWriter::write(const std::string& name, std::span<const std::byte> bytes) 
     writer_->finish();
     writer_.reset();
     ++next_file_;
+    skip_written_files();
   }
 }
 
@@ -165,7 +195,7 @@ void HfWriter::finish() {
   for (size_t i = 0; i < files_.size(); ++i) {
     for (const TensorInfo& info : files_[i]) {
       total_bytes += info.num_bytes();
-      weight_map[info.name] = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, files_.size());
+      weight_map[info.name] = file_name(i);
     }
   }
   const OrderedJson index = {{"metadata", {{"total_size", total_bytes}}},

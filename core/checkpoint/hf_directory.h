@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -46,17 +47,24 @@ class HfDirectory {
 /// the order they should be stored; the whole list must be known first.
 class HfWriter {
  public:
+  /// Files of an earlier writer of the same tensors stay as they are where they are whole.
   HfWriter(const std::filesystem::path& directory, const std::vector<TensorInfo>& tensors,
            int64_t max_file_bytes);
+  /// True for a tensor of such a file; it is not to be written again.
+  bool is_written(const std::string& name) const { return written_.contains(name); }
   void write(const std::string& name, std::span<const std::byte> bytes);
   /// Finishes the last file and writes the index.
   void finish();
 
  private:
+  std::string file_name(size_t file) const;
+  bool is_whole(size_t file) const;
+  void skip_written_files();
   void open_next_file();
 
   std::filesystem::path directory_;
   std::vector<std::vector<TensorInfo>> files_;
+  std::set<std::string> written_;
   size_t next_file_ = 0;
   size_t written_in_file_ = 0;
   std::unique_ptr<SafetensorsWriter> writer_;

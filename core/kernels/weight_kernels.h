@@ -8,6 +8,7 @@
 #include "core/base/device_memory.h"
 #include "core/kernels/adamw.h"
 #include "core/kernels/byte_changes.h"
+#include "core/kernels/gptq.h"
 #include "core/kernels/parallel.h"
 #include "core/kernels/quantize.h"
 #include "core/quant/hash.h"
@@ -95,6 +96,9 @@ class WeightKernels {
   [[nodiscard]] virtual bool apply_byte_changes(std::span<const ByteTarget> targets,
                                                 std::span<const uint32_t> counts,
                                                 const std::byte* list) const = 0;
+  /// gptq.h. These two return at once on a GPU: what the calling thread enqueues follows them.
+  virtual void group_scales(const ScaleJob& job) const = 0;
+  virtual void gptq_block(const GptqBlock& block) const = 0;
 };
 
 /// On the CPU, over `parallel`'s threads (borrowed).
@@ -118,6 +122,8 @@ class CpuWeightKernels : public WeightKernels {
   [[nodiscard]] bool apply_byte_changes(std::span<const ByteTarget> targets,
                                         std::span<const uint32_t> counts,
                                         const std::byte* list) const override;
+  void group_scales(const ScaleJob& job) const override { kernels::group_scales(job, parallel_); }
+  void gptq_block(const GptqBlock& block) const override { kernels::gptq_block(block, parallel_); }
 
  private:
   const Parallel& parallel_;

@@ -35,6 +35,8 @@ class CudaWeightKernels final : public WeightKernels {
   [[nodiscard]] bool apply_byte_changes(std::span<const ByteTarget> targets,
                                         std::span<const uint32_t> counts,
                                         const std::byte* list) const override;
+  void group_scales(const ScaleJob& job) const override;
+  void gptq_block(const GptqBlock& block) const override;
 
  private:
   class Scratch;

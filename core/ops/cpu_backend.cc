@@ -6,6 +6,8 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
+
 #include "core/base/fail.h"
 #include "core/kernels/activation.h"
 #include "core/kernels/linear.h"
@@ -104,6 +106,18 @@ at::Tensor CpuBackend::linear_backward(const at::Tensor& x, const at::Tensor& dy
   at::Tensor panel = at::empty({w.rows, w.cols}, x.options());
   kernels::dequantize(w, panel.data_ptr<float>(), torch_parallel());
   return at::mm(dy, panel);
+}
+
+void CpuBackend::add_gram(const at::Tensor& x, at::Tensor& gram) const {
+  constexpr int64_t kRows = 256;
+  const int64_t cols = gram.size(1);
+  // Symmetric: rows from their diagonal on, half the work.
+  for (int64_t i = 0; i < cols; i += kRows) {
+    const int64_t rows = std::min(kRows, cols - i);
+    gram.narrow(0, i, rows)
+        .narrow(1, i, cols - i)
+        .addmm_(x.narrow(1, i, rows).t(), x.narrow(1, i, cols - i));
+  }
 }
 
 at::Tensor CpuBackend::rope(const at::Tensor& x, const PlacedIndex& index,

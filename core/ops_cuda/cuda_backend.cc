@@ -127,6 +127,11 @@ at::Tensor CudaBackend::linear_backward(const at::Tensor& x, const at::Tensor& d
   return at::mm(rounded, weight_matrix(w));
 }
 
+void CudaBackend::add_gram(const at::Tensor& x, at::Tensor& gram) const {
+  check_activations(x, gram.size(1), "gram input");
+  add_weight_gradient(x, x, gram.data_ptr<float>());
+}
+
 at::Tensor CudaBackend::rope(const at::Tensor& x, const PlacedIndex& index,
                              const kernels::RopeTable& table,
                              kernels::RopeDirection direction) const {

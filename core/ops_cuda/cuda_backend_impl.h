@@ -28,6 +28,7 @@ class CudaBackend final : public Backend {
   at::Tensor linear_float(const at::Tensor& x, const kernels::WeightView& w) const override;
   at::Tensor linear_backward(const at::Tensor& x, const at::Tensor& dy,
                              const kernels::WeightView& w, float* dweight) const override;
+  void add_gram(const at::Tensor& x, at::Tensor& gram) const override;
   at::Tensor rope(const at::Tensor& x, const PlacedIndex& index, const kernels::RopeTable& table,
                   kernels::RopeDirection direction) const override;
   Attention attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

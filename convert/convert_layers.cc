@@ -1,0 +1,136 @@
+#include <ATen/core/grad_mode.h>
+
+#include "convert/conversion.h"
+#include "convert/matrix.h"
+#include "convert/staged_layers.h"
+#include "core/base/fail.h"
+#include "core/models/weights.h"
+#include "core/ops/torch_parallel.h"
+
+namespace nibble {
+namespace {
+
+// The streams of one conversion, from embedding to head.
+class LayerRun {
+ public:
+  LayerRun(const Conversion& conversion, const ConvertOptions& options,
+           const CalibrationTokens& tokens, const StreamPlace& place, const ops::Backend& backend,
+           StagedLayers& staged)
+      : conversion_(conversion),
+        options_(options),
+        backend_(backend),
+        staged_(staged),
+        weights_(conversion.input(), conversion.spec().table, backend),
+        calibration_(conversion.spec(), backend, tokens.calibration, place),
+        original_(conversion.spec(), backend, tokens.held_out, place),
+        quantized_(conversion.spec(), backend, tokens.held_out, place),
+        quantizer_(conversion.spec(), conversion.plan(), options.method, options.gptq, backend,
+                   calibration_) {
+    const int64_t embedding = conversion.spec().table.embedding;
+    weights_.load(embedding);
+    for (TokenStream* stream : {&calibration_, &original_, &quantized_}) stream->start(weights_);
+    weights_.drop(embedding);
+  }
+
+  // True if an interrupted run had done it.
+  bool run(int64_t layer) {
+    weights_.load_layer(layer);
+    original_.advance(layer, weights_);
+    const bool is_done = staged_.has(layer);
+    if (is_done) {
+      staged_.restore(layer, weights_, backend_);
+    } else {
+      check_weights(layer);
+      staged_.put(layer, quantizer_.quantize(layer, weights_), ops::torch_parallel());
+    }
+    const bool is_last = layer + 1 == std::ssize(conversion_.spec().table.layers);
+    if (!is_last) calibration_.advance(layer, weights_);
+    quantized_.advance(layer, weights_);
+    return is_done;
+  }
+  std::optional<HeldOutResult> compare() {
+    if (original_.num_tokens() == 0) return std::nullopt;
+    return compare_held_out(conversion_.spec(), backend_, weights_, original_, quantized_);
+  }
+  int64_t calibration_tokens() const { return calibration_.num_tokens(); }
+
+ private:
+  void check_weights(int64_t layer) const {
+    const ParameterTable& table = conversion_.spec().table;
+    for (int64_t i = 0; i < table.size(); ++i) {
+      if (table.at(i).layer != layer || !conversion_.is_quantized(i)) continue;
+      check_quantizable(table.at(i), load_bf16(conversion_.input(), table.at(i)),
+                        options_.gptq.group_size, options_.gptq.grid, ops::torch_parallel());
+    }
+  }
+
+  const Conversion& conversion_;
+  const ConvertOptions& options_;
+  const ops::Backend& backend_;
+  StagedLayers& staged_;
+  LayerWeights weights_;
+  TokenStream calibration_, original_, quantized_;
+  const LayerQuantizer quantizer_;
+};
+
+std::string recovery_warning(const ConvertedMatrix& matrix) {
+  const CalibrationReport& c = *matrix.calibration;
+  return fmt::format(
+      "'{}': the statistics of its input could not be factored as they are; {} "
+      "(dampening {:.3g})",
+      matrix.module,
+      c.recovery == recovery_name(Recovery::kRoundToNearest) ? "it is rounded to nearest"
+                                                             : "used: " + c.recovery,
+      c.dampening);
+}
+
+}  // namespace
+
+ConvertReport convert_layers(const Conversion& conversion, const ConvertOptions& options,
+                             const CalibrationTokens& tokens, const ops::Backend& backend,
+                             const ConvertProgress& progress) {
+  const at::NoGradGuard no_grad;
+  const ParameterTable& table = conversion.spec().table;
+  ConversionOutput output(conversion, options, &tokens);
+  StagedLayers staged(output.model().path() / "layers", table, conversion.plan());
+  StreamPlace place = options.streams;
+  if (options.spills) place.spill_directory = output.model().path();
+  ConvertReport report;
+  report.output_bytes = output.bytes();
+  int64_t done_bytes = 0;
+  {
+    LayerRun run(conversion, options, tokens, place, backend, staged);
+    for (int64_t layer = 0; layer < std::ssize(table.layers); ++layer) {
+      report.resumed_layers += run.run(layer) ? 1 : 0;
+      output.model().keep();
+      for (const ParameterSpec& p : table.parameters) {
+        if (p.layer == layer) done_bytes += 2 * p.num_elements();
+      }
+      progress(done_bytes, conversion.input_bytes(), fmt::format("layer {}", layer));
+    }
+    report.held_out = run.compare();
+    report.calibration_tokens = run.calibration_tokens();
+  }
+  for (int64_t i = 0; i < table.size(); ++i) {
+    const ParameterSpec& p = table.at(i);
+    if (conversion.is_quantized(i)) {
+      if (output.model().is_written(p.module + ".weight_packed")) continue;
+      const StoredParameter packed = staged.packed(i);
+      output.model().write_packed(p, packed.words, packed.scale);
+    } else if (!output.model().is_written(p.name())) {
+      output.model().write(p.name(), load_bf16(conversion.input(), p));
+    }
+  }
+  progress(conversion.input_bytes(), conversion.input_bytes(), "writing");
+  report.matrices = staged.reports();
+  for (const ConvertedMatrix& matrix : report.matrices) {
+    if (matrix.calibration && matrix.calibration->recovery != recovery_name(Recovery::kNone)) {
+      report.warnings.push_back(recovery_warning(matrix));
+    }
+  }
+  staged.remove();
+  output.finish(conversion);
+  return report;
+}
+
+}  // namespace nibble

@@ -1,0 +1,160 @@
+#include "convert/gptq.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/argsort.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/eye.h>
+#include <ATen/ops/flip.h>
+#include <ATen/ops/linalg_cholesky_ex.h>
+#include <ATen/ops/linalg_solve_triangular.h>
+#include <ATen/ops/mm.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "core/base/fail.h"
+
+namespace nibble {
+namespace {
+
+// Each of the dampening that was asked for.
+constexpr double kDampeningSteps[] = {1.0, 3.0, 10.0, 30.0, 100.0};
+
+// With H = R R^T, R upper triangular, the inverse is U^T U with U = R^-1. R is the lower Cholesky
+// factor of H turned round, turned round: no inverse of H is ever formed.
+std::optional<at::Tensor> inverse_factor(const at::Tensor& damped) {
+  const auto [lower, info] = at::linalg_cholesky_ex(at::flip(damped, {0, 1}));
+  if (info.item<int>() != 0) return std::nullopt;
+  const at::Tensor right = at::flip(lower, {0, 1});
+  at::Tensor upper =
+      at::linalg_solve_triangular(right, at::eye(damped.size(0), damped.options()), /*upper=*/true);
+  if (!upper.isfinite().all().item<bool>()) return std::nullopt;
+  // Of a solve by blocks the other half need not be zero.
+  return upper.triu_().contiguous();
+}
+
+std::vector<int64_t> grouped_sizes(const at::Tensor& weight, int64_t group) {
+  return {weight.size(0), weight.size(1) / group, group};
+}
+
+at::Tensor spread(const at::Tensor& scale) { return scale.to(at::kFloat).unsqueeze(2); }
+
+QuantizedMatrix with_rounded(const at::Tensor& code, const at::Tensor& scale, int64_t group) {
+  const at::Tensor product =
+      code.to(at::kFloat).view(grouped_sizes(code, group)).mul_(spread(scale));
+  return {code, scale, product.to(at::kBFloat16).view_as(code)};
+}
+
+const uint16_t* bits(const at::Tensor& bf16) {
+  return reinterpret_cast<const uint16_t*>(bf16.const_data_ptr<at::BFloat16>());
+}
+
+}  // namespace
+
+const char* recovery_name(Recovery recovery) {
+  switch (recovery) {
+    case Recovery::kDampening:
+      return "more dampening";
+    case Recovery::kDiagonalFloor:
+      return "diagonal floor";
+    case Recovery::kRoundToNearest:
+      return "round to nearest";
+    case Recovery::kNone:
+      break;
+  }
+  return "none";
+}
+
+GptqFactor factor_gram(const at::Tensor& gram, const GptqOptions& options) {
+  const int64_t cols = gram.size(0);
+  GptqFactor factor;
+  at::Tensor diagonal = gram.diagonal().clone();
+  factor.dead = diagonal.eq(0).nonzero().flatten();
+  diagonal.index_fill_(0, factor.dead, 1.0);
+  factor.order = options.act_order
+                     ? at::argsort(diagonal, /*stable=*/true, /*dim=*/0, /*descending=*/true)
+                     : at::arange(cols, diagonal.options().dtype(at::kLong));
+  const double mean = diagonal.mean(at::kDouble).item<double>();
+
+  const auto factor_with = [&](const at::Tensor& new_diagonal) -> std::optional<at::Tensor> {
+    at::Tensor damped = gram.clone();
+    damped.diagonal().copy_(new_diagonal);
+    return inverse_factor(damped.index_select(0, factor.order).index_select(1, factor.order));
+  };
+  for (const double step : kDampeningSteps) {
+    factor.dampening = step * options.dampening;
+    if (const auto upper = factor_with(diagonal.add(factor.dampening * mean))) {
+      factor.upper = *upper;
+      factor.recovery = step == 1.0 ? Recovery::kNone : Recovery::kDampening;
+      return factor;
+    }
+  }
+  const at::Tensor floored = diagonal.clamp_min(mean).add(factor.dampening * mean);
+  if (const auto upper = factor_with(floored)) {
+    factor.upper = *upper;
+    factor.recovery = Recovery::kDiagonalFloor;
+    return factor;
+  }
+  factor.recovery = Recovery::kRoundToNearest;
+  return factor;
+}
+
+at::Tensor matrix_scales(const at::Tensor& weight, const GptqOptions& options,
+                         kernels::ScaleSearch search, const at::Tensor& importance,
+                         const ops::Backend& backend) {
+  const quant::GroupShape shape{weight.size(0), weight.size(1), options.group_size};
+  at::Tensor scale = at::empty({shape.rows, shape.groups_per_row()}, weight.options());
+  backend.weight_kernels().group_scales(
+      {bits(weight), shape, options.grid, search,
+       importance.defined() ? importance.const_data_ptr<float>() : nullptr,
+       reinterpret_cast<uint16_t*>(scale.data_ptr<at::BFloat16>())});
+  return scale;
+}
+
+QuantizedMatrix quantize_nearest(const at::Tensor& weight, const at::Tensor& scale,
+                                 const GptqOptions& options) {
+  const quant::GridLimits limits = quant::grid_limits(options.grid);
+  // IEEE division and rounding half to even, as quant::quantize_code has them.
+  const at::Tensor code = weight.to(at::kFloat)
+                              .view(grouped_sizes(weight, options.group_size))
+                              .div(spread(scale))
+                              .round_()
+                              .clamp_(limits.min_code, limits.max_code)
+                              .to(at::kChar)
+                              .view_as(weight);
+  return with_rounded(code, scale, options.group_size);
+}
+
+QuantizedMatrix quantize_gptq(const at::Tensor& weight, const at::Tensor& scale,
+                              const GptqFactor& factor, const GptqOptions& options,
+                              const ops::Backend& backend) {
+  if (factor.recovery == Recovery::kRoundToNearest) {
+    return quantize_nearest(weight, scale, options);
+  }
+  const int64_t rows = weight.size(0);
+  const int64_t cols = weight.size(1);
+  at::Tensor rest = weight.to(at::kFloat);
+  rest.index_fill_(1, factor.dead, 0.0);
+  if (options.act_order) rest = rest.index_select(1, factor.order);
+  at::Tensor code = at::empty({rows, cols}, weight.options().dtype(at::kChar));
+  for (int64_t begin = 0; begin < cols; begin += kernels::kGptqBlock) {
+    const int64_t width = std::min<int64_t>(kernels::kGptqBlock, cols - begin);
+    const int64_t end = begin + width;
+    at::Tensor error = at::empty({rows, width}, rest.options());
+    backend.weight_kernels().gptq_block(
+        {rest.const_data_ptr<float>() + begin, cols, rows, width,
+         factor.upper.const_data_ptr<float>() + begin * cols + begin, cols,
+         factor.order.const_data_ptr<int64_t>() + begin, bits(scale), scale.size(1),
+         options.group_size, options.grid, code.data_ptr<int8_t>(), cols, error.data_ptr<float>()});
+    if (end == cols) break;
+    rest.narrow(1, end, cols - end)
+        .addmm_(error, factor.upper.narrow(0, begin, width).narrow(1, end, cols - end), 1, -1);
+  }
+  return with_rounded(code, scale, options.group_size);
+}
+
+double output_error(const at::Tensor& delta, const at::Tensor& gram) {
+  return at::mm(delta, gram).mul_(delta).sum(at::kDouble).item<double>();
+}
+
+}  // namespace nibble
