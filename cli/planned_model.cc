@@ -1,6 +1,6 @@
 #include "cli/planned_model.h"
 
-#include "convert/convert.h"
+#include "convert/gptq.h"
 #include "core/base/fail.h"
 #include "core/base/json.h"
 #include "core/checkpoint/hf_directory.h"
@@ -15,7 +15,7 @@ QuantizationPlan quantization_of(const PlannedModel& model, const Json& config,
   if (stored && group_size == 0 && targets.empty()) return plan_from_config(model.table, *stored);
   const int64_t group = group_size != 0 ? group_size
                         : stored        ? stored->group_size
-                                        : ConvertOptions{}.group_size;
+                                        : GptqOptions{}.group_size;
   return plan_quantization(
       model.table, targets.empty() ? default_targets(model.config) : parse_quant_targets(targets),
       4, group);

@@ -20,12 +20,11 @@ ConvertReport convert_parameters(const Conversion& conversion, const ConvertOpti
         conversion.is_quantized(i) ? p.module + ".weight_packed" : p.name());
     if (conversion.is_quantized(i)) {
       // Also of what is written already: its error is reported.
-      const StoredParameter packed = round_matrix(p, weight, plan, options.gptq.grid,
-                                                  options.gptq.search, ops::torch_parallel());
-      if (!is_written) output.model().write_packed(p, packed.words, packed.scale);
-      report.matrices.push_back({p.module, p.rows, p.cols,
-                                 relative_rms_error(p, weight, plan, packed, ops::torch_parallel()),
-                                 std::nullopt});
+      const RoundedMatrix rounded = round_matrix(p, weight, plan, options.gptq.grid,
+                                                 options.gptq.search, ops::torch_parallel());
+      if (!is_written) output.model().write_packed(p, rounded.packed.words, rounded.packed.scale);
+      report.matrices.push_back(
+          {p.module, p.rows, p.cols, rounded.relative_rms_error, std::nullopt});
     } else if (!is_written) {
       output.model().write(p.name(), weight);
     }

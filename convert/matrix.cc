@@ -3,9 +3,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "core/base/fail.h"
+#include "core/kernels/adamw.h"
+#include "core/kernels/linear.h"
+#include "core/kernels/quantize.h"
 #include "core/quant/bf16.h"
 #include "core/quant/rows.h"
 
@@ -16,52 +20,104 @@ constexpr int64_t kRowGrain = 16;
 
 size_t size_of(int64_t count) { return static_cast<size_t>(count); }
 
-// Other grids and searched scales, without a vectorized kernel: plain loops, rows split between
-// threads.
-StoredParameter round_rows(const ParameterSpec& parameter, std::span<const uint16_t> weight,
-                           const QuantizationPlan& plan, quant::Grid grid,
-                           kernels::ScaleSearch search, const kernels::Parallel& parallel) {
-  const int bits = plan.config.bits;
-  const int64_t cols = parameter.cols;
-  const quant::GroupShape shape{parameter.rows, cols, plan.config.group_size};
-  const int64_t groups = shape.groups_per_row();
-  const int64_t words = cols * bits / 32;
-  check_quantizable(parameter, weight, shape.group, grid, parallel);
-  StoredParameter out;
-  out.words.resize(size_of(parameter.rows * words));
-  out.scale.resize(size_of(parameter.rows * groups));
-  kernels::group_scales({weight.data(), shape, grid, search, nullptr, out.scale.data()}, parallel);
-  parallel.run(parameter.rows, kRowGrain, [&](int64_t begin, int64_t end) {
-    std::vector<int8_t> code(size_of((end - begin) * cols));
-    for (int64_t i = 0; i < std::ssize(code); ++i) {
-      const int64_t at = begin * cols + i;
-      const float scale = quant::bf16_to_float(out.scale[size_of(at / shape.group)]);
-      const float value = quant::bf16_to_float(weight[size_of(at)]);
-      code[size_of(i)] = static_cast<int8_t>(quant::quantize_code(value, scale, grid));
+// Some rows of a matrix: what they become, and the squares that the error is made of.
+class RowRounder {
+ public:
+  RowRounder(std::span<const uint16_t> weight, const quant::GroupShape& shape, int bits,
+             quant::Grid grid, kernels::ScaleSearch search, StoredParameter& out)
+      : weight_(weight), shape_(shape), bits_(bits), grid_(grid), search_(search), out_(out) {}
+
+  // Throws if a weight cannot be quantized, whichever a thread comes to.
+  void round(int64_t begin, int64_t end, double* difference, double* norm) const {
+    const int64_t cols = shape_.cols;
+    const int64_t count = (end - begin) * cols;
+    std::vector<float> w(size_of(count)), rounded(size_of(count));
+    for (int64_t i = 0; i < count; ++i) {
+      w[size_of(i)] = quant::bf16_to_float(weight_[size_of(begin * cols + i)]);
     }
-    quant::pack_rows(code.data(), end - begin, cols, bits, out.words.data() + begin * words);
-  });
-  return out;
-}
+    if (grid_ == quant::Grid::kSym7 && search_ == kernels::ScaleSearch::kNone) {
+      quantize_sym7(begin, end, w, rounded);
+    } else {
+      quantize(begin, end, w, rounded);
+    }
+    for (size_t i = 0; i < w.size(); ++i) rounded[i] = w[i] - rounded[i];
+    for (int64_t r = begin; r < end; ++r) {
+      const int64_t at = (r - begin) * cols;
+      difference[r] = kernels::sum_of_squares(rounded.data() + at, cols, kernels::Serial());
+      norm[r] = kernels::sum_of_squares(w.data() + at, cols, kernels::Serial());
+    }
+  }
+
+ private:
+  uint32_t* words(int64_t row) const { return out_.words.data() + row * shape_.cols * bits_ / 32; }
+  uint16_t* scales(int64_t row) const { return out_.scale.data() + row * shape_.groups_per_row(); }
+
+  // The one grid with vectorized kernels.
+  void quantize_sym7(int64_t begin, int64_t end, const std::vector<float>& w,
+                     std::vector<float>& rounded) const {
+    const quant::GroupShape own{end - begin, shape_.cols, shape_.group};
+    const auto problem =
+        kernels::quantize_pack_int4(w.data(), own, words(begin), scales(begin), kernels::Serial());
+    if (problem) fail(ErrorCode::kInvalidArgument, "{}", quant::problem_text(problem->kind));
+    kernels::dequantize(
+        {kernels::WeightFormat::kInt4, words(begin), scales(begin), own.rows, own.cols, own.group},
+        rounded.data(), kernels::Serial());
+  }
+  void quantize(int64_t begin, int64_t end, const std::vector<float>& w,
+                std::vector<float>& rounded) const {
+    const quant::GroupShape own{end - begin, shape_.cols, shape_.group};
+    kernels::group_scales(
+        {weight_.data() + begin * shape_.cols, own, grid_, search_, nullptr, scales(begin)},
+        kernels::Serial());
+    std::vector<int8_t> code(w.size());
+    for (size_t i = 0; i < w.size(); ++i) {
+      const float scale =
+          quant::bf16_to_float(scales(begin)[static_cast<int64_t>(i) / shape_.group]);
+      const int q = quant::quantize_code(w[i], scale, grid_);
+      code[i] = static_cast<int8_t>(q);
+      rounded[i] = quant::bf16_to_float(quant::dequantize_code(q, scale));
+    }
+    quant::pack_rows(code.data(), own.rows, own.cols, bits_, words(begin));
+  }
+
+  const std::span<const uint16_t> weight_;
+  const quant::GroupShape shape_;
+  const int bits_;
+  const quant::Grid grid_;
+  const kernels::ScaleSearch search_;
+  StoredParameter& out_;
+};
 
 }  // namespace
 
-StoredParameter round_matrix(const ParameterSpec& parameter, std::span<const uint16_t> weight,
-                             const QuantizationPlan& plan, quant::Grid grid,
-                             kernels::ScaleSearch search, const kernels::Parallel& parallel) {
-  NIBBLE_CHECK((grid == quant::Grid::kSym127) == (plan.config.bits == 8),
-               "a grid of other than {} bits", plan.config.bits);
-  if (grid != quant::Grid::kSym7 || search != kernels::ScaleSearch::kNone) {
-    return round_rows(parameter, weight, plan, grid, search, parallel);
+RoundedMatrix round_matrix(const ParameterSpec& parameter, std::span<const uint16_t> weight,
+                           const QuantizationPlan& plan, quant::Grid grid,
+                           kernels::ScaleSearch search, const kernels::Parallel& parallel) {
+  const int bits = plan.config.bits;
+  NIBBLE_CHECK((grid == quant::Grid::kSym127) == (bits == 8), "a grid of other than {} bits", bits);
+  const quant::GroupShape shape{parameter.rows, parameter.cols, plan.config.group_size};
+  const bool is_checked_on_the_way =
+      grid == quant::Grid::kSym7 && search == kernels::ScaleSearch::kNone;
+  if (!is_checked_on_the_way) check_quantizable(parameter, weight, shape.group, grid, parallel);
+  RoundedMatrix out;
+  out.packed.words = Array<uint32_t>::uninitialized(size_of(parameter.num_elements() * bits / 32));
+  out.packed.scale = Array<uint16_t>::uninitialized(size_of(shape.rows * shape.groups_per_row()));
+  // One sum a row, added up in row order: the result does not depend on the threads.
+  std::vector<double> difference(size_of(shape.rows)), norm(size_of(shape.rows));
+  const RowRounder rounder(weight, shape, bits, grid, search, out.packed);
+  try {
+    parallel.run(shape.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; r += kRowGrain) {  // in cache
+        rounder.round(r, std::min(r + kRowGrain, end), difference.data(), norm.data());
+      }
+    });
+  } catch (const Error&) {
+    check_quantizable(parameter, weight, shape.group, grid, parallel);  // says which is the first
+    throw;
   }
-  std::vector<float> master(weight.size());
-  parallel.run(static_cast<int64_t>(weight.size()), 1 << 16, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      master[size_of(i)] = quant::bf16_to_float(weight[size_of(i)]);
-    }
-  });
-  StoredParameter out;
-  quantize_parameter(parameter, master.data(), plan, parallel, out);
+  const double whole = std::accumulate(norm.begin(), norm.end(), 0.0);
+  const double part = std::accumulate(difference.begin(), difference.end(), 0.0);
+  out.relative_rms_error = whole > 0.0 ? std::sqrt(part / whole) : 0.0;
   return out;
 }
 
@@ -96,39 +152,6 @@ void check_quantizable(const ParameterSpec& parameter, std::span<const uint16_t>
   fail(ErrorCode::kInvalidArgument, "tensor '{}', row {}, group {}: {}", parameter.name(),
        first / parameter.cols, first % parameter.cols / group_size,
        quant::problem_text(finite ? Kind::kOverflow : Kind::kNonFiniteWeight));
-}
-
-double relative_rms_error(const ParameterSpec& parameter, std::span<const uint16_t> weight,
-                          const QuantizationPlan& plan, const StoredParameter& packed,
-                          const kernels::Parallel& parallel) {
-  const int64_t cols = parameter.cols;
-  const int64_t groups = cols / plan.config.group_size;
-  const int64_t words = cols * plan.config.bits / 32;
-  // One sum a row, added up in row order: the result does not depend on the threads.
-  std::vector<double> difference(size_of(parameter.rows));
-  std::vector<double> norm(size_of(parameter.rows));
-  parallel.run(parameter.rows, kRowGrain, [&](int64_t begin, int64_t end) {
-    std::vector<int8_t> code(size_of(cols));
-    std::vector<uint16_t> rounded(size_of(cols));
-    for (int64_t r = begin; r < end; ++r) {
-      quant::unpack_rows(packed.words.data() + r * words, 1, cols, plan.config.bits, code.data());
-      quant::dequantize_rows(code.data(), packed.scale.data() + r * groups,
-                             {1, cols, plan.config.group_size}, rounded.data());
-      for (int64_t c = 0; c < cols; ++c) {
-        const double w = quant::bf16_to_float(weight[size_of(r * cols + c)]);
-        const double d = w - quant::bf16_to_float(rounded[size_of(c)]);
-        difference[size_of(r)] += d * d;
-        norm[size_of(r)] += w * w;
-      }
-    }
-  });
-  double difference_sum = 0.0;
-  double norm_sum = 0.0;
-  for (size_t r = 0; r < norm.size(); ++r) {
-    difference_sum += difference[r];
-    norm_sum += norm[r];
-  }
-  return norm_sum > 0.0 ? std::sqrt(difference_sum / norm_sum) : 0.0;
 }
 
 }  // namespace nibble

@@ -53,22 +53,24 @@ void check_scales(const HfDirectory& directory, const ParameterSpec& parameter,
 // Refused at the door: one NaN weight may leave no trace in the results (a masked maximum drops
 // it).
 void check_finite(const HfDirectory& directory, const ParameterSpec& parameter,
-                  const Array<uint16_t>& weight) {
+                  std::span<const uint16_t> weight) {
   unsigned any_bad = 0;  // no branch: this reads every weight of a model
   for (const uint16_t bits : weight) any_bad |= quant::bf16_is_finite(bits) ? 0u : 1u;
   if (any_bad == 0) return;
-  const auto* bad = std::find_if_not(weight.begin(), weight.end(), quant::bf16_is_finite);
+  const auto bad = std::find_if_not(weight.begin(), weight.end(), quant::bf16_is_finite);
   const int64_t index = bad - weight.begin();
   fail(ErrorCode::kInvalidArgument, "checkpoint '{}', tensor '{}': row {}, column {} is {}",
        directory.path().string(), parameter.name(), index / parameter.cols, index % parameter.cols,
        (*bad & 0x7fu) == 0 ? "infinite" : "NaN");
 }
 
-Array<uint16_t> load_plain(const HfDirectory& directory, const ParameterSpec& parameter) {
-  auto weight = copy_elements<uint16_t>(
-      directory.tensor(parameter.name(), DType::kBf16, stored_shape(parameter)));
-  check_finite(directory, parameter, weight);
-  return weight;
+// Array or vector.
+template <typename Elements>
+Elements load_plain(const HfDirectory& directory, const ParameterSpec& parameter, Elements into) {
+  const TensorView view = directory.tensor(parameter.name(), DType::kBf16, stored_shape(parameter));
+  std::memcpy(into.data(), view.bytes.data(), view.bytes.size());
+  check_finite(directory, parameter, {into.data(), into.size()});
+  return into;
 }
 
 void load_packed(const HfDirectory& directory, const ParameterSpec& parameter,
@@ -193,7 +195,9 @@ std::unique_ptr<ResidentWeights> load_weights(const HfDirectory& directory,
     if (weights->plan().quantized[static_cast<size_t>(i)]) {
       load_packed(directory, parameter, weights->plan().config, weights->stored(i));
     } else {
-      weights->stored(i).bf16 = load_plain(directory, parameter);
+      weights->stored(i).bf16 =
+          load_plain(directory, parameter,
+                     Array<uint16_t>::uninitialized(static_cast<size_t>(parameter.num_elements())));
     }
   }
   return weights;
@@ -201,8 +205,8 @@ std::unique_ptr<ResidentWeights> load_weights(const HfDirectory& directory,
 
 std::vector<uint16_t> load_bf16(const HfDirectory& directory, const ParameterSpec& parameter) {
   if (directory.contains(parameter.name())) {
-    const Array<uint16_t> values = load_plain(directory, parameter);
-    return {values.begin(), values.end()};
+    return load_plain(directory, parameter,
+                      std::vector<uint16_t>(static_cast<size_t>(parameter.num_elements())));
   }
   const auto config =
       parse_quantization_config(directory.config(), (directory.path() / "config.json").string());
