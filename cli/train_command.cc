@@ -22,6 +22,7 @@
 #include "core/base/fail.h"
 #include "core/base/file.h"
 #include "core/base/log.h"
+#include "core/base/own_binary.h"
 #include "core/rpc/server.h"
 #include "core/store/run_store.h"
 #include "trainer/state/train_checkpoint.h"
@@ -139,8 +140,8 @@ std::unique_ptr<JobWatch> start_workers(const RunConfig& config, Membership& mem
   for (const auto& [value, name] : enum_names(LogLevel{})) {
     if (value == config.logging.level) level = name;
   }
-  const std::vector<std::string> command = {own_binary(), "--log-level", level,
-                                            "worker",     "--join",      address};
+  const std::vector<std::string> command = {
+      own_binary().string(), "--log-level", level, "worker", "--join", address};
   const int64_t count = spawn ? config.cluster.num_workers() : 0;
   return std::make_unique<JobWatch>(membership, command, static_cast<int>(count));
 }

@@ -1,10 +1,8 @@
 #include "cli/worker_process.h"
 
 #include <grpcpp/grpcpp.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <filesystem>
 #include <vector>
 
@@ -13,6 +11,7 @@
 #include "core/base/fail.h"
 #include "core/base/failpoint.h"
 #include "core/base/log.h"
+#include "core/base/own_binary.h"
 #include "core/comm/process_group.h"
 #include "core/comm_cuda/nccl_group.h"
 #include "core/device/cuda_backend.h"
@@ -142,16 +141,7 @@ int take_gpu(const Assignment& assignment, const RunConfig& config) {
 
 }  // namespace
 
-std::string own_binary() {
-  std::array<char, 4096> path{};
-  const ssize_t length = readlink("/proc/self/exe", path.data(), path.size() - 1);
-  if (length <= 0) fail(ErrorCode::kInternal, "cannot find our own binary");
-  return {path.data(), static_cast<size_t>(length)};
-}
-
-std::string reward_binary() {
-  return (std::filesystem::path(own_binary()).parent_path() / "nibble-reward").string();
-}
+std::string reward_binary() { return (own_binary().parent_path() / "nibble-reward").string(); }
 
 void run_worker(const std::string& coordinator) {
   CoordinatorClient client(coordinator);

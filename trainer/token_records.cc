@@ -10,20 +10,13 @@
 namespace nibble {
 namespace {
 
-// What ends a response, or -1 if nothing says it.
-int32_t end_token(const Tokenizer& tokenizer) {
-  const auto named = tokenizer.special_tokens().find("eos_token");
-  if (named != tokenizer.special_tokens().end()) return tokenizer.token_to_id(named->second);
-  return tokenizer.stop_ids().size() == 1 ? tokenizer.stop_ids()[0] : -1;
-}
-
 class RecordEncoder {
  public:
   RecordEncoder(const RecordSource& source, const Tokenizer& tokenizer)
       : source_(source),
         tokenizer_(tokenizer),
         prompts_(tokenizer, source.tokenizer.string()),
-        end_token_(end_token(tokenizer)) {}
+        end_token_(tokenizer.end_id()) {}
 
   std::vector<TokenRecord> encode_file(const std::filesystem::path& file) const {
     std::vector<TextRecord> texts = read_text_records(file, source_.keys);

@@ -3,20 +3,10 @@
 #include <numeric>
 
 #include "core/base/fail.h"
+#include "core/base/splitmix64.h"
 #include "core/data/json_records.h"
 
 namespace nibble {
-namespace {
-
-uint64_t splitmix64(uint64_t& state) {
-  uint64_t x = (state += 0x9e3779b97f4a7c15ull);
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return x ^ (x >> 31);
-}
-
-}  // namespace
-
 std::vector<PromptRecord> read_prompts(const std::filesystem::path& path,
                                        const std::string& prompt_key,
                                        const std::string& label_key) {

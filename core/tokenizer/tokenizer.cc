@@ -260,6 +260,12 @@ bool Tokenizer::is_special(int32_t id) const {
 
 const std::vector<int32_t>& Tokenizer::stop_ids() const { return parts_->stop_ids; }
 
+int32_t Tokenizer::end_id() const {
+  const auto named = special_tokens().find("eos_token");
+  if (named != special_tokens().end()) return token_to_id(named->second);
+  return stop_ids().size() == 1 ? stop_ids()[0] : -1;
+}
+
 const std::map<std::string, std::string>& Tokenizer::special_tokens() const {
   return parts_->config.special_tokens;
 }

@@ -66,6 +66,10 @@ class Tokenizer {
   /// generation_config.json and of eos_token in tokenizer_config.json.
   const std::vector<int32_t>& stop_ids() const;
 
+  /// What ends a text: eos_token of tokenizer_config.json, without one the only stop id; -1 if
+  /// nothing says it.
+  int32_t end_id() const;
+
   /// bos_token, eos_token, pad_token, ... of tokenizer_config.json -> content, for chat templates.
   const std::map<std::string, std::string>& special_tokens() const;
 

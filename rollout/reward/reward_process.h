@@ -9,8 +9,8 @@
 
 #include "core/base/clock.h"
 #include "core/base/json.h"
-#include "rollout/reward/limited_process.h"
-#include "rollout/reward/line_buffer.h"
+#include "core/base/limited_process.h"
+#include "core/base/line_buffer.h"
 #include "rollout/reward/reward_protocol.h"
 
 namespace nibble {

@@ -8,7 +8,7 @@
 #include <memory>
 
 #include "core/base/fail.h"
-#include "rollout/reward/line_buffer.h"
+#include "core/base/line_buffer.h"
 #include "rollout/reward/scorer.h"
 
 namespace nibble {

@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include "rollout/reward/line_buffer.h"
+#include "core/base/line_buffer.h"
 
 namespace nibble {
 namespace {

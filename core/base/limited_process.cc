@@ -1,4 +1,4 @@
-#include "rollout/reward/limited_process.h"
+#include "core/base/limited_process.h"
 
 #include <fcntl.h>
 #include <signal.h>

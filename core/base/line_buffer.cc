@@ -1,4 +1,4 @@
-#include "rollout/reward/line_buffer.h"
+#include "core/base/line_buffer.h"
 
 #include "core/base/fail.h"
 
