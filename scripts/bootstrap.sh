@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what a build needs and this machine lacks: system packages (Debian 12, Ubuntu 24.04) and
-# a Python environment in .deps/venv with the pinned LibTorch and what tools/ imports. Run it again
+# a Python environment in .deps/venv with the pinned LibTorch, Arrow and what tools/ imports. Run it again
 # at any time: what is there already costs nothing.
 #   NIBBLE_DEPS_DIR   where the pinned packages go (default: .deps beside this folder)
 # pip's own configuration (mirrors, proxies) is honoured.
@@ -19,6 +19,9 @@ packages=(
 optional_packages=(clang-format-14 clang-tidy-14 iproute2)  # without them their checks are skipped
 # The C++ libraries of torch; of its CUDA packages only what libtorch_cpu.so itself links.
 pins=(torch==2.11.0 'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cupti==13.0.*')
+
+# Arrow's C++ libraries and headers: nibble-parquet reads calibration data with them.
+arrow_pin=pyarrow==26.0.1
 
 say() { printf 'bootstrap: %s\n' "$*"; }
 
@@ -111,6 +114,11 @@ install_torch() {
   step "LibTorch ${pins[0]#torch==}" pip_install --no-deps "${pins[@]}"
 }
 
+install_arrow() {
+  if has_packages "$arrow_pin"; then return; fi
+  step "Arrow ${arrow_pin#pyarrow==}" pip_install --no-deps "$arrow_pin"
+}
+
 install_tools_packages() {
   local requirements=$root/tools/requirements.txt wanted
   mapfile -t wanted < <(grep -v '^ *\(#\|$\)' "$requirements")
@@ -125,5 +133,6 @@ flock 9  # two bootstraps of one folder take turns
 warn_if_untested
 install_system_packages
 install_torch
+install_arrow
 install_tools_packages
 say "$(printf '%-44s %4d s' "ready" "$SECONDS")"
