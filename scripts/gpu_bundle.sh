@@ -17,6 +17,7 @@ mkdir -p "$out/bin" "$out/lib"
 cp build/cuda/bin/{nibble,nibble-reward,gpu_model_bench,gpu_delta_bench,gpu_exact_bench,gpu_pair_bench} "$out/bin/"
 for name in "${tests[@]}"; do cp "build/cuda/tests/$name" "$out/bin/"; done
 strip "$out"/bin/*
+# nibble-parquet stays behind: with Arrow it is 50 MB, and calibration data can be JSON lines.
 # Torch and CUDA are the other machine's; so are libc and the compiler's runtime.
 for binary in "$out"/bin/*; do
   ldd "$binary" | awk '/=> \//{print $3}' |

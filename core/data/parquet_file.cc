@@ -24,7 +24,7 @@ int64_t open_and_count(const std::filesystem::path& path, ParquetProcess& proces
   if (!std::ifstream(path) || std::filesystem::is_directory(path)) {
     fail(ErrorCode::kNotFound, "cannot open data file '{}'", path.string());
   }
-  return process.read(path, {}, [](size_t, std::string) {});
+  return process.read(path, {}, [](size_t, const std::string&) {});
 }
 
 }  // namespace

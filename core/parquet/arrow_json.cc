@@ -40,6 +40,16 @@ Json struct_to_json(const arrow::StructArray& array, int64_t i, int depth) {
   return object;
 }
 
+// Arrow's reader does not compare the indices of a nested dictionary with its length.
+Json dictionary_to_json(const arrow::DictionaryArray& array, int64_t i, int depth) {
+  const int64_t index = array.GetValueIndex(i);
+  if (index < 0 || index >= array.dictionary()->length()) {
+    fail(ErrorCode::kInvalidArgument, "it refers to value {} of a dictionary of {}", index,
+         array.dictionary()->length());
+  }
+  return to_json(*array.dictionary(), index, depth + 1);
+}
+
 Json to_json(const arrow::Array& array, int64_t i, int depth) {
   if (depth > kMaxDepth) {
     fail(ErrorCode::kInvalidArgument, "it is nested deeper than {}", kMaxDepth);
@@ -74,10 +84,8 @@ Json to_json(const arrow::Array& array, int64_t i, int depth) {
       return std::string(as<arrow::LargeStringArray>(array).GetView(i));
     case arrow::Type::STRING_VIEW:
       return std::string(as<arrow::StringViewArray>(array).GetView(i));
-    case arrow::Type::DICTIONARY: {
-      const auto& dictionary = as<arrow::DictionaryArray>(array);
-      return to_json(*dictionary.dictionary(), dictionary.GetValueIndex(i), depth + 1);
-    }
+    case arrow::Type::DICTIONARY:
+      return dictionary_to_json(as<arrow::DictionaryArray>(array), i, depth);
     case arrow::Type::LIST:
       return list_to_json(as<arrow::ListArray>(array), i, depth);
     case arrow::Type::LARGE_LIST:

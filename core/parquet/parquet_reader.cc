@@ -6,12 +6,11 @@
 #include <arrow/result.h>
 #include <parquet/arrow/reader.h>
 #include <parquet/arrow/schema.h>
-#include <parquet/exception.h>
 #include <parquet/file_reader.h>
 #include <parquet/metadata.h>
 
 #include <algorithm>
-#include <new>
+#include <exception>
 #include <utility>
 
 #include "core/base/fail.h"
@@ -40,15 +39,15 @@ Value take(arrow::Result<Value> result) {
   return std::move(result).ValueUnsafe();
 }
 
-// What parquet's classes throw becomes an Error.
+// What Arrow and the standard library throw over a damaged file becomes an Error.
 template <typename Body>
 auto guarded(Body&& body) {
   try {
     return body();
-  } catch (const parquet::ParquetException& error) {
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
     refuse(error.what());
-  } catch (const std::bad_alloc&) {
-    refuse("it needs too much memory");
   }
 }
 
@@ -127,6 +126,7 @@ void ParquetReader::Parts::seek(int64_t row) {
     if (!batch || batch->num_rows() == 0 || batch->num_columns() != 1) {
       refuse("a row group has fewer rows than it says");
     }
+    check(batch->Validate());
     batch_begin = batch_end;
     batch_end += batch->num_rows();
   }

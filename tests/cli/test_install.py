@@ -9,6 +9,7 @@ from pathlib import Path
 from nibble_cli import BINARY, MODELS, CliTestCase
 
 BUILD = Path(BINARY).parents[1]
+FIXTURES = Path(__file__).parents[1] / "core/parquet/fixtures"
 
 
 def torch_directory():
@@ -45,13 +46,26 @@ class Install(CliTestCase):
         self.assertEqual(run.returncode, 0, run.stderr)
         self.assertEqual(json.loads(run.stdout)["score"], 1.0)
 
+    def test_its_reader_of_parquet_brings_arrow(self):
+        file = FIXTURES / "texts_zstd.parquet"
+        request = {"file": str(file), "columns": ["text"], "rows": [0]}
+        run = subprocess.run([self.moved / "bin/nibble-parquet"], input=json.dumps(request) + "\n",
+                             capture_output=True, text=True, timeout=60, env={})
+        self.assertEqual(run.returncode, 0, run.stderr)
+        first = (FIXTURES / "texts.jsonl").read_text(encoding="utf-8").split("\n")[0]
+        count, row = run.stdout.splitlines()
+        self.assertEqual((count, json.loads(row)), ("300", json.loads(first)))
+        size = sum(path.stat().st_size for path in (self.moved / "lib").iterdir()
+                   if path.name.startswith(("libarrow", "libparquet")))
+        self.assertLess(size, 55 << 20)
+
     def test_no_run_path_is_absolute_and_torch_and_libc_are_not_in_it(self):
         names = [path.name for path in (self.moved / "lib").iterdir()]
         self.assertGreater(len(names), 20)
         for name in names:
             self.assertFalse(name.startswith(("libtorch", "libc10", "libc.so", "libstdc++", "ld-")),
                              name)
-        files = [self.moved / "bin/nibble"]
+        files = list((self.moved / "bin").iterdir())
         files += [path for path in (self.moved / "lib").iterdir() if not path.is_symlink()]
         for path in files:
             text = subprocess.run(["readelf", "-d", path], capture_output=True, text=True,

@@ -14,6 +14,7 @@ class Records : public DataFolder {
 
 std::vector<std::string> texts_of(const std::vector<RecordText>& records) {
   std::vector<std::string> texts;
+  texts.reserve(records.size());
   for (const RecordText& record : records) texts.push_back(record.json);
   return texts;
 }
@@ -40,6 +41,7 @@ TEST_F(Records, AsManyOfTheFirstAsFitAreRead) {
   RecordSet records = open(write("a.jsonl", text));
   const std::vector<int64_t> indices = {9, 3, 0, 5, 8, 1};
   std::vector<std::string> expected;
+  expected.reserve(indices.size());
   for (const int64_t i : indices) expected.emplace_back(10, static_cast<char>('0' + i));
   for (const size_t num_fitting : {0, 1, 2, 5, 6}) {
     const auto read = texts_of(records.read(indices, static_cast<int64_t>(10 * num_fitting + 9)));

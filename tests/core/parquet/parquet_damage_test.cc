@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <fstream>
 #include <iostream>
 
 #include "core/base/splitmix64.h"
@@ -31,12 +33,12 @@ TEST_F(DamagedParquet, IsReadOrRefusedByNameAndHarmsNobody) {
   uint64_t state = 11;
   int num_refused = 0;
   int num_deaths = 0;
-  for (const char* kind :
+  for (const std::string kind :
        {"texts_zstd", "texts_snappy", "texts_dictionary", "texts_delta", "chats_nested"}) {
-    const std::string bytes = read_file(parquet_fixture(std::string(kind) + ".parquet"), 1 << 20);
+    const std::string bytes = read_file(parquet_fixture(kind + ".parquet"), 1 << 20);
     for (int i = 0; i < 400; ++i) {
-      const auto path =
-          write(std::string(kind) + std::to_string(i) + ".parquet", damaged(bytes, state));
+      const auto path = folder_ / (kind + std::to_string(i) + ".parquet");
+      std::ofstream(path, std::ios::binary) << damaged(bytes, state);
       try {
         ParquetFile file(path, process);
         std::vector<int64_t> rows = {0, 1, 69, 70, 250};
