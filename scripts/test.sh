@@ -3,7 +3,8 @@
 #   scripts/test.sh [--tier commit|full]
 # commit (default): bootstrap, format, include arrows, build, headers, tests, clang-tidy on changes.
 # Integration tests run apart. full: also Transformers loading what we write, compressed-tensors reading what an external
-# engine receives, and the tests under AddressSanitizer + UBSan and, torch-free ones, ThreadSanitizer.
+# engine receives, vLLM and SGLang reading our config.json where NIBBLE_ENGINE_PYTHON names a Python with them, and the
+# tests under AddressSanitizer + UBSan and, torch-free ones, ThreadSanitizer.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -12,7 +13,7 @@ while [ $# -gt 0 ]; do
   case "$1" in
     --tier) tier=${2:-}; shift 2 || true ;;
     --tier=*) tier=${1#--tier=}; shift ;;
-    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "test.sh: unknown argument '$1'; see --help" >&2; exit 2 ;;
   esac
 done
@@ -59,6 +60,16 @@ python_environment() {
   printf '%s\n' "$wanted" >"$folder/installed.txt"
 }
 
+# engine_configs: their packages are many GB and pin each other's versions away, so nobody installs them unasked.
+engine_configs() {
+  if [ -z "${NIBBLE_ENGINE_PYTHON:-}" ]; then
+    echo "left out: NIBBLE_ENGINE_PYTHON is not set; tests/oracles_live/check_engine_configs.py says what to install"
+    return
+  fi
+  env OMP_NUM_THREADS=1 NIBBLE_BINARY="$PWD/build/cpu/bin/nibble" \
+    "$NIBBLE_ENGINE_PYTHON" -B tests/oracles_live/check_engine_configs.py || [ $? = 77 ]
+}
+
 phase bootstrap scripts/bootstrap.sh
 phase "Python of python/" python_environment client python/requirements.txt
 phase format scripts/check_format.sh
@@ -74,6 +85,9 @@ if [ "$tier" = full ]; then
   phase "Python of tests/oracles_live/" python_environment oracles tests/oracles_live/requirements.txt python/requirements.txt
   phase "Transformers loads ours" env OMP_NUM_THREADS=1 NIBBLE_BINARY="$PWD/build/cpu/bin/nibble" \
     "$deps/oracles/bin/python" -B tests/oracles_live/check_transformers_load.py
+  phase "Transformers loads all kinds" env OMP_NUM_THREADS=1 NIBBLE_BINARY="$PWD/build/cpu/bin/nibble" \
+    "$deps/oracles/bin/python" -B tests/oracles_live/check_converted_variants.py
+  phase "vLLM, SGLang read our config" engine_configs
   phase "compressed-tensors reads ours" env OMP_NUM_THREADS=1 NIBBLE_BIN="$PWD/build/cpu/bin/nibble" \
     "$deps/oracles/bin/python" -B tests/oracles_live/check_external_engine.py
   for preset in cpu-asan cpu-tsan; do

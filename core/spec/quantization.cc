@@ -62,6 +62,17 @@ void check_all_fused(const ParameterTable& table, const QuantizationPlan& plan) 
   }
 }
 
+// Engines serve a layer's experts as one layer and ask for the quantization of the first only:
+// experts in BF16 beside packed ones would not be loaded.
+void check_all_experts(const ParameterTable& table, const QuantizationPlan& plan) {
+  for (const LayerParameters& layer : table.layers) {
+    if (layer.first_expert < 0) continue;
+    const int64_t end = layer.first_expert + 3 * table.at(layer.router).rows;
+    for (int64_t i = layer.first_expert + 1; i < end; ++i)
+      check_fused(table, plan, layer.first_expert, i);
+  }
+}
+
 // The targets that the entries name. An entry without effect is a slip of the pen: refused.
 std::set<std::string> left_out_modules(const ParameterTable& table, QuantTargets targets,
                                        const std::vector<std::string>& entries) {
@@ -118,7 +129,10 @@ QuantizationPlan plan_quantization(const ParameterTable& table, QuantTargets tar
   // With tied embeddings lm_head is still a Linear module to the other loaders.
   if (!has_head) plan.config.ignore.emplace_back("lm_head");
   check_groups(table, plan);
-  if (!left_out.empty()) check_all_fused(table, plan);
+  if (!left_out.empty()) {
+    check_all_fused(table, plan);
+    check_all_experts(table, plan);
+  }
   return plan;
 }
 

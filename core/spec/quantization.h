@@ -26,8 +26,8 @@ struct QuantizationPlan {
 /// The plan for `targets` less the modules that `also_ignore` names (full names or "re:"
 /// patterns), with the ignore list that says the same to Transformers, vLLM and SGLang (full
 /// names). Throws Error{kInvalidArgument} naming the tensor if its input size is not a multiple of
-/// `group_size`, or if only some shards of a fused layer are left out, and naming an entry of
-/// `also_ignore` that matches no target or is no pattern.
+/// `group_size`, or if only some shards of a fused layer (q/k/v, gate/up, a layer's experts) are
+/// left out, and naming an entry of `also_ignore` that matches no target or is no pattern.
 QuantizationPlan plan_quantization(const ParameterTable& table, QuantTargets targets, int bits,
                                    int64_t group_size,
                                    const std::vector<std::string>& also_ignore = {});

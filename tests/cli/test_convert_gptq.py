@@ -12,7 +12,12 @@ import unittest
 from nibble_cli import BINARY, MODELS, CliTestCase, directory_tensors, nibble
 
 WINDOW = 64
-SAMPLES = ("--num-calibration-samples", 24, "--max-sequence-length", WINDOW, "--held-out-samples", 4)
+
+
+def samples(number=24):
+    return ("--num-calibration-samples", number, "--max-sequence-length", WINDOW, "--held-out-samples", 4)
+
+
 WORDS = ("the of and to in is that for it as was with be by on not he his but at are this have "
          "from or had an they which one you were all her she there would their we him been has "
          "when who will no more if out so up said what its about than into them can only").split()
@@ -44,9 +49,9 @@ class ConvertGptq(CliTestCase):
         self.assertEqual(code, 2, error)
         return error.strip().split("\n")[-1]
 
-    def arguments(self, model, target, *flags):
+    def arguments(self, model, target, *flags, number=24):
         return ("convert", "--input-dir", MODELS / model / "bf16", "--output-dir", target,
-                "--data-dir", self.data, *SAMPLES, *flags)
+                "--data-dir", self.data, *samples(number), *flags)
 
     def convert(self, model, *flags, target="out"):
         target = self.folder / target
@@ -77,8 +82,6 @@ class ConvertGptq(CliTestCase):
         # The perplexity of the report, again from the directory that was written.
         target, report = self.convert("dense_untied")
         self.assertLess(report["held_out"]["reference_perplexity"], report["held_out"]["perplexity"] * 1.5)
-        again = self.folder / "again.json"
-        again.write_text("")
         _, twice = self.convert("dense_untied", target="twice")
         self.assertEqual(directory_tensors(target), directory_tensors(self.folder / "twice"))
         self.assertEqual(report["held_out"], twice["held_out"])
@@ -124,7 +127,8 @@ class ConvertGptq(CliTestCase):
             if process.returncode == 0:
                 return target, kills
             self.assertEqual(process.returncode, -signal.SIGKILL, error[-500:])
-            self.assertFalse((target / "config.json").exists())
+            if target.exists():  # it appears in one step, whole
+                return target, kills
 
     def test_killed_anywhere_and_resumed_it_writes_the_same_files(self):
         for model, flags in (("moe_norm", ("--max-file-mb", 1)), ("dense_untied", ())):
@@ -143,7 +147,7 @@ class ConvertGptq(CliTestCase):
     def test_another_conversion_is_not_gone_on_from(self):
         target = self.folder / "out"
         process = subprocess.Popen(
-            [str(BINARY), *map(str, self.arguments("moe_norm", target, "--num-calibration-samples", 200))],
+            [str(BINARY), *map(str, self.arguments("moe_norm", target, number=100))],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while not list(self.folder.glob("out.partial/layers/*")) and time.monotonic() < deadline:
@@ -151,8 +155,7 @@ class ConvertGptq(CliTestCase):
         process.kill()
         process.wait()
         self.assertTrue((self.folder / "out.partial/conversion.json").exists())
-        error = self.refused(*self.arguments("moe_norm", target, "--resume", "--dampening-frac", 0.02,
-                                               "--num-calibration-samples", 200))
+        error = self.refused(*self.arguments("moe_norm", target, "--resume", "--dampening-frac", 0.02, number=100))
         self.assertIn("dampening_frac", error)
         # What could be gone on from is still there.
         self.assertTrue((self.folder / "out.partial/conversion.json").exists())
@@ -160,7 +163,7 @@ class ConvertGptq(CliTestCase):
 
     def test_group_sizes_are_compared(self):
         out = self.succeed("convert", "--input-dir", MODELS / "dense_untied/bf16", "--data-dir", self.data,
-                           *SAMPLES, "--compare", "32,64,128", "--json")
+                           *samples(), "--compare", "32,64,128", "--json")
         sizes = json.loads(out)["group_sizes"]
         self.assertEqual([size["group_size"] for size in sizes], [32, 64, 128])
         width = json.loads((MODELS / "dense_untied/bf16/config.json").read_text())["hidden_size"]
@@ -173,7 +176,7 @@ class ConvertGptq(CliTestCase):
         self.assertAlmostEqual(sizes[0]["held_out"]["kl"], report["held_out"]["kl"], places=6)
         self.assertEqual(sizes[0]["output_bytes"], report["output_bytes"])
         text = self.succeed("convert", "--input-dir", MODELS / "dense_untied/bf16", "--data-dir", self.data,
-                            *SAMPLES, "--compare", "32", "--method", "rtn")
+                            *samples(), "--compare", "32", "--method", "rtn")
         self.assertIn("perplexity of the original", text)
 
     def test_what_makes_no_sense_is_refused(self):

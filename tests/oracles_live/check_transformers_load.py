@@ -27,9 +27,14 @@ TOLERANCE = 5e-5  # tests/oracles/models/README.md
 
 @torch.no_grad()
 def load(directory):
-    """BF16 weights as stored (INT4 ones decompressed, to BF16), computed with in float32."""
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16,
-                                                 attn_implementation="eager").eval()
+    """BF16 weights as stored (INT4 ones decompressed, to BF16), computed with in float32. A tensor that is
+    missing or left over is an error; Transformers itself only warns and draws it at random."""
+    model, found = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.bfloat16, attn_implementation="eager", output_loading_info=True)
+    wrong = {what: sorted(map(str, names)) for what, names in found.items() if names}
+    if wrong:
+        raise ValueError(f"{directory}: {wrong}")
+    model.eval()
     model.config._experts_implementation = "eager"
     model(input_ids=torch.tensor([[1, 2]]))  # compressed-tensors decompresses at the first forward
     model.to(torch.float32)

@@ -100,5 +100,17 @@ TEST(QuantizationPlan, AnIgnoreEntryThatDoesNothingOrHalfOfAFusedLayerIsRefused)
   }
 }
 
+TEST(QuantizationPlan, ExpertsOfALayerAreLeftOutTogetherOrNotAtAll) {
+  const HfDirectory model(kModels / "moe_norm" / "bf16");
+  const ParameterTable table = model_parameters(parse_model_config(model.config(), "x"));
+  for (const char* entry : {R"(re:^.*\.experts\.0\..*$)", R"(re:^.*\.experts\.7\..*$)",
+                            R"(re:^.*\.experts\.\d\.down_proj$)"}) {
+    EXPECT_THROW(plan_quantization(table, QuantTargets::kExperts, 4, 32, {entry}), Error) << entry;
+  }
+  const auto plan = plan_quantization(table, QuantTargets::kExperts, 4, 32,
+                                      {R"(re:^model\.layers\.0\.mlp\.experts\..*$)"});
+  EXPECT_EQ(plan_from_config(table, plan.config).quantized, plan.quantized);
+}
+
 }  // namespace
 }  // namespace nibble
