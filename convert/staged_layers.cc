@@ -65,7 +65,7 @@ void claim_conversion(const fs::path& directory, const OrderedJson& identity) {
   const OrderedJson before = parse_ordered_json(read_file(path, kMaxIdentityBytes), path.string());
   for (const auto& [key, value] : identity.items()) {
     if (before.contains(key) && before[key] == value) continue;
-    fail(ErrorCode::kFailedPrecondition,
+    fail(ErrorCode::kInvalidArgument,
          "'{}' was left by another conversion: its {} is {}, now it is {}; remove it to start over",
          directory.string(), key,
          before.contains(key) ? before[key].dump().substr(0, 200) : "not there",

@@ -16,7 +16,7 @@
 namespace nibble {
 
 /// Checks that what an interrupted conversion left in `directory` is of the same conversion, or
-/// says there, durably, which one begins. Throws Error{kFailedPrecondition} naming the first key of
+/// says there, durably, which one begins. Throws Error{kInvalidArgument} naming the first key of
 /// `identity` that differs.
 void claim_conversion(const std::filesystem::path& directory, const OrderedJson& identity);
 

@@ -4,6 +4,7 @@
 #include <optional>
 #include <span>
 
+#include "core/base/host_device.h"
 #include "core/quant/group_codec.h"
 #include "core/quant/hash.h"
 
@@ -22,7 +23,7 @@ struct GroupShape {
   int64_t rows = 0;
   int64_t cols = 0;  ///< multiple of `group`
   int64_t group = 0;
-  int64_t groups_per_row() const { return cols / group; }
+  NIBBLE_HOST_DEVICE int64_t groups_per_row() const { return cols / group; }
 };
 
 /// Plain reference loops over whole rows; kernels/quantize is the fast twin, bit for bit.
