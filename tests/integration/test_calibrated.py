@@ -161,7 +161,7 @@ class Calibrated(JobTest):
         self.assertFalse((self.folder / "run").exists(), "half-written")
 
     def test_what_makes_no_sense_is_refused_before_anything_starts(self):
-        self.refused("model.int4 is empty", arguments=settings(model__int4=""))
+        self.refused("model.int4 is empty", arguments=settings(model__int4='""'))
         self.refused("qat.enabled is false", arguments=settings(qat__enabled="false"))
         self.refused("model.path", "is quantized", arguments=settings(model__path=INT4))
         self.refused("qat.group_size is 64", "groups of 32", arguments=settings(

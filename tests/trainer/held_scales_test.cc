@@ -311,17 +311,22 @@ TEST(HeldScales, ACheckpointOfTheOtherKindIsRefused) {
   Trainer holds(held, solo.groups), derives(derived, solo.groups);
   holds.save(folder.path / "held", {1, 0, 0});
   derives.save(folder.path / "derived", {1, 0, 0});
-  EXPECT_NE(read_file(folder.path / "held/meta.json", 10000).find("\"scales\": \"held\""),
-            std::string::npos);
+  const auto meta = [&](const char* name) {
+    return read_json_file(folder.path / name / "meta.json");
+  };
+  EXPECT_EQ(meta("held")["format_version"], kHeldCheckpointFormatVersion);
+  EXPECT_EQ(meta("held")["scales"], "held");
+  EXPECT_EQ(meta("derived")["format_version"], kCheckpointFormatVersion);
+  EXPECT_FALSE(meta("derived").contains("scales"));
+  EXPECT_FALSE(CheckpointReader(folder.path / "derived").holds_scales());
   expect_says(refusal([&] { derives.load(folder.path / "held"); }),
               {"held' is of a run that holds its scales", "this one derives", "qat.start"});
   expect_says(refusal([&] { holds.load(folder.path / "derived"); }),
               {"derived' is of a run that derives its scales", "this one holds", "qat.start"});
 }
 
-// Overwrites one 16-bit element of a tensor in a model's only file.
-void poke(const fs::path& directory, const std::string& tensor, int64_t element, uint16_t bits) {
-  const fs::path path = directory / "model.safetensors";
+// Overwrites one 16-bit element of a tensor in a file.
+void poke(const fs::path& path, const std::string& tensor, int64_t element, uint16_t bits) {
   std::string bytes = read_file(path, 64 << 20);
   uint64_t header_bytes = 0;
   std::memcpy(&header_bytes, bytes.data(), sizeof header_bytes);
@@ -331,6 +336,17 @@ void poke(const fs::path& directory, const std::string& tensor, int64_t element,
   write_file_atomically(path, bytes);
 }
 
+TEST(HeldScales, ADamagedScaleOfACheckpointIsRefused) {
+  const Solo solo;
+  const TempFolder folder;
+  Trainer trainer(make_config("dense_untied"), solo.groups);
+  trainer.save(folder.path / "step", {1, 0, 0});
+  const std::string module = "model.layers.1.mlp.down_proj";
+  poke(folder.path / "step/rank-000-of-001.safetensors", "scale/" + module + ".weight", 7, 0x3c00);
+  expect_says(refusal([&] { trainer.load(folder.path / "step"); }),
+              {"rank-000-of-001", "scale/" + module + ".weight", "not the bytes that were saved"});
+}
+
 TEST(HeldScales, WhatDoesNotFitTheStartIsRefusedByName) {
   const Solo solo;
   const fs::path original = kModels / "dense_untied/int4_llmcompressor";
@@ -338,7 +354,7 @@ TEST(HeldScales, WhatDoesNotFitTheStartIsRefusedByName) {
   const auto start_with = [&](const std::string& tensor, int64_t element, uint16_t bits) {
     const TempFolder folder;
     fs::copy(original, folder.path / "int4");
-    poke(folder.path / "int4", tensor, element, bits);
+    poke(folder.path / "int4/model.safetensors", tensor, element, bits);
     return refusal(
         [&] { Trainer(make_config("dense_untied", folder.path / "int4"), solo.groups); });
   };

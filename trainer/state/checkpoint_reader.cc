@@ -45,6 +45,11 @@ OrderedJson read_meta(const fs::path& directory) {
         "'{}': format_version {} is not {} or {}; another version of Nibble wrote it, use that one",
         path.string(), version, kCheckpointFormatVersion, kHeldCheckpointFormatVersion);
   }
+  const OrderedJson scales = meta.value("scales", OrderedJson());
+  if ((version == kHeldCheckpointFormatVersion) != (scales == "held")) {
+    fail(ErrorCode::kInvalidArgument, "'{}': 'scales' must be \"held\" in format_version {} only",
+         path.string(), kHeldCheckpointFormatVersion);
+  }
   return meta;
 }
 
@@ -105,7 +110,7 @@ CheckpointReader::CheckpointReader(const fs::path& directory) : directory_(direc
     fail(ErrorCode::kDataLoss, "'{}' or config.json beside it is not what was saved: damaged",
          meta_path.string());
   }
-  holds_scales_ = meta["format_version"] == kHeldCheckpointFormatVersion;
+  holds_scales_ = meta.contains("scales");
   config_ = parse_ordered_json(config_text, config_path.string());
   spec_ = spec_of(config_, config_path);
   plan_ = plan_of(config_, spec_, config_path);
