@@ -42,8 +42,8 @@ struct TrainerConfig {
   /// INT4 checkpoint whose codes the masters start in and whose scales are held; empty: scales are
   /// derived at every packing. Needs QAT and BF16 weights in `model`.
   std::filesystem::path calibrated;
-  int64_t rescale_every =
-      0;  ///< optimizer steps after which held scales are derived anew; 0: never
+  /// Optimizer steps after which held scales are derived anew; 0: never.
+  int64_t rescale_every = 0;
   AlgorithmConfig algorithm;
   OptimizerConfig optimizer;
   double temperature = 1.0;              ///< of sampling; log-probabilities are taken there

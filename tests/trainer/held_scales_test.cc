@@ -325,6 +325,21 @@ TEST(HeldScales, ACheckpointOfTheOtherKindIsRefused) {
               {"derived' is of a run that derives its scales", "this one holds", "qat.start"});
 }
 
+TEST(HeldScales, ACheckpointOfOtherGroupsIsRefused) {
+  const Solo solo;
+  const TempFolder folder;
+  const TrainerConfig config = make_config("dense_untied");
+  Trainer trainer(config, solo.groups);
+  trainer.save(folder.path / "step", {1, 0, 0});
+  const int64_t group = config.train_plan.config.group_size;
+  ShardLayout other{&trainer.spec().table, config.train_plan, Mesh{1}, 0};
+  other.plan.config.group_size = 2 * group;
+  OptimizerState state(other);
+  state.held_scale.resize(state.master.size());
+  expect_says(refusal([&] { load_train_checkpoint(folder.path / "step", other, state); }),
+              {"groups of " + std::to_string(group), "groups of " + std::to_string(2 * group)});
+}
+
 // Overwrites one 16-bit element of a tensor in a file.
 void poke(const fs::path& path, const std::string& tensor, int64_t element, uint16_t bits) {
   std::string bytes = read_file(path, 64 << 20);
