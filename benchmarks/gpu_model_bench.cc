@@ -303,7 +303,7 @@ WeightTimes time_weights(const WeightWork& work, const kernels::WeightKernels& k
     kernels.adamw(work.updates, params);
     adamw.push_back(seconds_since(begin));
     begin = std::chrono::steady_clock::now();
-    if (kernels.adamw_pack(work.updates, work.jobs, params)) {
+    if (kernels.adamw_pack(work.updates, work.jobs, params).problem) {
       fail(ErrorCode::kInternal, "updated masters cannot be packed");
     }
     both.push_back(seconds_since(begin));

@@ -93,6 +93,28 @@ void check_reward(const RunConfig& c, const ConfigSource& source) {
   }
 }
 
+// What needs no file to see; the rest is in check_calibrated_files().
+void check_qat_start(const RunConfig& c, const ConfigSource& source) {
+  if (c.qat.start != QatStart::kCalibrated) {
+    if (c.qat.rescale_every == 0) return;
+    fail(ErrorCode::kInvalidArgument,
+         "qat.rescale_every is {} ({}), but qat.start is rtn, which derives scales at every step: "
+         "remove it, or set qat.start: calibrated",
+         c.qat.rescale_every, source.where("qat.rescale_every"));
+  }
+  const auto refuse = [&](const char* why) {
+    fail(ErrorCode::kInvalidArgument, "qat.start is calibrated ({}), {}", source.where("qat.start"),
+         why);
+  };
+  if (!c.qat.enabled) refuse("but qat.enabled is false: nothing would multiply with the codes");
+  if (c.model.int4.empty()) {
+    refuse("but model.int4 is empty: name the INT4 checkpoint that was calibrated");
+  }
+  if (c.model.init == ModelInit::kRandom) {
+    refuse("but model.init is random: the masters start from the weights that were calibrated");
+  }
+}
+
 std::filesystem::path quantization_source(const RunConfig& c) {
   return c.model.int4.empty() ? c.model.path : c.model.int4;
 }
@@ -132,6 +154,33 @@ void check_same_model(const RunConfig& c, const ModelConfig& model, const Parame
   }
 }
 
+// `plan` is what model.int4's own config.json states, but for the group size.
+void check_calibrated_files(const RunConfig& c, const ConfigSource& source,
+                            const QuantizationPlan& plan) {
+  if (c.qat.start != QatStart::kCalibrated) return;
+  const std::filesystem::path path = c.model.path / "config.json";
+  if (parse_quantization_config(model_json(c, c.model.path), path.string())) {
+    fail(ErrorCode::kInvalidArgument,
+         "qat.start is calibrated ({}), but model.path '{}' is quantized: name the BF16 model that "
+         "'{}' was made from",
+         source.where("qat.start"), c.model.path.string(), c.model.int4.string());
+  }
+  const auto stored = parse_quantization_config(model_json(c, c.model.int4),
+                                                (c.model.int4 / "config.json").string());
+  if (stored && stored->bits != 4) {
+    fail(ErrorCode::kInvalidArgument,
+         "qat.start is calibrated ({}), but model.int4 '{}' has {} bits; only INT4 is trained",
+         source.where("qat.start"), c.model.int4.string(), stored->bits);
+  }
+  if (stored && stored->group_size != plan.config.group_size) {
+    fail(ErrorCode::kInvalidArgument,
+         "qat.group_size is {} ({}), but the scales of model.int4 '{}' are of groups of {} and "
+         "qat.start: calibrated holds them: remove it (OPEN_TRAINING_INT4_GROUP_SIZE sets it too)",
+         plan.config.group_size, source.where("qat.group_size"), c.model.int4.string(),
+         stored->group_size);
+  }
+}
+
 }  // namespace
 
 RunConfig load_run_config(const std::filesystem::path& file, std::span<const std::string> overrides,
@@ -144,6 +193,7 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
   if (!is_supervised(config)) check_batch(config, loaded.source);
   check_sizes(config, loaded.source);
   check_reward(config, loaded.source);
+  check_qat_start(config, loaded.source);
   validate(config.algorithm.loss);
   if (files == NamedFiles::kMayBeMissing && missing_file(config)) {
     get_logger("config")->warn(
@@ -164,6 +214,7 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
          "convert` and name the result in model.int4, or set qat.enabled: false",
          quantization_source(config).string());
   }
+  check_calibrated_files(config, loaded.source, plans.train);
   return config;
 }
 
@@ -229,6 +280,8 @@ TrainerConfig trainer_config(const RunConfig& c) {
   config.reference = c.model.reference.empty() ? c.model.path : c.model.reference;
   config.train_plan = std::move(plans.train);
   config.serve_plan = std::move(plans.serve);
+  if (c.qat.start == QatStart::kCalibrated) config.calibrated = c.model.int4;
+  config.rescale_every = c.qat.rescale_every;
   config.algorithm = c.algorithm;
   if (is_supervised(c)) config.algorithm.reference = ReferenceMode::kNever;
   config.optimizer = c.optimizer;

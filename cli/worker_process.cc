@@ -21,6 +21,7 @@
 #include "core/rpc/server.h"
 #include "core/rpc/status.h"
 #include "trainer/memory_plan.h"
+#include "weight_sync/manifest.h"
 
 namespace nibble {
 namespace {
@@ -71,6 +72,7 @@ class Roles {
     options.engine = assignment.index;
     options.trainers = trainer_mesh(config);
     options.worker.plan = job_plans(config).serve;
+    if (config.qat.start == QatStart::kCalibrated) options.worker.grid = kHeldGrid;
     options.worker.in_place = config.weight_sync.in_place;
     options.worker.gpu = on_gpu ? make_backend(config) : nullptr;
     options.gpu_wire = gpu_wire(config);

@@ -85,9 +85,10 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       const ParameterTable& table = worker_->spec().table;
       ReceiverOptions receiving{own_sender(), {}, {}};
       if (options_.worker.in_place) receiving.release_engine = [this] { release_weights(); };
-      receiver_ = std::make_unique<WeightReceiver>(options_.job, table, options_.worker.plan,
-                                                   make_manifest(table, options_.worker.plan),
-                                                   *kernels_, std::move(receiving));
+      receiver_ = std::make_unique<WeightReceiver>(
+          options_.job, table, options_.worker.plan,
+          make_manifest(table, options_.worker.plan, options_.worker.grid), *kernels_,
+          std::move(receiving));
       readers_ = std::make_unique<WeightReaders>(receiver_->manifest(), options_.external_engines);
       log_->info("ready model={} parameters={}", options_.worker.model.string(), table.size());
     });

@@ -22,6 +22,7 @@
 #include "rollout/engine/engine.h"
 #include "rollout/reward/reward_process.h"
 #include "rollout/rollout_config.h"
+#include "weight_sync/manifest.h"
 
 namespace nibble {
 
@@ -79,6 +80,7 @@ struct RolloutWorkerOptions {
   int gpu_sharers = 1;                      ///< workers on this GPU; each plans with its part
   Numerics numerics = Numerics::kExact;     ///< of the GPU
   QuantizationPlan plan;                    ///< how weights are served
+  std::string grid = kDerivedGrid;          ///< the rule that made their codes
   bool in_place = false;                    ///< one weight buffer: new weights overwrite the old
 };
 

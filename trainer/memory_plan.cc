@@ -18,6 +18,16 @@ int64_t shard_bytes(const ShardLayout& layout) {
   return bytes;
 }
 
+int64_t scale_bytes(const ShardLayout& layout) {
+  int64_t bytes = 0;
+  for (int64_t p = 0; p < layout.table->size(); ++p) {
+    if (layout.quantized(p)) {
+      bytes += kBf16Bytes * layout.shard_elements(p) / layout.plan.config.group_size;
+    }
+  }
+  return bytes;
+}
+
 // GatheredWeights: two layers and what is in none, each with what is sent, what came, what it
 // became and float32 gradients; the largest one's gradients once more on their way, both ends. What
 // a rank owns whole needs none of it, unless it is on the host: then it needs the copy.
@@ -104,6 +114,11 @@ TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh,
   if (!same_plan) memory.packed_bytes += 2 * shard_bytes(serve);
   // One more where a step packs several times: what is served must not be packed into.
   if (config.optimizer.steps_per_rollout > 1) memory.packed_bytes += shard_bytes(serve);
+  if (!config.calibrated.empty()) {
+    if (!config.optimizer.offload) memory.state_bytes += scale_bytes(train);
+    // Codes of held and of derived scales stand side by side.
+    if (config.rescale_every > 0) memory.packed_bytes += shard_bytes(train);
+  }
   memory.ring_bytes = ring_bytes(train, true, ShardHome::kDevice);
   if (may_need_reference(config.algorithm)) {
     const ShardHome home = config.offload_reference ? ShardHome::kHost : ShardHome::kDevice;

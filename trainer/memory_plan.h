@@ -11,7 +11,7 @@ namespace nibble {
 /// What one trainer rank takes of a GPU's memory, by the sizes of the parameters alone: for an
 /// engine that shares the GPU and plans before either has allocated.
 struct TrainerMemory {
-  int64_t state_bytes = 0;      ///< masters, moments, gradients: float32, unless offloaded
+  int64_t state_bytes = 0;      ///< masters, moments, held scales, unless offloaded; gradients
   int64_t packed_bytes = 0;     ///< two packings of each plan: one in use, one being made
   int64_t reference_bytes = 0;  ///< BF16; 0 if offloaded
   int64_t ring_bytes = 0;       ///< layers gathered or uploaded, and their gradients

@@ -31,6 +31,13 @@ void encode_changes(const PackChanges& changes, bool by_layer, v1::TrainResponse
   encode_part(changes.rest, "_rest", response);
 }
 
+void encode_held(const std::optional<HeldStats>& held, v1::TrainResponse& response) {
+  if (!held) return;
+  auto& out = *response.mutable_metrics();
+  out["projected_masters"] = static_cast<double>(held->projected);
+  if (held->rescale_jump) out["rescale_codes_changed_share"] = *held->rescale_jump;
+}
+
 void encode_gathered(const GatherBytes& gathered, v1::TrainResponse& response) {
   auto& out = *response.mutable_metrics();
   out["gathered_quantized_bytes"] = static_cast<double>(gathered.quantized);
@@ -49,6 +56,7 @@ void encode_metrics(const SupervisedMetrics& m, bool by_layer, v1::TrainResponse
   out["lr"] = m.update.lr;
   encode_gathered(m.gathered, response);
   encode_changes(m.changes, by_layer, response);
+  encode_held(m.held, response);
   out["forward_backward_ms"] = m.forward_backward_ms;
   out["optimizer_ms"] = m.optimizer_ms;
   out["pack_ms"] = m.pack_ms;
@@ -75,6 +83,7 @@ void encode_metrics(const TrainMetrics& m, bool by_layer, v1::TrainResponse& res
   out["train_computed_tokens"] = static_cast<double>(m.computed_tokens);
   encode_gathered(m.gathered, response);
   encode_changes(m.changes, by_layer, response);
+  encode_held(m.held, response);
   out["reference_ms"] = m.reference_ms;
   out["forward_backward_ms"] = m.forward_backward_ms;
   out["optimizer_ms"] = m.optimizer_ms;

@@ -81,6 +81,7 @@ SupervisedMetrics Trainer::train_records(std::span<const TokenRecord* const> rec
   const Step done = take_step();
   metrics.update = done.update;
   metrics.changes = done.changes;
+  metrics.held = done.held;
   metrics.optimizer_ms = done.optimizer_ms;
   metrics.pack_ms = done.pack_ms;
   metrics.gathered = weights_.take_bytes();

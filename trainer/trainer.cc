@@ -9,15 +9,12 @@
 
 #include "core/base/clock.h"
 #include "core/base/fail.h"
+#include "core/base/log.h"
 #include "core/comm/reduce.h"
-#include "core/models/checkpoint_tensors.h"
 #include "core/models/rope_table.h"
 #include "core/models/tape_executor.h"
 #include "core/ops/cpu_backend.h"
-#include "core/ops/torch_parallel.h"
-#include "core/quant/bf16.h"
 #include "trainer/batching.h"
-#include "trainer/state/random_init.h"
 #include "trainer/tape_values.h"
 
 namespace nibble {
@@ -32,15 +29,6 @@ ModelSpec load_spec(const std::filesystem::path& directory, const Mesh& mesh) {
   return make_model_spec(config);
 }
 
-std::vector<float> widen_rows(const std::vector<uint16_t>& bf16, const RowShard& shard,
-                              int64_t cols) {
-  std::vector<float> rows(static_cast<size_t>(shard.rows() * cols));
-  for (size_t i = 0; i < rows.size(); ++i) {
-    rows[i] = quant::bf16_to_float(bf16[static_cast<size_t>(shard.begin * cols) + i]);
-  }
-  return rows;
-}
-
 std::vector<ScoredGroup> score_groups(const std::vector<SampleGroup>& groups,
                                       const AdvantageConfig& config) {
   std::vector<ScoredGroup> scored;
@@ -52,6 +40,14 @@ std::vector<ScoredGroup> score_groups(const std::vector<SampleGroup>& groups,
     scored.push_back(std::move(out));
   }
   return scored;
+}
+
+// Of several updates, the projections add up; a jump is the last one's.
+void add_held(const std::optional<HeldStats>& update, std::optional<HeldStats>& step) {
+  if (!update) return;
+  if (!step) step.emplace();
+  step->projected += update->projected;
+  if (update->rescale_jump) step->rescale_jump = update->rescale_jump;
 }
 
 }  // namespace
@@ -95,31 +91,6 @@ DeviceKind Trainer::state_device() const {
   return config_.optimizer.offload ? offload_kind(backend_.kind()) : backend_.kind();
 }
 
-void Trainer::load_masters() {
-  const auto set = [&](int64_t p, const std::vector<float>& rows) {
-    state_.master[static_cast<size_t>(p)] =
-        Array<float>(std::span<const float>(rows), state_device());
-  };
-  if (config_.init == ModelInit::kRandom) {
-    const RandomInit init{
-        config_.init_seed,
-        initializer_range(read_hf_config(config_.model), (config_.model / "config.json").string())};
-    std::vector<float> rows;
-    for (int64_t p = 0; p < spec_.table.size(); ++p) {
-      rows.resize(static_cast<size_t>(train_layout_.shard_elements(p)));
-      draw_rows(spec_.table.at(p), p, train_layout_.shard(p), init, ops::torch_parallel(), rows);
-      set(p, rows);
-    }
-    return;
-  }
-  const HfDirectory model(config_.model);
-  check_checkpoint_tensors(model, spec_.table, checkpoint_plan(model, spec_.table));
-  for (int64_t p = 0; p < spec_.table.size(); ++p) {
-    const ParameterSpec& parameter = spec_.table.at(p);
-    set(p, widen_rows(load_bf16(model, parameter), train_layout_.shard(p), parameter.cols));
-  }
-}
-
 void Trainer::load_reference() {
   const HfDirectory model(config_.reference);
   const ShardLayout layout{&spec_.table, plan_bf16(spec_.table), groups_.mesh(), groups_.rank()};
@@ -149,7 +120,8 @@ bool Trainer::needs_reference(int64_t step) const {
 }
 
 void Trainer::repack() {
-  use(pack_shards(train_layout_, state_.master, backend_.weight_kernels(), train_buffers_),
+  use(pack_shards(train_layout_, state_.master, backend_.weight_kernels(), train_buffers_,
+                  state_.held_scale),
       nullptr);
 }
 
@@ -163,17 +135,36 @@ void Trainer::use(std::shared_ptr<const PackedShards> packing, PackChanges* chan
       same_plan ? training_ : pack_shards(serve_layout_, state_.master, kernels, serve_buffers_);
   if (changes != nullptr && previous) {
     *changes = count_changes(serve_layout_, *previous, *serving_, kernels);
-    std::vector<double*> places;
-    const auto add = [&](PartChanges& part) {
-      for (double* count : part.counts()) places.push_back(count);
-    };
-    for (PartChanges& layer : changes->layers) add(layer);
-    add(changes->rest);
-    std::vector<double> counts(places.size());
-    for (size_t i = 0; i < places.size(); ++i) counts[i] = *places[i];
-    all_reduce_sum(group_, counts);
-    for (size_t i = 0; i < places.size(); ++i) *places[i] = counts[i];
+    sum_over_ranks(*changes);
   }
+}
+
+void Trainer::sum_over_ranks(PackChanges& changes) {
+  std::vector<double*> places;
+  const auto add = [&](PartChanges& part) {
+    for (double* count : part.counts()) places.push_back(count);
+  };
+  for (PartChanges& layer : changes.layers) add(layer);
+  add(changes.rest);
+  std::vector<double> counts(places.size());
+  for (size_t i = 0; i < places.size(); ++i) counts[i] = *places[i];
+  all_reduce_sum(group_, counts);
+  for (size_t i = 0; i < places.size(); ++i) *places[i] = counts[i];
+}
+
+std::shared_ptr<const PackedShards> Trainer::rescale(const PackedShards& held, HeldStats& stats) {
+  const auto& kernels = backend_.weight_kernels();
+  auto derived = pack_shards(train_layout_, state_.master, kernels, train_buffers_);
+  PackChanges jump = count_changes(train_layout_, held, *derived, kernels);
+  sum_over_ranks(jump);
+  const PartChanges total = jump.total();
+  stats.rescale_jump = total.changed_codes / total.codes;
+  state_.hold_scales(train_layout_, *derived);
+  if (group_.rank() == 0) {
+    get_logger("trainer")->info("scales derived anew update={} codes_changed_share={:.6f}",
+                                state_.updates, *stats.rescale_jump);
+  }
+  return derived;
 }
 
 Trainer::Step Trainer::take_step() {
@@ -181,11 +172,17 @@ Trainer::Step Trainer::take_step() {
   Stopwatch clock;
   device_memory(backend_.kind()).finish();
   groups_.check();  // a gradient of a lost rank must not become an update
-  const auto packing = train_buffers_.acquire(train_layout_, backend_.kind());
+  auto buffer = train_buffers_.acquire(train_layout_, backend_.kind());
   step.update = state_.update(train_layout_, config_.optimizer, weights_.gradients(), group_,
-                              backend_.weight_kernels(), *packing);
+                              backend_.weight_kernels(), *buffer);
   step.optimizer_ms = clock.restart_ms();
-  use(packing, &step.changes);
+  std::shared_ptr<const PackedShards> packing = std::move(buffer);
+  if (state_.holds_scales()) {
+    step.held = HeldStats{step.update.projected, {}};
+    const bool is_due = config_.rescale_every > 0 && state_.updates % config_.rescale_every == 0;
+    if (is_due) packing = rescale(*packing, *step.held);
+  }
+  use(std::move(packing), &step.changes);
   step.pack_ms = clock.elapsed_ms();
   return step;
 }
@@ -220,6 +217,7 @@ TrainMetrics Trainer::train(std::span<const std::vector<SampleGroup>> updates, i
     const Step done = take_step();
     metrics.update = done.update;
     metrics.changes = done.changes;
+    add_held(done.held, metrics.held);
     metrics.optimizer_ms += done.optimizer_ms;
     metrics.pack_ms += done.pack_ms;
   }

@@ -39,11 +39,23 @@ struct TrainerConfig {
   bool offload_reference = false;   ///< ShardHome::kHost for it
   QuantizationPlan train_plan;      ///< what the forward pass multiplies with
   QuantizationPlan serve_plan;      ///< what is published; the same under QAT
+  /// INT4 checkpoint whose codes the masters start in and whose scales are held; empty: scales are
+  /// derived at every packing. Needs QAT and BF16 weights in `model`.
+  std::filesystem::path calibrated;
+  /// Optimizer steps after which held scales are derived anew; 0: never.
+  int64_t rescale_every = 0;
   AlgorithmConfig algorithm;
   OptimizerConfig optimizer;
   double temperature = 1.0;              ///< of sampling; log-probabilities are taken there
   int64_t max_tokens_per_device = 4096;  ///< of one micro-batch
   int64_t max_positions = 2048;          ///< longest prompt + response
+};
+
+/// What holding scales did in a step, over all ranks.
+struct HeldStats {
+  int64_t projected = 0;  ///< masters that an update had moved out of the range of their codes
+  /// Share of codes that changed when scales were derived anew; nothing if they were not.
+  std::optional<double> rescale_jump;
 };
 
 /// What training on one rollout did. Sums run over all ranks, so every rank returns the same.
@@ -59,6 +71,7 @@ struct TrainMetrics {
   int64_t response_tokens = 0;
   int64_t computed_tokens = 0;  ///< prompts once per group
   PackChanges changes;
+  std::optional<HeldStats> held;  ///< over all updates, if scales are held
   GatherBytes gathered;
   // The optimizer's pass packs too; pack_ms is what is left to do: a second plan, counting changes.
   double reference_ms = 0.0, forward_backward_ms = 0.0, optimizer_ms = 0.0, pack_ms = 0.0;
@@ -77,6 +90,7 @@ struct SupervisedMetrics {
   TokenLoss tokens;  ///< under the weights before the update
   UpdateStats update;
   PackChanges changes;
+  std::optional<HeldStats> held;
   GatherBytes gathered;
   double forward_backward_ms = 0.0, optimizer_ms = 0.0, pack_ms = 0.0;
 };
@@ -88,7 +102,8 @@ class Trainer {
  public:
   /// Loads masters and, if it may be needed, the reference, on `backend`'s device. `group` moves
   /// host bytes among all ranks; `groups` bytes of the device. Both and `backend` must outlive
-  /// this. Throws Error{kInvalidArgument} if the mesh does not fit the model.
+  /// this. Throws Error{kInvalidArgument} if the mesh does not fit the model, or naming what of a
+  /// calibrated start does not.
   Trainer(TrainerConfig config, ProcessGroup& group, const MeshGroups& groups,
           const ops::Backend& backend);
   /// On the CPU.
@@ -116,6 +131,8 @@ class Trainer {
   const ModelSpec& spec() const { return spec_; }
 
   void save(const std::filesystem::path& directory, const TrainProgress& progress);
+  /// Throws Error{kFailedPrecondition} if one of checkpoint and configuration holds scales and the
+  /// other does not.
   TrainProgress load(const std::filesystem::path& directory);
 
  private:
@@ -127,11 +144,14 @@ class Trainer {
   struct Step {
     UpdateStats update;
     PackChanges changes;
+    std::optional<HeldStats> held;
     double optimizer_ms = 0.0, pack_ms = 0.0;
   };
   void repack();
   void use(std::shared_ptr<const PackedShards> packing, PackChanges* changes);
   Step take_step();
+  std::shared_ptr<const PackedShards> rescale(const PackedShards& held, HeldStats& stats);
+  void sum_over_ranks(PackChanges& changes);
   DeviceKind state_device() const;
   void load_masters();
   void load_reference();

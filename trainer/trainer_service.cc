@@ -190,7 +190,9 @@ class TrainerService::Impl final : public v1::Trainer::Service {
       response.set_updates(progress.updates);
     }
     sender_ = std::make_unique<WeightSender>(
-        options_.rank, make_manifest(trainer_->spec().table, trainer_->serving_layout().plan),
+        options_.rank,
+        make_manifest(trainer_->spec().table, trainer_->serving_layout().plan,
+                      options_.trainer.calibrated.empty() ? kDerivedGrid : kHeldGrid),
         *kernels_);
   }
 

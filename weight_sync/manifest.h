@@ -52,9 +52,12 @@ struct Manifest {
   int64_t size() const { return static_cast<int64_t>(tensors.size()); }
 };
 
-/// `grid` names the rule that made the codes: "sym7", or "held" for calibrated scales.
+/// The rules that make codes: sym7 scales, derived at every packing, or scales that are held.
+constexpr const char* kDerivedGrid = "sym7";
+constexpr const char* kHeldGrid = "held";
+
 Manifest make_manifest(const ParameterTable& table, const QuantizationPlan& plan,
-                       const std::string& grid = "sym7");
+                       const std::string& grid = kDerivedGrid);
 
 /// Canonical text: one line a format field and a tensor.
 std::string manifest_text(const Manifest& manifest);

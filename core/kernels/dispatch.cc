@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <bit>
 #include <cmath>
@@ -171,13 +172,27 @@ double sum_of_squares(const float* x, int64_t count, const Parallel& parallel) {
   return std::accumulate(blocks.begin(), blocks.end(), 0.0);
 }
 
+namespace {
+
+void check_groups(const quant::GroupShape& shape) {
+  NIBBLE_CHECK(shape.group >= 16 && shape.group <= 128 && shape.group % 16 == 0 &&
+                   shape.cols % shape.group == 0,
+               "quantize: {} columns in groups of {}", shape.cols, shape.group);
+}
+
+void lower(std::atomic<int64_t>& least, int64_t value) {
+  int64_t seen = least.load();
+  while (value < seen && !least.compare_exchange_weak(seen, value)) {
+  }
+}
+
+}  // namespace
+
 std::optional<quant::QuantizeProblem> quantize_pack_int4(const float* master,
                                                          const quant::GroupShape& shape,
                                                          uint32_t* words, uint16_t* scale,
                                                          const Parallel& parallel) {
-  NIBBLE_CHECK(shape.group >= 16 && shape.group <= 128 && shape.group % 16 == 0 &&
-                   shape.cols % shape.group == 0,
-               "quantize: {} columns in groups of {}", shape.cols, shape.group);
+  check_groups(shape);
   const int64_t groups = shape.rows * shape.groups_per_row();
   std::mutex mutex;
   int64_t first_bad = groups;
@@ -200,6 +215,37 @@ std::optional<quant::QuantizeProblem> quantize_pack_int4(const float* master,
                                 first_bad % shape.groups_per_row()};
 }
 
+HeldPacking pack_held_int4(const HeldMatrix& matrix, const Parallel& parallel) {
+  const quant::GroupShape& shape = matrix.shape;
+  check_groups(shape);
+  const int64_t groups = shape.rows * shape.groups_per_row();
+  std::atomic<int64_t> projected = 0;
+  std::atomic<int64_t> first_bad = groups;
+  parallel.run(groups, 1024, [&](int64_t begin, int64_t end) {
+    // The ranges are made here: an instruction set's code must not share inline functions.
+    constexpr int64_t kBlock = 64;
+    std::array<quant::HeldRange, kBlock> ranges;
+    for (int64_t at = begin; at < end; at += kBlock) {
+      const int64_t count = std::min(kBlock, end - at);
+      std::transform(matrix.scale + at, matrix.scale + at + count, ranges.begin(),
+                     quant::held_range);
+      const int64_t element = at * shape.group;
+      const HeldGroupsResult result = table().hold_groups(
+          {matrix.master + element, ranges.data(), shape.group, count, matrix.words + element / 8,
+           matrix.projected == nullptr ? nullptr : matrix.projected + element});
+      projected += result.projected;
+      if (result.first_bad >= 0) lower(first_bad, at + result.first_bad);
+    }
+  });
+  HeldPacking packing{std::nullopt, projected};
+  if (first_bad < groups) {
+    packing.problem = quant::QuantizeProblem{quant::QuantizeProblem::Kind::kNonFiniteWeight,
+                                             first_bad / shape.groups_per_row(),
+                                             first_bad % shape.groups_per_row()};
+  }
+  return packing;
+}
+
 int64_t cast_bf16(const float* master, int64_t count, uint16_t* bf16, const Parallel& parallel) {
   constexpr int64_t kBlock = 1 << 14;
   std::atomic<int64_t> first_bad = count;
@@ -207,9 +253,7 @@ int64_t cast_bf16(const float* master, int64_t count, uint16_t* bf16, const Para
     const int64_t bad =
         table().cast_bf16(master, begin * kBlock, std::min(end * kBlock, count), bf16);
     if (bad < 0) return;
-    int64_t seen = first_bad.load();
-    while (bad < seen && !first_bad.compare_exchange_weak(seen, bad)) {
-    }
+    lower(first_bad, bad);
   });
   return first_bad == count ? -1 : first_bad.load();
 }

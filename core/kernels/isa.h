@@ -5,6 +5,7 @@
 #include "core/kernels/activation.h"
 #include "core/kernels/adamw.h"
 #include "core/kernels/attention.h"
+#include "core/kernels/held_pack.h"
 #include "core/kernels/linear.h"
 #include "core/kernels/log_softmax.h"
 #include "core/kernels/norm.h"
@@ -44,6 +45,7 @@ struct IsaTable {
                         double uniform);
   int64_t (*quantize_groups)(const float* master, int64_t group, int64_t begin, int64_t end,
                              uint32_t* words, uint16_t* scale, bool* is_overflow);
+  HeldGroupsResult (*hold_groups)(const HeldGroups& groups);
   int64_t (*cast_bf16)(const float* master, int64_t begin, int64_t end, uint16_t* bf16);
   void (*hash_words)(const uint32_t*, int64_t, int64_t, uint64_t, uint64_t*, uint64_t*);
   void (*hash_bf16)(const uint16_t*, int64_t, int64_t, uint64_t, uint64_t*, uint64_t*);

@@ -1,12 +1,26 @@
 #include "core/kernels/weight_kernels.h"
 
+#include <algorithm>
 #include <numeric>
 
 namespace nibble::kernels {
 
 namespace {
 
+UpdateResult pack_held(const PackJob& job, size_t index, float* projected,
+                       const Parallel& parallel) {
+  const HeldPacking packing =
+      kernels::pack_held_int4({job.master, job.shape, job.held, job.words, projected}, parallel);
+  std::copy_n(job.held, job.shape.rows * job.shape.groups_per_row(), job.scale);
+  UpdateResult result{std::nullopt, packing.projected};
+  if (const auto& problem = packing.problem) {
+    result.problem = PackProblem{index, problem->kind, problem->row, problem->group};
+  }
+  return result;
+}
+
 std::optional<PackProblem> pack_one(const PackJob& job, size_t index, const Parallel& parallel) {
+  if (job.held != nullptr) return pack_held(job, index, nullptr, parallel).problem;
   if (job.words != nullptr) {
     const auto problem =
         kernels::quantize_pack_int4(job.master, job.shape, job.words, job.scale, parallel);
@@ -38,15 +52,22 @@ void CpuWeightKernels::adamw(std::span<const AdamwJob> jobs, const AdamwParams& 
   for (const AdamwJob& job : jobs) update_one(job, params, parallel_);
 }
 
-std::optional<PackProblem> CpuWeightKernels::adamw_pack(std::span<const AdamwJob> updates,
-                                                        std::span<const PackJob> packs,
-                                                        const AdamwParams& params) const {
-  std::optional<PackProblem> problem;
+UpdateResult CpuWeightKernels::adamw_pack(std::span<const AdamwJob> updates,
+                                          std::span<const PackJob> packs,
+                                          const AdamwParams& params) const {
+  UpdateResult all;
   for (size_t i = 0; i < updates.size(); ++i) {
     update_one(updates[i], params, parallel_);
-    if (!problem) problem = pack_one(packs[i], i, parallel_);
+    // Projection is part of the update, which a problem does not end.
+    if (packs[i].held != nullptr) {
+      const UpdateResult one = pack_held(packs[i], i, updates[i].master, parallel_);
+      all.projected += one.projected;
+      if (!all.problem) all.problem = one.problem;
+    } else if (!all.problem) {
+      all.problem = pack_one(packs[i], i, parallel_);
+    }
   }
-  return problem;
+  return all;
 }
 
 void CpuWeightKernels::add_parts(float* sum, int64_t count, const float* parts, int64_t stride,

@@ -9,6 +9,7 @@
 #include "core/kernels/adamw.h"
 #include "core/kernels/byte_changes.h"
 #include "core/kernels/gptq.h"
+#include "core/kernels/held_pack.h"
 #include "core/kernels/parallel.h"
 #include "core/kernels/quantize.h"
 #include "core/quant/hash.h"
@@ -16,14 +17,16 @@
 
 namespace nibble::kernels {
 
-/// One tensor to pack: float32 [rows, cols] -> words and scales (sym7), or BF16 where `words` is
-/// null. Sizes as in quantize_pack_int4() and cast_bf16().
+/// One tensor to pack: float32 [rows, cols] -> words and scales (sym7, or those that are held), or
+/// BF16 where `words` is null. Sizes as in quantize_pack_int4() and cast_bf16().
 struct PackJob {
   const float* master = nullptr;
   quant::GroupShape shape;  ///< group is 0 for BF16
   uint32_t* words = nullptr;
   uint16_t* scale = nullptr;
   uint16_t* bf16 = nullptr;
+  /// Null, or scales to pack under as pack_held_int4() does; they are copied to `scale`.
+  const uint16_t* held = nullptr;
 };
 /// The first weight that cannot be packed, of the first job that has one.
 struct PackProblem {
@@ -31,6 +34,12 @@ struct PackProblem {
   quant::QuantizeProblem::Kind kind = quant::QuantizeProblem::Kind::kNonFiniteWeight;
   int64_t row = 0;
   int64_t group = 0;  ///< of the row; the column where the job is BF16
+};
+
+/// What updating and packing a list of tensors met.
+struct UpdateResult {
+  std::optional<PackProblem> problem;
+  int64_t projected = 0;  ///< masters that left the range of their held scales
 };
 
 /// One tensor to update (AdamwParams; weight_decay is the job's).
@@ -72,14 +81,15 @@ class WeightKernels {
  public:
   virtual ~WeightKernels() = default;
   virtual DeviceKind device() const = 0;
-  /// Packs all jobs in one pass over each.
+  /// Packs all jobs in one pass over each. Masters stay: under held scales, what is outside its
+  /// range is packed as if it had been projected.
   virtual std::optional<PackProblem> pack(std::span<const PackJob> jobs) const = 0;
   virtual void adamw(std::span<const AdamwJob> jobs, const AdamwParams& params) const = 0;
   /// adamw() and then pack() of what it left, in one pass over each tensor: packs[i].master is
-  /// updates[i].master. Everything is updated, whether or not it can be packed.
-  virtual std::optional<PackProblem> adamw_pack(std::span<const AdamwJob> updates,
-                                                std::span<const PackJob> packs,
-                                                const AdamwParams& params) const = 0;
+  /// updates[i].master. Everything is updated, whether or not it can be packed; under held scales
+  /// masters are projected too.
+  virtual UpdateResult adamw_pack(std::span<const AdamwJob> updates, std::span<const PackJob> packs,
+                                  const AdamwParams& params) const = 0;
   /// sum[i] += parts[i] + parts[stride + i] + ..., `num_parts` of them added in that order first.
   virtual void add_parts(float* sum, int64_t count, const float* parts, int64_t stride,
                          int num_parts) const = 0;
@@ -108,9 +118,8 @@ class CpuWeightKernels : public WeightKernels {
   DeviceKind device() const override { return DeviceKind::kCpu; }
   std::optional<PackProblem> pack(std::span<const PackJob> jobs) const override;
   void adamw(std::span<const AdamwJob> jobs, const AdamwParams& params) const override;
-  std::optional<PackProblem> adamw_pack(std::span<const AdamwJob> updates,
-                                        std::span<const PackJob> packs,
-                                        const AdamwParams& params) const override;
+  UpdateResult adamw_pack(std::span<const AdamwJob> updates, std::span<const PackJob> packs,
+                          const AdamwParams& params) const override;
   void add_parts(float* sum, int64_t count, const float* parts, int64_t stride,
                  int num_parts) const override;
   double sum_of_squares(std::span<const std::span<const float>> arrays) const override;

@@ -9,6 +9,7 @@
 #include "core/kernels/weight_kernels.h"
 #include "core/kernels_cuda/launch.h"
 #include "core/quant/group_codec.h"
+#include "core/quant/held_scale.h"
 #include "core/quant/pack.h"
 
 namespace nibble::kernels::cuda {
@@ -37,6 +38,20 @@ inline std::vector<Chunk> cut(std::span<const int64_t> counts) {
   return chunks;
 }
 
+/// What packing finds out, in device memory.
+struct Findings {
+  unsigned long long first_bad;  ///< the smallest key of report(), all ones if there was none
+  unsigned long long projected;  ///< masters that left the range of their held scales
+};
+
+/// Adds what the lanes of a warp counted; all of them call it.
+__device__ inline void add_count(unsigned long long count, unsigned long long* counter) {
+  for (int step = kWarp / 2; step > 0; step /= 2) {
+    count += __shfl_xor_sync(kAllLanes, count, step);
+  }
+  if (threadIdx.x % kWarp == 0 && count > 0) atomicAdd(counter, count);
+}
+
 __device__ inline void report(unsigned long long* first_bad, int32_t job, int64_t position,
                               bool overflow) {
   const auto key = static_cast<unsigned long long>(job) << kProblemBits |
@@ -61,13 +76,18 @@ __device__ inline void store_eight(const float (&from)[kPerThread], float* to) {
   }
 }
 
-/// Where the weights to pack come from: the masters as they are.
+/// Where the weights to pack come from: the masters as they are. What projection moves is written
+/// to `projected`, the same masters, unless that is null.
 struct Masters {
   const float* master;
+  float* projected = nullptr;
   __device__ void eight(int64_t at, bool, float (&w)[kPerThread]) const {
     load_eight(master + at, w);
   }
   __device__ float one(int64_t at) const { return master[at]; }
+  __device__ void replace(int64_t at, float value) const {
+    if (projected != nullptr) projected[at] = value;
+  }
 };
 
 /// group / 8 threads hold a group, eight weights each: 32 bytes in, one word out.
@@ -111,6 +131,36 @@ __device__ void pack_groups(const PackJob& job, const Chunk& chunk, const Source
   }
 }
 
+/// The same under held scales: no thread needs another's weights.
+template <typename Source>
+__device__ void pack_held_groups(const PackJob& job, const Chunk& chunk, const Source& source,
+                                 Findings* findings) {
+  const int group = static_cast<int>(job.shape.group);
+  unsigned long long projected = 0;
+  for (int offset = static_cast<int>(threadIdx.x) * kPerThread; offset < chunk.count;
+       offset += kThreads * kPerThread) {
+    const int64_t at = chunk.begin + offset;
+    const uint16_t scale_bits = job.held[at / group];
+    const quant::HeldRange range = quant::held_range(scale_bits);
+    float w[kPerThread];
+    source.eight(at, true, w);
+    uint32_t word = 0;
+    bool has_nan = false;
+    for (int i = 0; i < kPerThread; ++i) {
+      has_nan = has_nan || isnan(w[i]);
+      const quant::HeldValue held = quant::hold(w[i], range);
+      word |= quant::int4_bits(quant::quantize_held(held.value, range.scale), i);
+      if (!held.projected) continue;
+      source.replace(at + i, held.value);
+      ++projected;
+    }
+    job.words[at / kPerThread] = word;
+    if (offset % group == 0) job.scale[at / group] = scale_bits;
+    if (has_nan) report(&findings->first_bad, chunk.job, at / group, false);
+  }
+  add_count(projected, &findings->projected);
+}
+
 template <typename Source>
 __device__ void cast_values(const PackJob& job, const Chunk& chunk, const Source& source,
                             unsigned long long* first_bad) {
@@ -126,11 +176,13 @@ __device__ void cast_values(const PackJob& job, const Chunk& chunk, const Source
 
 template <typename Source>
 __device__ void pack_chunk(const PackJob& job, const Chunk& chunk, const Source& source,
-                           unsigned long long* first_bad) {
-  if (job.words != nullptr) {
-    pack_groups(job, chunk, source, first_bad);
+                           Findings* findings) {
+  if (job.held != nullptr) {
+    pack_held_groups(job, chunk, source, findings);
+  } else if (job.words != nullptr) {
+    pack_groups(job, chunk, source, &findings->first_bad);
   } else {
-    cast_values(job, chunk, source, first_bad);
+    cast_values(job, chunk, source, &findings->first_bad);
   }
 }
 
@@ -164,6 +216,7 @@ class UpdatedMasters {
     job_.v[at] = v;
     return w;
   }
+  __device__ void replace(int64_t at, float value) const { job_.master[at] = value; }
 
  private:
   __device__ void update(float& w, float& m, float& v, float grad) const {

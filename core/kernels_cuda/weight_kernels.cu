@@ -12,12 +12,14 @@
 namespace nibble::kernels::cuda {
 namespace {
 
-// One block a chunk. Reads master once; bound by HBM bandwidth.
+// One block a chunk. Reads master once; bound by HBM bandwidth. `updates` is null, or has the
+// masters that projection may write.
 __global__ void pack_kernel(const PackJob* __restrict__ jobs, const Chunk* __restrict__ chunks,
-                            unsigned long long* first_bad) {
+                            const AdamwJob* __restrict__ updates, Findings* findings) {
   const Chunk chunk = chunks[blockIdx.x];
   const PackJob job = jobs[chunk.job];
-  pack_chunk(job, chunk, Masters{job.master}, first_bad);
+  float* const projected = updates == nullptr ? nullptr : updates[chunk.job].master;
+  pack_chunk(job, chunk, Masters{job.master, projected}, findings);
 }
 
 __global__ void adamw_kernel(const AdamwJob* __restrict__ jobs, const Chunk* __restrict__ chunks,
@@ -34,11 +36,11 @@ __global__ void adamw_kernel(const AdamwJob* __restrict__ jobs, const Chunk* __r
 __global__ void adamw_pack_kernel(const AdamwJob* __restrict__ updates,
                                   const PackJob* __restrict__ packs,
                                   const Chunk* __restrict__ chunks, AdamwFactors f,
-                                  unsigned long long* first_bad) {
+                                  Findings* findings) {
   const Chunk chunk = chunks[blockIdx.x];
   const AdamwJob update = updates[chunk.job];
   const PackJob pack = packs[chunk.job];
-  pack_chunk(pack, chunk, UpdatedMasters(update, f), first_bad);
+  pack_chunk(pack, chunk, UpdatedMasters(update, f), findings);
 }
 
 __global__ void squares_kernel(const float* const* __restrict__ arrays,
@@ -66,13 +68,6 @@ __global__ void add_parts_kernel(float* __restrict__ sum, int64_t count,
     for (int p = 1; p < num_parts; ++p) total += parts[p * stride + i];
     sum[i] += total;
   }
-}
-
-__device__ void add_count(unsigned long long count, unsigned long long* counter) {
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    count += __shfl_xor_sync(kAllLanes, count, step);
-  }
-  if (threadIdx.x % kWarp == 0 && count > 0) atomicAdd(counter, count);
 }
 
 // One block a chunk of the longer of a job's arrays and the same places of the other; three
@@ -135,7 +130,6 @@ CudaWeightKernels::~CudaWeightKernels() = default;
 
 namespace {
 
-// `bad` is the smallest key of report(), all ones if there was none.
 std::optional<PackProblem> problem_of(unsigned long long bad, std::span<const PackJob> jobs) {
   if (bad == ~0ull) return std::nullopt;
   using Kind = quant::QuantizeProblem::Kind;
@@ -178,29 +172,39 @@ AdamwFactors factors_of(const AdamwParams& p) {
 }  // namespace
 
 template <typename Run>
-std::optional<PackProblem> CudaWeightKernels::find_problem(std::span<const PackJob> packs,
-                                                           Run run) const {
+UpdateResult CudaWeightKernels::find_problem(std::span<const PackJob> packs, Run run) const {
   Scratch& s = *scratch_;
   s.bind();
   const std::lock_guard lock(s.mutex);
-  auto* first_bad = static_cast<unsigned long long*>(s.reserve(0, sizeof(unsigned long long)));
-  NIBBLE_CUDA_CHECK(cudaMemsetAsync(first_bad, 0xff, sizeof *first_bad, s.stream));
-  run(s, s.upload(1, std::vector<PackJob>(packs.begin(), packs.end())), first_bad);
+  auto* on_device = static_cast<Findings*>(s.reserve(0, sizeof(Findings)));
+  NIBBLE_CUDA_CHECK(
+      cudaMemsetAsync(&on_device->first_bad, 0xff, sizeof on_device->first_bad, s.stream));
+  NIBBLE_CUDA_CHECK(
+      cudaMemsetAsync(&on_device->projected, 0, sizeof on_device->projected, s.stream));
+  run(s, s.upload(1, std::vector<PackJob>(packs.begin(), packs.end())), on_device);
   NIBBLE_CUDA_CHECK(cudaGetLastError());
-  unsigned long long bad = 0;
-  s.download(&bad, first_bad, sizeof bad);
-  return problem_of(bad, packs);
+  Findings found{};
+  s.download(&found, on_device, sizeof found);
+  return {problem_of(found.first_bad, packs), static_cast<int64_t>(found.projected)};
+}
+
+UpdateResult CudaWeightKernels::pack_list(std::span<const PackJob> packs,
+                                          std::span<const AdamwJob> updates) const {
+  std::vector<int64_t> counts;
+  for (const PackJob& job : packs) counts.push_back(job.shape.rows * job.shape.cols);
+  const std::vector<Chunk> chunks = cut(counts);
+  if (chunks.empty()) return {};
+  return find_problem(packs, [&](Scratch& s, const PackJob* jobs, Findings* findings) {
+    const AdamwJob* masters =
+        updates.empty() ? nullptr
+                        : s.upload(3, std::vector<AdamwJob>(updates.begin(), updates.end()));
+    pack_kernel<<<static_cast<unsigned>(chunks.size()), kThreads, 0, s.stream>>>(
+        jobs, s.upload(2, chunks), masters, findings);
+  });
 }
 
 std::optional<PackProblem> CudaWeightKernels::pack(std::span<const PackJob> jobs) const {
-  std::vector<int64_t> counts;
-  for (const PackJob& job : jobs) counts.push_back(job.shape.rows * job.shape.cols);
-  const std::vector<Chunk> chunks = cut(counts);
-  if (chunks.empty()) return std::nullopt;
-  return find_problem(jobs, [&](Scratch& s, const PackJob* packs, unsigned long long* first_bad) {
-    pack_kernel<<<static_cast<unsigned>(chunks.size()), kThreads, 0, s.stream>>>(
-        packs, s.upload(2, chunks), first_bad);
-  });
+  return pack_list(jobs, {}).problem;
 }
 
 void CudaWeightKernels::adamw(std::span<const AdamwJob> jobs, const AdamwParams& params) const {
@@ -216,20 +220,20 @@ void CudaWeightKernels::adamw(std::span<const AdamwJob> jobs, const AdamwParams&
   NIBBLE_CUDA_CHECK(cudaStreamSynchronize(s.stream));
 }
 
-std::optional<PackProblem> CudaWeightKernels::adamw_pack(std::span<const AdamwJob> updates,
-                                                         std::span<const PackJob> packs,
-                                                         const AdamwParams& params) const {
+UpdateResult CudaWeightKernels::adamw_pack(std::span<const AdamwJob> updates,
+                                           std::span<const PackJob> packs,
+                                           const AdamwParams& params) const {
   const std::vector<Chunk> chunks = cut_updates(updates);
-  if (chunks.empty()) return std::nullopt;
+  if (chunks.empty()) return {};
   if (is_on_host(updates[0].master)) {
     // Over the bus eight weights a thread make many small writes: two passes are 3.6 x as fast.
     adamw(updates, params);
-    return pack(packs);
+    return pack_list(packs, updates);
   }
-  return find_problem(packs, [&](Scratch& s, const PackJob* jobs, unsigned long long* first_bad) {
+  return find_problem(packs, [&](Scratch& s, const PackJob* jobs, Findings* findings) {
     adamw_pack_kernel<<<static_cast<unsigned>(chunks.size()), kThreads, 0, s.stream>>>(
         s.upload(3, std::vector<AdamwJob>(updates.begin(), updates.end())), jobs,
-        s.upload(2, chunks), factors_of(params), first_bad);
+        s.upload(2, chunks), factors_of(params), findings);
   });
 }
 

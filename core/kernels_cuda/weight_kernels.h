@@ -21,9 +21,8 @@ class CudaWeightKernels final : public WeightKernels {
   DeviceKind device() const override { return DeviceKind::kCuda; }
   std::optional<PackProblem> pack(std::span<const PackJob> jobs) const override;
   void adamw(std::span<const AdamwJob> jobs, const AdamwParams& params) const override;
-  std::optional<PackProblem> adamw_pack(std::span<const AdamwJob> updates,
-                                        std::span<const PackJob> packs,
-                                        const AdamwParams& params) const override;
+  UpdateResult adamw_pack(std::span<const AdamwJob> updates, std::span<const PackJob> packs,
+                          const AdamwParams& params) const override;
   void add_parts(float* sum, int64_t count, const float* parts, int64_t stride,
                  int num_parts) const override;
   double sum_of_squares(std::span<const std::span<const float>> arrays) const override;
@@ -41,7 +40,9 @@ class CudaWeightKernels final : public WeightKernels {
  private:
   class Scratch;
   template <typename Run>
-  std::optional<PackProblem> find_problem(std::span<const PackJob> packs, Run run) const;
+  UpdateResult find_problem(std::span<const PackJob> packs, Run run) const;
+  // Masters that projection moves are written where `updates` (one a pack, or none) has them.
+  UpdateResult pack_list(std::span<const PackJob> packs, std::span<const AdamwJob> updates) const;
   std::unique_ptr<Scratch> scratch_;  // its lock makes calls of several threads take turns
 };
 

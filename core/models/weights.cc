@@ -73,25 +73,6 @@ Elements load_plain(const HfDirectory& directory, const ParameterSpec& parameter
   return into;
 }
 
-void load_packed(const HfDirectory& directory, const ParameterSpec& parameter,
-                 const QuantizationConfig& config, StoredParameter& out) {
-  const int64_t groups_per_row = parameter.cols / config.group_size;
-  for (const char* suffix : {".weight_zero_point", ".weight_g_idx"}) {
-    if (directory.contains(parameter.module + suffix)) {
-      fail(ErrorCode::kUnimplemented,
-           "checkpoint '{}' has '{}{}': zero points and act-order indices are not supported",
-           directory.path().string(), parameter.module, suffix);
-    }
-  }
-  check_stored_shape(directory, parameter);
-  out.words = copy_elements<uint32_t>(
-      directory.tensor(parameter.module + ".weight_packed", DType::kI32,
-                       {parameter.rows, parameter.cols * config.bits / 32}));
-  out.scale = copy_elements<uint16_t>(directory.tensor(
-      parameter.module + ".weight_scale", DType::kBf16, {parameter.rows, groups_per_row}));
-  check_scales(directory, parameter, out.scale, groups_per_row);
-}
-
 }  // namespace
 
 kernels::WeightView StoredParameter::view(const ParameterSpec& spec, const QuantizationPlan& plan,
@@ -193,7 +174,7 @@ std::unique_ptr<ResidentWeights> load_weights(const HfDirectory& directory,
   for (int64_t i = 0; i < table.size(); ++i) {
     const ParameterSpec& parameter = table.at(i);
     if (weights->plan().quantized[static_cast<size_t>(i)]) {
-      load_packed(directory, parameter, weights->plan().config, weights->stored(i));
+      weights->stored(i) = load_packed(directory, parameter, weights->plan().config);
     } else {
       weights->stored(i).bf16 =
           load_plain(directory, parameter,
@@ -201,6 +182,27 @@ std::unique_ptr<ResidentWeights> load_weights(const HfDirectory& directory,
     }
   }
   return weights;
+}
+
+StoredParameter load_packed(const HfDirectory& directory, const ParameterSpec& parameter,
+                            const QuantizationConfig& config) {
+  const int64_t groups_per_row = parameter.cols / config.group_size;
+  for (const char* suffix : {".weight_zero_point", ".weight_g_idx"}) {
+    if (directory.contains(parameter.module + suffix)) {
+      fail(ErrorCode::kUnimplemented,
+           "checkpoint '{}' has '{}{}': zero points and act-order indices are not supported",
+           directory.path().string(), parameter.module, suffix);
+    }
+  }
+  check_stored_shape(directory, parameter);
+  StoredParameter out;
+  out.words = copy_elements<uint32_t>(
+      directory.tensor(parameter.module + ".weight_packed", DType::kI32,
+                       {parameter.rows, parameter.cols * config.bits / 32}));
+  out.scale = copy_elements<uint16_t>(directory.tensor(
+      parameter.module + ".weight_scale", DType::kBf16, {parameter.rows, groups_per_row}));
+  check_scales(directory, parameter, out.scale, groups_per_row);
+  return out;
 }
 
 std::vector<uint16_t> load_bf16(const HfDirectory& directory, const ParameterSpec& parameter) {
@@ -214,8 +216,7 @@ std::vector<uint16_t> load_bf16(const HfDirectory& directory, const ParameterSpe
     fail(ErrorCode::kNotFound, "checkpoint '{}' has no tensor '{}'", directory.path().string(),
          parameter.name());
   }
-  StoredParameter packed;
-  load_packed(directory, parameter, *config, packed);
+  const StoredParameter packed = load_packed(directory, parameter, *config);
   std::vector<int8_t> code(static_cast<size_t>(parameter.num_elements()));
   quant::unpack_rows(packed.words.data(), parameter.rows, parameter.cols, config->bits,
                      code.data());

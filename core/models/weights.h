@@ -89,6 +89,11 @@ std::unique_ptr<ResidentWeights> load_weights_quantized(const HfDirectory& direc
 /// BF16 values of one parameter, dequantized if the checkpoint stores it in INT4 or INT8.
 std::vector<uint16_t> load_bf16(const HfDirectory& directory, const ParameterSpec& parameter);
 
+/// Words and scales of one parameter that a checkpoint stores quantized by `config`, as they are.
+/// Throws as load_weights().
+StoredParameter load_packed(const HfDirectory& directory, const ParameterSpec& parameter,
+                            const QuantizationConfig& config);
+
 /// Quantizes one matrix given in float32 into `out`; throws as load_weights_quantized.
 void quantize_parameter(const ParameterSpec& parameter, const float* master,
                         const QuantizationPlan& plan, const kernels::Parallel& parallel,

@@ -92,6 +92,26 @@ TEST(TrainerMemory, OffloadLeavesGradientsAndARingOfTheReference) {
   EXPECT_EQ(after.packed_bytes, before.packed_bytes);
 }
 
+TEST(TrainerMemory, KnowsHeldScalesAndTheirDerivation) {
+  for (const char* name : {"dense_untied", "moe_norm"}) {
+    Job job(name);
+    const TrainerMemory derived = plan_trainer_memory(job.config, Mesh{1}, 0);
+    job.config.calibrated = job.int4.path();
+    const TrainerMemory held = plan_trainer_memory(job.config, Mesh{1}, 0);
+    job.config.rescale_every = 5;
+    const TrainerMemory rescaled = plan_trainer_memory(job.config, Mesh{1}, 0);
+    const ResidentWeights whole(job.table, job.config.train_plan);
+    int64_t scales = 0;
+    for (const StoredParameter& stored : whole.parameters()) scales += stored.scale.num_bytes();
+    EXPECT_GT(scales, 0);
+    EXPECT_EQ(held.state_bytes, derived.state_bytes + scales);
+    EXPECT_EQ(held.packed_bytes, derived.packed_bytes);
+    EXPECT_EQ(rescaled.packed_bytes, derived.packed_bytes + whole.num_bytes());
+    job.config.optimizer.offload = true;
+    EXPECT_EQ(plan_trainer_memory(job.config, Mesh{1}, 0).state_bytes, 4 * job.num_elements());
+  }
+}
+
 TEST(TrainerMemory, KnowsTheReferenceAndASecondPlan) {
   Job job("dense_untied");
   const int64_t packed = plan_trainer_memory(job.config, Mesh{1}, 0).packed_bytes;

@@ -5,12 +5,10 @@
 #include <cmath>
 #include <numeric>
 
-#include "core/base/fail.h"
 #include "core/base/file.h"
 #include "tests/core/comm/free_port.h"
 #include "tests/core/comm/run_ranks.h"
-#include "tests/core/models/oracle_model.h"
-#include "trainer/token_records.h"
+#include "tests/trainer/oracle_records.h"
 #include "trainer/trainer.h"
 
 namespace nibble {
@@ -37,39 +35,11 @@ TrainerConfig make_config(const std::string& name, bool qat) {
   return config;
 }
 
-// Every sequence of the fixture that has something to predict, as a text.
-std::vector<TokenRecord> oracle_records(const std::string& name) {
-  const OracleModel model(name);
-  std::vector<TokenRecord> records;
-  for (int s = 0; s < model.num_sequences(); ++s) {
-    const std::vector<int32_t> ids = model.ids(s);
-    if (ids.size() > 1) records.push_back({{ids[0]}, {ids.begin() + 1, ids.end()}});
-  }
-  return records;
-}
-
-std::vector<const TokenRecord*> pointers(const std::vector<TokenRecord>& records) {
-  std::vector<const TokenRecord*> all;
-  all.reserve(records.size());
-  for (const TokenRecord& record : records) all.push_back(&record);
-  return all;
-}
-
 int64_t target_tokens(const std::vector<TokenRecord>& records) {
   int64_t count = 0;
   for (const TokenRecord& record : records) count += std::ssize(record.response);
   return count;
 }
-
-struct TempFolder {
-  TempFolder() {
-    std::string name = (fs::temp_directory_path() / "nibble_sv_XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) fail(ErrorCode::kInternal, "no temporary folder");
-    path = name;
-  }
-  ~TempFolder() { fs::remove_all(path); }
-  fs::path path;
-};
 
 struct Case {
   std::string model;

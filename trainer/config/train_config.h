@@ -82,10 +82,21 @@ void visit_fields(Visitor& v, ModelSection& c) {
           "keep the reference in page-locked host memory; a GPU gets it layer by layer");
 }
 
+/// Where codes and scales come from at the start.
+enum class QatStart {
+  kRtn,         ///< round to nearest of the masters, and again after every optimizer step
+  kCalibrated,  ///< an INT4 checkpoint, whose scales are held from then on
+};
+constexpr std::array<EnumName<QatStart>, 2> enum_names(QatStart) {
+  return {{{QatStart::kRtn, "rtn"}, {QatStart::kCalibrated, "calibrated"}}};
+}
+
 /// Key `qat`: fake quantization in the trainer's forward pass.
 struct QatSection {
   bool enabled = true;
   std::optional<int64_t> group_size;
+  QatStart start = QatStart::kRtn;
+  int64_t rescale_every = 0;
 };
 
 template <typename Visitor>
@@ -95,6 +106,11 @@ void visit_fields(Visitor& v, QatSection& c) {
   v.field("group_size", c.group_size, "weights",
           "overrides the checkpoint's group size (OPEN_TRAINING_INT4_GROUP_SIZE)",
           OneOf{32, 64, 128});
+  v.field("start", c.start, "",
+          "calibrated: begin in the codes of model.int4 (of any grid) and hold its scales; rtn: "
+          "scales follow the weights");
+  v.field("rescale_every", c.rescale_every, "optimizer steps",
+          "calibrated: derive the held scales anew from the weights; 0 = never", AtLeast{0});
 }
 
 /// Key `algorithm`.

@@ -50,7 +50,7 @@ std::shared_ptr<PackedShards> PackBuffers::acquire(const ShardLayout& layout, De
 }
 
 std::vector<kernels::PackJob> pack_jobs(const ShardLayout& layout,
-                                        std::span<const Array<float>> masters,
+                                        std::span<const Array<float>> masters, HeldScales held,
                                         PackedShards& packed) {
   std::vector<kernels::PackJob> jobs;
   for (int64_t p = 0; p < layout.table->size(); ++p) {
@@ -61,7 +61,8 @@ std::vector<kernels::PackJob> pack_jobs(const ShardLayout& layout,
                     {layout.shard(p).rows(), whole.cols, group},
                     out.words.data(),
                     out.scale.data(),
-                    out.bf16.data()});
+                    out.bf16.data(),
+                    held.empty() ? nullptr : held[static_cast<size_t>(p)].data()});
   }
   return jobs;
 }
@@ -76,9 +77,9 @@ std::string packing_problem_text(const ShardLayout& layout, const kernels::PackP
 std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
                                                 std::span<const Array<float>> masters,
                                                 const kernels::WeightKernels& kernels,
-                                                PackBuffers& buffers) {
+                                                PackBuffers& buffers, HeldScales held) {
   std::shared_ptr<PackedShards> packed = buffers.acquire(layout, kernels.device());
-  if (const auto problem = kernels.pack(pack_jobs(layout, masters, *packed))) {
+  if (const auto problem = kernels.pack(pack_jobs(layout, masters, held, *packed))) {
     fail(ErrorCode::kInvalidArgument, "{}", packing_problem_text(layout, *problem));
   }
   return packed;

@@ -79,9 +79,13 @@ struct PackChanges {
   PartChanges total() const;
 };
 
+/// Scales that are held, of this rank's rows: one array a parameter, empty where it is not
+/// quantized. None: every packing derives its own (sym7).
+using HeldScales = std::span<const Array<uint16_t>>;
+
 /// One job a parameter that packs `masters` (this rank's rows) into `packed`.
 std::vector<kernels::PackJob> pack_jobs(const ShardLayout& layout,
-                                        std::span<const Array<float>> masters,
+                                        std::span<const Array<float>> masters, HeldScales held,
                                         PackedShards& packed);
 
 /// Tensor, row and group of a weight that is not finite or overflows, which one of pack_jobs() met.
@@ -93,7 +97,7 @@ std::string packing_problem_text(const ShardLayout& layout, const kernels::PackP
 std::shared_ptr<const PackedShards> pack_shards(const ShardLayout& layout,
                                                 std::span<const Array<float>> masters,
                                                 const kernels::WeightKernels& kernels,
-                                                PackBuffers& buffers);
+                                                PackBuffers& buffers, HeldScales held = {});
 
 /// Over this rank's rows.
 PackChanges count_changes(const ShardLayout& layout, const PackedShards& before,

@@ -8,7 +8,10 @@
 #include "core/base/fail.h"
 #include "core/base/file.h"
 #include "core/base/sha256.h"
+#include "core/kernels/held_pack.h"
 #include "core/kernels/quantize.h"
+#include "core/quant/pack.h"
+#include "trainer/state/calibrated_start.h"
 
 namespace nibble {
 namespace {
@@ -36,10 +39,16 @@ OrderedJson read_meta(const fs::path& directory) {
   }
   OrderedJson meta = parse_ordered_json(read_file(path, kMaxConfigBytes), path.string());
   const int64_t version = read_count(meta, "format_version", 1 << 20, path);
-  if (version != kCheckpointFormatVersion) {
-    fail(ErrorCode::kInvalidArgument,
-         "'{}': format_version {} is not {}; another version of Nibble wrote it, use that one",
-         path.string(), version, kCheckpointFormatVersion);
+  if (version != kCheckpointFormatVersion && version != kHeldCheckpointFormatVersion) {
+    fail(
+        ErrorCode::kInvalidArgument,
+        "'{}': format_version {} is not {} or {}; another version of Nibble wrote it, use that one",
+        path.string(), version, kCheckpointFormatVersion, kHeldCheckpointFormatVersion);
+  }
+  const OrderedJson scales = meta.value("scales", OrderedJson());
+  if ((version == kHeldCheckpointFormatVersion) != (scales == "held")) {
+    fail(ErrorCode::kInvalidArgument, "'{}': 'scales' must be \"held\" in format_version {} only",
+         path.string(), kHeldCheckpointFormatVersion);
   }
   return meta;
 }
@@ -101,6 +110,7 @@ CheckpointReader::CheckpointReader(const fs::path& directory) : directory_(direc
     fail(ErrorCode::kDataLoss, "'{}' or config.json beside it is not what was saved: damaged",
          meta_path.string());
   }
+  holds_scales_ = meta.contains("scales");
   config_ = parse_ordered_json(config_text, config_path.string());
   spec_ = spec_of(config_, config_path);
   plan_ = plan_of(config_, spec_, config_path);
@@ -110,11 +120,11 @@ CheckpointReader::CheckpointReader(const fs::path& directory) : directory_(direc
   }
 }
 
-RowShard CheckpointReader::rows_in_file(const SafetensorsFile& file, const std::string& kind,
+RowShard CheckpointReader::rows_in_file(const SafetensorsFile& file, const Slices& slices,
                                         const ParameterSpec& parameter) const {
-  const std::string name = kind + "/" + parameter.name();
+  const std::string name = slices.kind + "/" + parameter.name();
   const TensorView view = file.tensor(name);
-  if (view.dtype != DType::kF32 || view.shape.size() != 2 || view.shape[1] != parameter.cols) {
+  if (view.dtype != slices.dtype || view.shape.size() != 2 || view.shape[1] != slices.width) {
     fail(ErrorCode::kInvalidArgument, "'{}', tensor '{}': wrong type or width",
          file.path().string(), name);
   }
@@ -131,34 +141,54 @@ RowShard CheckpointReader::rows_in_file(const SafetensorsFile& file, const std::
   return {first, first + view.shape[0]};
 }
 
-void CheckpointReader::check_hash(const SafetensorsFile& file, const std::string& kind,
+void CheckpointReader::check_hash(const SafetensorsFile& file, const Slices& slices,
                                   const ParameterSpec& parameter, int64_t first_row) const {
-  const TensorView view = file.tensor(kind + "/" + parameter.name());
-  const auto* words = view.as<uint32_t>();
-  const bool is_aligned = reinterpret_cast<uintptr_t>(words) % alignof(uint32_t) == 0;
-  const auto found = file.metadata().find(checkpoint_hash_key(kind, parameter));
-  const auto count = static_cast<int64_t>(view.bytes.size() / sizeof(uint32_t));
-  const auto first = static_cast<uint64_t>(first_row * parameter.cols);
-  if (is_aligned && found != file.metadata().end() &&
-      found->second ==
-          content_hash_text(kernels::hash_words(words, count, first, kernels::Serial()))) {
-    return;
+  const TensorView view = file.tensor(slices.kind + "/" + parameter.name());
+  const auto element_bytes = static_cast<size_t>(dtype_bytes(slices.dtype));
+  const bool is_aligned = reinterpret_cast<uintptr_t>(view.bytes.data()) % element_bytes == 0;
+  const auto found = file.metadata().find(checkpoint_hash_key(slices.kind, parameter));
+  const auto count = static_cast<int64_t>(view.bytes.size() / element_bytes);
+  const auto first = static_cast<uint64_t>(first_row * slices.width);
+  if (is_aligned && found != file.metadata().end()) {
+    const kernels::Serial serial;
+    const quant::ContentHash hash =
+        slices.dtype == DType::kF32 ? kernels::hash_words(view.as<uint32_t>(), count, first, serial)
+                                    : kernels::hash_bf16(view.as<uint16_t>(), count, first, serial);
+    if (found->second == content_hash_text(hash)) return;
   }
   fail(
       ErrorCode::kDataLoss,
       "'{}', tensor '{}/{}': not the bytes that were saved (their hash differs); remove '{}' to go "
       "on from the checkpoint before it",
-      file.path().string(), kind, parameter.name(), directory_.string());
+      file.path().string(), slices.kind, parameter.name(), directory_.string());
 }
 
 void CheckpointReader::read_rows(const std::string& kind, int64_t parameter, RowShard rows,
                                  std::vector<float>& out) const {
   const ParameterSpec& spec = spec_.table.at(parameter);
   out.resize(static_cast<size_t>(rows.rows() * spec.cols));
-  const std::string name = kind + "/" + spec.name();
+  read_slices({kind, DType::kF32, spec.cols}, spec, rows,
+              std::as_writable_bytes(std::span(out)).data());
+}
+
+void CheckpointReader::read_scales(int64_t parameter, RowShard rows,
+                                   std::vector<uint16_t>& out) const {
+  const ParameterSpec& spec = spec_.table.at(parameter);
+  const int64_t groups_per_row = spec.cols / plan_.config.group_size;
+  out.resize(static_cast<size_t>(rows.rows() * groups_per_row));
+  read_slices({"scale", DType::kBf16, groups_per_row}, spec, rows,
+              std::as_writable_bytes(std::span(out)).data());
+  check_held_scales("checkpoint '" + directory_.string() + "'", spec, rows.begin, out,
+                    groups_per_row);
+}
+
+void CheckpointReader::read_slices(const Slices& slices, const ParameterSpec& spec, RowShard rows,
+                                   std::byte* out) const {
+  const std::string name = slices.kind + "/" + spec.name();
+  const int64_t row_bytes = slices.width * dtype_bytes(slices.dtype);
   std::vector<std::pair<RowShard, const SafetensorsFile*>> parts;
   for (const SafetensorsFile& file : files_) {
-    if (file.contains(name)) parts.emplace_back(rows_in_file(file, kind, spec), &file);
+    if (file.contains(name)) parts.emplace_back(rows_in_file(file, slices, spec), &file);
   }
   std::sort(parts.begin(), parts.end(),
             [](const auto& a, const auto& b) { return a.first.begin < b.first.begin; });
@@ -167,11 +197,11 @@ void CheckpointReader::read_rows(const std::string& kind, int64_t parameter, Row
     const int64_t begin = std::max(held.begin, rows.begin + copied);
     const int64_t end = std::min(held.end, rows.end);
     if (begin != rows.begin + copied || begin >= end) continue;
-    check_hash(*file, kind, spec, held.begin);
+    check_hash(*file, slices, spec, held.begin);
     const TensorView view = file->tensor(name);
-    std::memcpy(out.data() + (begin - rows.begin) * spec.cols,
-                view.bytes.data() + (begin - held.begin) * spec.cols * int64_t{sizeof(float)},
-                static_cast<size_t>((end - begin) * spec.cols) * sizeof(float));
+    std::memcpy(out + (begin - rows.begin) * row_bytes,
+                view.bytes.data() + (begin - held.begin) * row_bytes,
+                static_cast<size_t>((end - begin) * row_bytes));
     copied += end - begin;
   }
   if (copied != rows.rows()) {
@@ -190,7 +220,22 @@ StoredParameter CheckpointReader::served(int64_t parameter,
   std::vector<float> master;
   read_rows("master", parameter, {0, spec.rows}, master);
   StoredParameter stored;
-  if (plan_.quantized[static_cast<size_t>(parameter)]) {
+  if (holds_scales_ && plan_.quantized[static_cast<size_t>(parameter)]) {
+    std::vector<uint16_t> scale;
+    read_scales(parameter, {0, spec.rows}, scale);
+    stored.words.resize(master.size() / quant::kInt4PerWord);
+    stored.scale = Array<uint16_t>(std::span<const uint16_t>(scale));
+    const kernels::HeldPacking packing =
+        kernels::pack_held_int4({master.data(),
+                                 {spec.rows, spec.cols, plan_.config.group_size},
+                                 scale.data(),
+                                 stored.words.data()},
+                                parallel);
+    if (const auto& problem = packing.problem) {
+      fail(ErrorCode::kInvalidArgument, "tensor '{}', row {}, group {}: {}", spec.name(),
+           problem->row, problem->group, quant::problem_text(problem->kind));
+    }
+  } else if (plan_.quantized[static_cast<size_t>(parameter)]) {
     quantize_parameter(spec, master.data(), plan_, parallel, stored);
   } else {
     stored.bf16.resize(master.size());

@@ -38,6 +38,9 @@ std::string content_hash_text(const quant::ContentHash& hash);
 std::string checkpoint_meta_sha256(const OrderedJson& meta, std::string_view config_json);
 
 constexpr int kCheckpointFormatVersion = 2;
+/// The same with a BF16 "scale" beside each quantized parameter's "master", and `"scales": "held"`
+/// in meta.json: codes are of these scales, which no master tells.
+constexpr int kHeldCheckpointFormatVersion = 3;
 
 /// A finished training checkpoint, mapped: any rows of any parameter, however many ranks wrote it.
 /// Immutable after construction; any thread may read.
@@ -54,6 +57,8 @@ class CheckpointReader {
   /// config.json of the served model, its keys in order.
   const OrderedJson& config() const { return config_; }
   const std::vector<SafetensorsFile>& files() const { return files_; }
+  /// Whether scales are held (qat.start: calibrated) rather than derived from the masters.
+  bool holds_scales() const { return holds_scales_; }
 
   /// Rows of a parameter's "master", "m" or "v" in float32, from slices whose hashes are checked.
   /// Throws Error naming the file and tensor that is missing, misshapen, damaged or leaves rows
@@ -61,21 +66,34 @@ class CheckpointReader {
   void read_rows(const std::string& kind, int64_t parameter, RowShard rows,
                  std::vector<float>& out) const;
 
+  /// Held scales, BF16 bits [rows, cols/group], of a quantized parameter; errors as in read_rows(),
+  /// and for a scale that cannot be held.
+  void read_scales(int64_t parameter, RowShard rows, std::vector<uint16_t>& out) const;
+
   /// A parameter as it is served, made from its master: packed INT4, or rounded to BF16. Throws
   /// Error{kInvalidArgument} naming tensor, row and group that cannot be quantized.
   StoredParameter served(int64_t parameter, const kernels::Parallel& parallel) const;
 
  private:
-  RowShard rows_in_file(const SafetensorsFile& file, const std::string& kind,
+  // What is kept of each row of a parameter under one name.
+  struct Slices {
+    std::string kind;
+    DType dtype;
+    int64_t width;  // elements of a row
+  };
+  RowShard rows_in_file(const SafetensorsFile& file, const Slices& slices,
                         const ParameterSpec& parameter) const;
-  void check_hash(const SafetensorsFile& file, const std::string& kind,
-                  const ParameterSpec& parameter, int64_t first_row) const;
+  void check_hash(const SafetensorsFile& file, const Slices& slices, const ParameterSpec& parameter,
+                  int64_t first_row) const;
+  void read_slices(const Slices& slices, const ParameterSpec& parameter, RowShard rows,
+                   std::byte* out) const;
 
   std::filesystem::path directory_;
   OrderedJson config_;
   TrainProgress progress_;
   ModelSpec spec_;
   QuantizationPlan plan_;
+  bool holds_scales_ = false;
   std::vector<SafetensorsFile> files_;  // by rank
 };
 

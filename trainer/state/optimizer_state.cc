@@ -1,10 +1,12 @@
 #include "trainer/state/optimizer_state.h"
 
 #include <cmath>
+#include <string>
 
 #include "core/base/fail.h"
 #include "core/comm/reduce.h"
 #include "trainer/algo/grad_clip.h"
+#include "trainer/state/calibrated_start.h"
 
 namespace nibble {
 
@@ -15,6 +17,22 @@ OptimizerState::OptimizerState(const ShardLayout& layout, DeviceKind device) {
     m.emplace_back(count, device);
     v.emplace_back(count, device);
   }
+}
+
+void OptimizerState::hold_scales(const ShardLayout& layout, const PackedShards& packed) {
+  std::vector<Array<uint16_t>> scales;
+  for (int64_t p = 0; p < layout.table->size(); ++p) {
+    const ParameterSpec& parameter = layout.table->at(p);
+    const Array<uint16_t> on_host =
+        packed.parameters[static_cast<size_t>(p)].scale.to(DeviceKind::kCpu);
+    if (layout.quantized(p)) {
+      check_held_scales("the scales derived after update " + std::to_string(updates), parameter,
+                        layout.shard(p).begin, {on_host.data(), on_host.size()},
+                        parameter.cols / layout.plan.config.group_size);
+    }
+    scales.push_back(on_host.to(master[static_cast<size_t>(p)].device()));
+  }
+  held_scale = std::move(scales);
 }
 
 UpdateStats OptimizerState::update(const ShardLayout& layout, const OptimizerConfig& config,
@@ -49,13 +67,19 @@ UpdateStats OptimizerState::update(const ShardLayout& layout, const OptimizerCon
                     static_cast<int64_t>(master[p].size()),
                     decays ? static_cast<float>(config.weight_decay) : 0.0f});
   }
-  const auto problem = kernels.adamw_pack(jobs, pack_jobs(layout, master, packed), params);
+  const auto [problem, projected] =
+      kernels.adamw_pack(jobs, pack_jobs(layout, master, held_scale, packed), params);
   ++updates;
   if (problem) {
     fail(ErrorCode::kInternal,
          "after update {} at learning rate {}: {}; go on from the last checkpoint with a lower "
          "optimizer.lr",
          updates, stats.lr, packing_problem_text(layout, *problem));
+  }
+  if (holds_scales()) {
+    auto count = static_cast<double>(projected);
+    all_reduce_sum(group, std::span(&count, 1));
+    stats.projected = static_cast<int64_t>(count);
   }
   return stats;
 }

@@ -16,6 +16,7 @@ namespace nibble {
 struct UpdateStats {
   double grad_norm = 0.0;  ///< over all ranks, before clipping
   double lr = 0.0;
+  int64_t projected = 0;  ///< masters of all ranks that left the range of their held scales
 };
 
 /// This rank's rows of every parameter in float32 with AdamW's moments: the state that training
@@ -24,15 +25,21 @@ struct OptimizerState {
   std::vector<Array<float>> master;
   std::vector<Array<float>> m;
   std::vector<Array<float>> v;
-  int64_t updates = 0;  ///< optimizer steps taken
+  std::vector<Array<uint16_t>> held_scale;  ///< HeldScales; empty if scales are not held
+  int64_t updates = 0;                      ///< optimizer steps taken
 
   /// Zero moments, masters of the layout's sizes.
   explicit OptimizerState(const ShardLayout& layout, DeviceKind device = DeviceKind::kCpu);
 
+  bool holds_scales() const { return !held_scale.empty(); }
+  /// Holds the scales of a packing from now on. Throws Error{kInvalidArgument} naming tensor, row
+  /// and group of one that cannot be held.
+  void hold_scales(const ShardLayout& layout, const PackedShards& packed);
+
   /// One AdamW update from this rank's gradients, and in the same pass the packing of what it left,
-  /// into `packed`. The norm is summed over ranks in rank order, so all ranks clip alike.
-  /// Collective. Throws Error{kInternal} if the norm is not finite: nothing has changed then;
-  /// and if a weight cannot be packed afterwards.
+  /// into `packed`. Under held scales masters stay in the range of their codes. The norm is summed
+  /// over ranks in rank order, so all ranks clip alike. Collective. Throws Error{kInternal} if the
+  /// norm is not finite: nothing has changed then; and if a weight cannot be packed afterwards.
   UpdateStats update(const ShardLayout& layout, const OptimizerConfig& config,
                      std::span<const Array<float>> gradients, ProcessGroup& group,
                      const kernels::WeightKernels& kernels, PackedShards& packed);

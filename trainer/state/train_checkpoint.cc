@@ -25,6 +25,16 @@ const std::vector<Array<float>>& arrays_of(const OptimizerState& state, std::str
   return kind == "master" ? state.master : kind == "m" ? state.m : state.v;
 }
 
+// An array's elements on the host, copied only if they are not.
+template <typename T>
+void write_array(SafetensorsWriter& writer, const std::string& name, const Array<T>& array) {
+  if (array.empty()) return;
+  const Array<T> on_host =
+      array.device() == DeviceKind::kCpu ? Array<T>() : array.to(DeviceKind::kCpu);
+  const Array<T>& values = on_host.empty() ? array : on_host;
+  writer.write(name, std::as_bytes(std::span(values)));
+}
+
 void write_rank_file(const fs::path& path, const ShardLayout& layout, const OptimizerState& state,
                      const kernels::WeightKernels& kernels) {
   std::vector<TensorInfo> infos;
@@ -45,6 +55,17 @@ void write_rank_file(const fs::path& path, const ShardLayout& layout, const Opti
                            std::ssize(array), static_cast<uint64_t>(shard.begin * whole.cols)});
     }
   }
+  for (size_t p = 0; p < state.held_scale.size(); ++p) {
+    const ParameterSpec& whole = layout.table->at(static_cast<int64_t>(p));
+    const RowShard shard = layout.shard(static_cast<int64_t>(p));
+    const Array<uint16_t>& scale = state.held_scale[p];
+    if (scale.empty()) continue;
+    const int64_t groups_per_row = whole.cols / layout.plan.config.group_size;
+    infos.push_back({"scale/" + whole.name(), DType::kBf16, {shard.rows(), groups_per_row}});
+    hash_keys.push_back(checkpoint_hash_key("scale", whole));
+    hash_jobs.push_back({nullptr, scale.data(), std::ssize(scale),
+                         static_cast<uint64_t>(shard.begin * groups_per_row)});
+  }
   const std::vector<quant::ContentHash> hashes = kernels.hash(hash_jobs);
   for (size_t i = 0; i < hashes.size(); ++i) {
     metadata[hash_keys[i]] = content_hash_text(hashes[i]);
@@ -52,14 +73,13 @@ void write_rank_file(const fs::path& path, const ShardLayout& layout, const Opti
   SafetensorsWriter writer(path, infos, metadata);
   for (const char* kind : kKinds) {
     for (int64_t p = 0; p < layout.table->size(); ++p) {
-      const Array<float>& array = arrays_of(state, kind)[static_cast<size_t>(p)];
-      if (array.empty()) continue;
-      const Array<float> on_host =
-          array.device() == DeviceKind::kCpu ? Array<float>() : array.to(DeviceKind::kCpu);
-      const Array<float>& values = on_host.empty() ? array : on_host;
-      writer.write(fmt::format("{}/{}", kind, layout.table->at(p).name()),
-                   std::as_bytes(std::span(values)));
+      write_array(writer, fmt::format("{}/{}", kind, layout.table->at(p).name()),
+                  arrays_of(state, kind)[static_cast<size_t>(p)]);
     }
+  }
+  for (size_t p = 0; p < state.held_scale.size(); ++p) {
+    write_array(writer, "scale/" + layout.table->at(static_cast<int64_t>(p)).name(),
+                state.held_scale[p]);
   }
   writer.finish();
 }
@@ -116,11 +136,13 @@ void save_train_checkpoint(const fs::path& directory, const ShardLayout& layout,
   attempt([&] {
     if (group.rank() != 0) return;
     write_file_atomically(partial / "config.json", model_config_json);
-    OrderedJson meta = {{"format_version", kCheckpointFormatVersion},
+    OrderedJson meta = {{"format_version", state.holds_scales() ? kHeldCheckpointFormatVersion
+                                                                : kCheckpointFormatVersion},
                         {"step", progress.step},
                         {"weight_version", progress.weight_version},
                         {"updates", progress.updates},
                         {"world", group.world()}};
+    if (state.holds_scales()) meta["scales"] = "held";
     meta["sha256"] = checkpoint_meta_sha256(meta, model_config_json);
     write_file_atomically(partial / "meta.json", meta.dump(2) + "\n");
     fs::remove_all(directory);
@@ -132,6 +154,21 @@ void save_train_checkpoint(const fs::path& directory, const ShardLayout& layout,
 TrainProgress load_train_checkpoint(const fs::path& directory, const ShardLayout& layout,
                                     OptimizerState& state) {
   const CheckpointReader reader(directory);
+  if (reader.holds_scales() != state.holds_scales()) {
+    fail(ErrorCode::kFailedPrecondition,
+         "checkpoint '{}' is of a run that {} its scales, and this one {} them: resume it with the "
+         "qat.start that it was trained with",
+         directory.string(), reader.holds_scales() ? "holds" : "derives",
+         state.holds_scales() ? "holds" : "derives");
+  }
+  const QuantizationPlan& plan = reader.serve_plan();
+  if (reader.holds_scales() && (plan.quantized != layout.plan.quantized ||
+                                plan.config.group_size != layout.plan.config.group_size)) {
+    fail(ErrorCode::kInvalidArgument,
+         "checkpoint '{}' holds scales of groups of {}, and this run has groups of {} or quantizes "
+         "other matrices: resume it with the model.int4 that it was trained with",
+         directory.string(), plan.config.group_size, layout.plan.config.group_size);
+  }
   const ParameterTable& stored = reader.spec().table;
   for (int64_t p = 0; p < layout.table->size(); ++p) {
     const ParameterSpec& want = layout.table->at(p);
@@ -149,6 +186,11 @@ TrainProgress load_train_checkpoint(const fs::path& directory, const ShardLayout
     read("master", state.master[index]);
     read("m", state.m[index]);
     read("v", state.v[index]);
+    if (!reader.holds_scales() || !layout.quantized(p)) continue;
+    std::vector<uint16_t> scales;
+    reader.read_scales(p, layout.shard(p), scales);
+    state.held_scale[index] =
+        Array<uint16_t>(std::span<const uint16_t>(scales), state.master[index].device());
   }
   state.updates = reader.progress().updates;
   return reader.progress();
@@ -188,6 +230,7 @@ CheckpointDigest digest_checkpoint(const fs::path& directory) {
       state.update(std::as_bytes(std::span(rows)));
     }
     const StoredParameter stored = reader.served(p, serial);
+    if (reader.holds_scales()) state.update(std::as_bytes(std::span(stored.scale)));
     if (reader.serve_plan().quantized[static_cast<size_t>(p)]) {
       weights.add(table.at(p).module + ".weight_packed", std::as_bytes(std::span(stored.words)));
       weights.add(table.at(p).module + ".weight_scale", std::as_bytes(std::span(stored.scale)));

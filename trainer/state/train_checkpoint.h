@@ -14,7 +14,7 @@
 namespace nibble {
 
 /// Writes `directory` (e.g. checkpoints/step-000010): one safetensors file of float32 master, m and
-/// v rows per rank with their content hashes, config.json of the model with its
+/// v rows (and held scales) per rank with their content hashes, config.json of the model with its
 /// quantization_config, and meta.json last. The directory appears under its name only when
 /// complete. Collective; every rank calls it. `kernels` are those of the state's device.
 void save_train_checkpoint(const std::filesystem::path& directory, const ShardLayout& layout,
@@ -23,7 +23,8 @@ void save_train_checkpoint(const std::filesystem::path& directory, const ShardLa
                            const kernels::WeightKernels& kernels);
 
 /// Reads this rank's rows from a checkpoint that any number of ranks wrote. Throws Error naming the
-/// file or tensor that is missing or does not fit the model.
+/// file or tensor that is missing or does not fit the model, Error{kFailedPrecondition} if one of
+/// checkpoint and `state` holds scales and the other does not.
 TrainProgress load_train_checkpoint(const std::filesystem::path& directory,
                                     const ShardLayout& layout, OptimizerState& state);
 
@@ -41,7 +42,7 @@ std::string checkpoint_name(int64_t step);
 struct CheckpointDigest {
   TrainProgress progress;
   std::string weights_sha256;  ///< of the weights as served; see WeightsDigest
-  std::string state_sha256;    ///< masters and moments, sorted by name, and the update count
+  std::string state_sha256;    ///< masters, moments, held scales, sorted by name; the update count
 };
 CheckpointDigest digest_checkpoint(const std::filesystem::path& directory);
 

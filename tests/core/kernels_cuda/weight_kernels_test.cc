@@ -168,6 +168,75 @@ TEST_F(WeightKernelsCuda, AdamwGivesTheCpusBits) {
   }
 }
 
+// The same under held scales beside a BF16 tensor: what projection moves, and how much that is.
+TEST_F(WeightKernelsCuda, UpdateAndPackUnderHeldScalesGiveTheCpusBits) {
+  for (const bool spoil : {false, true}) {
+    std::vector<Packing> tensors;
+    uint32_t seed = 5;
+    for (const auto& [rows, cols, g] : std::vector<std::array<int64_t, 3>>{
+             {513, 384, 32}, {1, 17, 0}, {70001, 128, 128}, {3, 192, 64}}) {
+      tensors.emplace_back(quant::GroupShape{rows, cols, g}, ++seed);
+    }
+    Lists lists = lists_of(tensors);
+    std::vector<std::vector<float>> m, v, grad;
+    std::vector<std::vector<uint16_t>> held;
+    std::vector<DeviceBuffer<float>> d_m, d_v, d_grad;
+    std::vector<DeviceBuffer<uint16_t>> d_held;
+    for (Packing& tensor : tensors) {
+      const int64_t count = std::ssize(tensor.master);
+      m.push_back(random_floats(count, ++seed, 0.1f));
+      v.push_back(random_floats(count, ++seed, 0.1f));
+      for (float& x : v.back()) x = std::fabs(x);
+      grad.push_back(random_floats(count, ++seed, 0.1f));
+      // Too small for some masters, so that these are projected.
+      held.emplace_back(tensor.scale.size());
+      for (size_t i = 0; i < held.back().size(); ++i) {
+        held.back()[i] = quant::float_to_bf16(0.001f * static_cast<float>(1 + i % 13));
+      }
+    }
+    if (spoil) grad[2][128 * 5 + 7] = NAN;
+    std::vector<AdamwJob> host, device;
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      d_m.push_back(on_device(m[i]));
+      d_v.push_back(on_device(v[i]));
+      d_grad.push_back(on_device(grad[i]));
+      d_held.push_back(on_device(held[i]));
+      const int64_t count = std::ssize(m[i]);
+      host.push_back(
+          {tensors[i].master.data(), m[i].data(), v[i].data(), grad[i].data(), count, 0.1f});
+      device.push_back({tensors[i].d_master.data(), d_m[i].data(), d_v[i].data(), d_grad[i].data(),
+                        count, 0.1f});
+      if (tensors[i].shape.group == 0) continue;
+      lists.host[i].held = held[i].data();
+      lists.device[i].held = d_held[i].data();
+    }
+    const AdamwParams params{3e-4f, 0.9f, 0.98f, 1e-8f, 0.0f, 2, 0.7f};
+    const UpdateResult want = cpu.adamw_pack(host, lists.host, params);
+    const UpdateResult got = gpu->adamw_pack(device, lists.device, params);
+    ASSERT_EQ(want.problem.has_value(), spoil);
+    ASSERT_EQ(got.problem.has_value(), spoil);
+    if (spoil) {
+      EXPECT_EQ(std::tie(got.problem->job, got.problem->row, got.problem->group),
+                std::tie(want.problem->job, want.problem->row, want.problem->group));
+      continue;
+    }
+    EXPECT_GT(want.projected, 1000);
+    EXPECT_EQ(got.projected, want.projected);
+    for (const Packing& tensor : tensors) {
+      EXPECT_EQ(on_host(tensor.d_master), tensor.master);
+      if (tensor.shape.group == 0) continue;
+      EXPECT_EQ(on_host(tensor.d_words), tensor.words);
+      EXPECT_EQ(on_host(tensor.d_scale), tensor.scale);
+    }
+    // Once projected, they are packed as they are.
+    ASSERT_FALSE(gpu->pack(lists.device));
+    for (const Packing& tensor : tensors) {
+      if (tensor.shape.group == 0) continue;
+      EXPECT_EQ(on_host(tensor.d_words), tensor.words);
+    }
+  }
+}
+
 // AdamW and packing in one pass, INT4 and BF16, against the CPU's two passes.
 TEST_F(WeightKernelsCuda, UpdateAndPackGiveTheCpusBits) {
   for (const bool spoil : {false, true}) {
@@ -203,7 +272,7 @@ TEST_F(WeightKernelsCuda, UpdateAndPackGiveTheCpusBits) {
     const AdamwParams params{3e-4f, 0.9f, 0.98f, 1e-8f, 0.0f, 2, 0.7f};
     cpu.adamw(host, params);
     const auto want = cpu.pack(lists.host);
-    const auto got = gpu->adamw_pack(device, lists.device, params);
+    const auto got = gpu->adamw_pack(device, lists.device, params).problem;
     ASSERT_EQ(got.has_value(), spoil);
     ASSERT_EQ(want.has_value(), spoil);
     if (spoil) {

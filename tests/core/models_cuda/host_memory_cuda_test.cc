@@ -6,6 +6,7 @@
 #include "core/base/array.h"
 #include "core/kernels/parallel.h"
 #include "core/kernels/weight_kernels.h"
+#include "core/quant/bf16.h"
 #include "tests/core/models_cuda/gpu_backend.h"
 
 namespace nibble {
@@ -43,27 +44,41 @@ TEST_F(HostMemoryCuda, AdamwAndPackingOverTheBusGiveTheCpusBits) {
   const int64_t rows = 37, cols = 256, group = 32, count = rows * cols;
   const auto size = static_cast<size_t>(count);
   const auto update = [&](const kernels::WeightKernels& kernels, DeviceKind state,
-                          DeviceKind device) {
+                          DeviceKind device, bool is_held) {
     Array<float> master = Array<float>(ramp(size, 1e-4f)).to(state);
     Array<float> m(size, state), v(size, state);
     const Array<float> grad = Array<float>(ramp(size, 1e-3f)).to(device);
     Array<uint32_t> words(size / 8, device);
     Array<uint16_t> scale(size / group, device);
     const kernels::AdamwJob job{master.data(), m.data(), v.data(), grad.data(), count, 0.1f};
-    const kernels::PackJob pack{
-        master.data(), {rows, cols, group}, words.data(), scale.data(), nullptr};
+    // Too small for the largest masters, which are projected.
+    const Array<uint16_t> held =
+        Array<uint16_t>(std::vector<uint16_t>(size / group, quant::float_to_bf16(0.005f)))
+            .to(state);
+    const kernels::PackJob pack{master.data(), {rows, cols, group},
+                                words.data(),  scale.data(),
+                                nullptr,       is_held ? held.data() : nullptr};
+    int64_t projected = 0;
     for (int64_t step = 1; step <= 3; ++step) {
-      EXPECT_FALSE(kernels.adamw_pack(std::span(&job, 1), std::span(&pack, 1),
-                                      {1e-3f, 0.9f, 0.98f, 1e-8f, 0.0f, step, 0.7f}));
+      const kernels::UpdateResult result = kernels.adamw_pack(
+          std::span(&job, 1), std::span(&pack, 1), {1e-3f, 0.9f, 0.98f, 1e-8f, 0.0f, step, 0.7f});
+      EXPECT_FALSE(result.problem);
+      projected += result.projected;
     }
     const kernels::HashJob hash{reinterpret_cast<const uint32_t*>(v.data()), nullptr, count, 0};
-    return std::tuple{master.to(DeviceKind::kCpu), m.to(DeviceKind::kCpu),
-                      words.to(DeviceKind::kCpu), scale.to(DeviceKind::kCpu),
+    EXPECT_EQ(projected > 0, is_held);
+    return std::tuple{projected,
+                      master.to(DeviceKind::kCpu),
+                      m.to(DeviceKind::kCpu),
+                      words.to(DeviceKind::kCpu),
+                      scale.to(DeviceKind::kCpu),
                       kernels.hash(std::span(&hash, 1))};
   };
-  const auto want = update(cpu, DeviceKind::kCpu, DeviceKind::kCpu);
-  EXPECT_EQ(update(gpu, DeviceKind::kCudaHost, DeviceKind::kCuda), want);
-  EXPECT_EQ(update(gpu, DeviceKind::kCuda, DeviceKind::kCuda), want);
+  for (const bool is_held : {false, true}) {
+    const auto want = update(cpu, DeviceKind::kCpu, DeviceKind::kCpu, is_held);
+    EXPECT_EQ(update(gpu, DeviceKind::kCudaHost, DeviceKind::kCuda, is_held), want);
+    EXPECT_EQ(update(gpu, DeviceKind::kCuda, DeviceKind::kCuda, is_held), want);
+  }
 }
 
 TEST_F(HostMemoryCuda, ALaneCopiesInTheOrderOfWhatIsEnqueuedAroundIt) {
