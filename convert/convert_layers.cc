@@ -73,6 +73,15 @@ class LayerRun {
   const LayerQuantizer quantizer_;
 };
 
+int64_t spilled_bytes(const Conversion& conversion, const ConvertOptions& options,
+                      const CalibrationTokens& tokens) {
+  if (!options.spills) return 0;
+  int64_t count = 0;
+  for (const auto& window : tokens.calibration) count += std::ssize(window);
+  for (const auto& window : tokens.held_out) count += 2 * std::ssize(window);
+  return count * conversion.spec().config.hidden * static_cast<int64_t>(sizeof(float));
+}
+
 std::string recovery_warning(const ConvertedMatrix& matrix) {
   const CalibrationReport& c = *matrix.calibration;
   return fmt::format(
@@ -97,6 +106,9 @@ ConvertReport convert_layers(const Conversion& conversion, const ConvertOptions&
   if (options.spills) place.spill_directory = output.model().path();
   ConvertReport report;
   report.output_bytes = output.bytes();
+  // Finished layers, and then the files that are made of them.
+  output.model().require_free_bytes(2 * output.bytes() +
+                                    spilled_bytes(conversion, options, tokens));
   int64_t done_bytes = 0;
   {
     LayerRun run(conversion, options, tokens, place, backend, staged);

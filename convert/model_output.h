@@ -44,6 +44,8 @@ class ModelOutput {
   const std::filesystem::path& path() const { return directory_.path(); }
   /// True for what an interrupted run has written; it is to be left out.
   bool is_written(const std::string& name) const { return writer_.is_written(name); }
+  /// Throws as the constructor does if there is not room for so much more.
+  void require_free_bytes(int64_t bytes) const { directory_.require_free_bytes(bytes); }
   /// From here on an interrupted run is worth going on from.
   void keep() { directory_.keep(); }
   /// The next tensor of the list.

@@ -62,6 +62,40 @@ TEST_F(HfDirectoryTest, ShardedWriterRoundTripsWithATrueTotalSize) {
   EXPECT_EQ(index["metadata"]["total_size"], total);
 }
 
+TEST_F(HfDirectoryTest, AnotherWriterGoesOnFromTheWholeFilesOfTheFirst) {
+  const HfDirectory model(kModels / "dense_tied" / "bf16");
+  const auto infos = model.tensors();
+  {
+    HfWriter stopped(directory_, infos, 100'000);
+    for (size_t i = 0; i < infos.size() / 2; ++i) {
+      stopped.write(infos[i].name, model.tensor(infos[i].name).bytes);
+    }
+  }
+  HfWriter writer(directory_, infos, 100'000);
+  size_t skipped = 0;
+  for (const TensorInfo& info : infos) {
+    if (writer.is_written(info.name)) {
+      ++skipped;
+      continue;
+    }
+    writer.write(info.name, model.tensor(info.name).bytes);
+  }
+  writer.finish();
+  EXPECT_GT(skipped, 0u);
+  EXPECT_LE(skipped, infos.size() / 2);  // what was in an open file is written again
+  write_file_atomically(directory_ / "config.json", "{}");
+  const HfDirectory again(directory_);
+  for (const TensorInfo& info : infos) {
+    const auto a = model.tensor(info.name).bytes;
+    const auto b = again.tensor(info.name).bytes;
+    EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), b.end())) << info.name;
+  }
+  // Files of other tensors are not gone on from.
+  auto others = infos;
+  others.front().name += "x";
+  EXPECT_FALSE(HfWriter(directory_, others, 100'000).is_written(others.front().name));
+}
+
 TEST_F(HfDirectoryTest, IndexThatLeavesTheDirectoryOrLiesIsRefused) {
   write_file_atomically(directory_ / "config.json", "{}");
   const auto refused = [&](const std::string& index) {
