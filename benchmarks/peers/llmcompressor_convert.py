@@ -123,7 +123,7 @@ def convert(tool: str, method: str, arguments: argparse.Namespace, folder: pathl
                    arguments.model, "--output-dir", output, "--quant-group-size", arguments.group, "--threads",
                    arguments.threads, "--json"]
         if method == "gptq":
-            command += ["--data-dir", folder / "data", "--num-calibration-samples", arguments.samples,
+            command += ["--data-dir", folder / "data", "--held-out-samples", "0", "--num-calibration-samples", arguments.samples,
                         "--max-sequence-length", arguments.length, "--dampening-frac", DAMPENING]
     else:
         command = [sys.executable, "-B", __file__, "--llmcompressor", method, "--model", arguments.model,
