@@ -69,13 +69,13 @@ void check_flags(const ConvertFlags& flags) {
     fail(ErrorCode::kInvalidArgument, "--dampening-frac is {}; it must be above 0 and at most 1",
          dampening);
   }
+  if (flags.compare.empty() && flags.options.output.directory.empty()) {
+    fail(ErrorCode::kInvalidArgument, "--output-dir is missing: the INT4 directory to make");
+  }
   if (flags.calibration.data.empty() && flags.method == "gptq") {
     fail(ErrorCode::kInvalidArgument,
          "--method gptq needs calibration text: name it with --data-dir, or round to nearest with "
          "--method rtn");
-  }
-  if (flags.compare.empty() && flags.options.output.directory.empty()) {
-    fail(ErrorCode::kInvalidArgument, "--output-dir is missing: the INT4 directory to make");
   }
   if (!flags.compare.empty() && !flags.options.output.directory.empty()) {
     fail(ErrorCode::kInvalidArgument,
@@ -214,7 +214,7 @@ void add_convert_command(CLI::App& app, CommandContext& context) {
   add_quantization_flags(*command, *flags);
   add_run_flags(*command, *flags);
   command->footer(
-      "Examples:\n"
+      "Example:\n"
       "  nibble convert --input-dir models/Qwen3-0.6B --output-dir models/Qwen3-0.6B-int4 \\\n"
       "      --data-dir data/calibration.jsonl\n"
       "  nibble convert --input-dir models/Qwen3-0.6B --data-dir data/calibration.jsonl \\\n"

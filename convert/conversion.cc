@@ -7,6 +7,7 @@
 #include "convert/staged_layers.h"
 #include "core/base/clock.h"
 #include "core/base/fail.h"
+#include "core/base/log.h"
 #include "core/models/checkpoint_tensors.h"
 #include "core/models/weights.h"
 
@@ -135,6 +136,23 @@ ConversionOutput::ConversionOutput(const Conversion& conversion, const ConvertOp
              [&](const fs::path& path) {
                claim_conversion(path, conversion.identity(options, tokens));
              }) {}
+
+void ConversionOutput::fill(const std::function<void()>& work) {
+  const auto keep = [this] {
+    model_.keep();
+    get_logger("convert")->warn("what is done stays in '{}'; --resume goes on from there",
+                                model_.path().string());
+  };
+  try {
+    work();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kInvalidArgument) keep();
+    throw;
+  } catch (...) {
+    keep();
+    throw;
+  }
+}
 
 void ConversionOutput::finish(const Conversion& conversion) {
   fs::remove(model_.path() / "conversion.json");

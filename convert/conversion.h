@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,9 @@ class ConversionOutput {
   ConversionOutput(const Conversion& conversion, const ConvertOptions& options,
                    const CalibrationTokens* tokens);
   ModelOutput& model() { return model_; }
+  /// Runs what fills it. If that fails for another reason than what it was given, such as a full
+  /// disk, what is done stays to be gone on from.
+  void fill(const std::function<void()>& work);
   int64_t bytes() const { return bytes_; }
   void finish(const Conversion& conversion);
 

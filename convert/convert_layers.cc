@@ -93,6 +93,38 @@ std::string recovery_warning(const ConvertedMatrix& matrix) {
       c.dampening);
 }
 
+void run_layers(const Conversion& conversion, const ConvertOptions& options,
+                const CalibrationTokens& tokens, const StreamPlace& place,
+                const ops::Backend& backend, StagedLayers& staged, const ConvertProgress& progress,
+                ConvertReport& report) {
+  const ParameterTable& table = conversion.spec().table;
+  LayerRun run(conversion, options, tokens, place, backend, staged);
+  int64_t done_bytes = 0;
+  for (int64_t layer = 0; layer < std::ssize(table.layers); ++layer) {
+    report.resumed_layers += run.run(layer) ? 1 : 0;
+    for (const ParameterSpec& p : table.parameters) {
+      if (p.layer == layer) done_bytes += 2 * p.num_elements();
+    }
+    progress(done_bytes, conversion.input_bytes(), fmt::format("layer {}", layer));
+  }
+  report.held_out = run.compare();
+  report.calibration_tokens = run.calibration_tokens();
+}
+
+void write_model(const Conversion& conversion, const StagedLayers& staged, ModelOutput& output) {
+  const ParameterTable& table = conversion.spec().table;
+  for (int64_t i = 0; i < table.size(); ++i) {
+    const ParameterSpec& p = table.at(i);
+    if (conversion.is_quantized(i)) {
+      if (output.is_written(p.module + ".weight_packed")) continue;
+      const StoredParameter packed = staged.packed(i);
+      output.write_packed(p, packed.words, packed.scale);
+    } else if (!output.is_written(p.name())) {
+      output.write(p.name(), load_bf16(conversion.input(), p));
+    }
+  }
+}
+
 }  // namespace
 
 ConvertReport convert_layers(const Conversion& conversion, const ConvertOptions& options,
@@ -109,30 +141,10 @@ ConvertReport convert_layers(const Conversion& conversion, const ConvertOptions&
   // Finished layers, and then the files that are made of them.
   output.model().require_free_bytes(2 * output.bytes() +
                                     spilled_bytes(conversion, options, tokens));
-  int64_t done_bytes = 0;
-  {
-    LayerRun run(conversion, options, tokens, place, backend, staged);
-    for (int64_t layer = 0; layer < std::ssize(table.layers); ++layer) {
-      report.resumed_layers += run.run(layer) ? 1 : 0;
-      output.model().keep();
-      for (const ParameterSpec& p : table.parameters) {
-        if (p.layer == layer) done_bytes += 2 * p.num_elements();
-      }
-      progress(done_bytes, conversion.input_bytes(), fmt::format("layer {}", layer));
-    }
-    report.held_out = run.compare();
-    report.calibration_tokens = run.calibration_tokens();
-  }
-  for (int64_t i = 0; i < table.size(); ++i) {
-    const ParameterSpec& p = table.at(i);
-    if (conversion.is_quantized(i)) {
-      if (output.model().is_written(p.module + ".weight_packed")) continue;
-      const StoredParameter packed = staged.packed(i);
-      output.model().write_packed(p, packed.words, packed.scale);
-    } else if (!output.model().is_written(p.name())) {
-      output.model().write(p.name(), load_bf16(conversion.input(), p));
-    }
-  }
+  output.fill([&] {
+    run_layers(conversion, options, tokens, place, backend, staged, progress, report);
+    write_model(conversion, staged, output.model());
+  });
   progress(conversion.input_bytes(), conversion.input_bytes(), "writing");
   report.matrices = staged.reports();
   for (const ConvertedMatrix& matrix : report.matrices) {

@@ -135,9 +135,6 @@ class BadInput(CliTestCase):
         self.refuse("export", "--to", "gguf", "--input-dir", MODEL, "--output-dir",
                     self.folder / "out", says=["gguf"])
 
-    def test_a_quantized_input_is_refused_with_advice(self):
-        self.refuse_convert(MODELS / "dense_tied/int4_sym7", says=["nibble export --to bf16"])
-
     def test_an_output_in_use_is_left_alone(self):
         target = self.folder / "taken"
         target.mkdir()

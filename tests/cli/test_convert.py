@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import unittest
 
-from nibble_cli import BINARY, MODEL_NAMES, MODELS, CliTestCase, Safetensors, directory_tensors
+from nibble_cli import BINARY, MODEL_NAMES, MODELS, CliTestCase, Safetensors, directory_tensors, nibble
 
 
 def read_config(directory):
@@ -47,6 +47,18 @@ class Convert(CliTestCase):
                                  meaning(theirs.pop("quantization_config")))
                 self.assertEqual(ours, theirs)
                 shutil.rmtree(target)
+
+    def test_a_quantized_input_is_dequantized_and_said_so(self):
+        source = MODELS / "dense_tied/int4_sym7"
+        code, _, error = nibble("convert", "--method", "rtn", "--quant-group-size", 64, "--input-dir", source,
+                                "--output-dir", self.folder / "out")
+        self.assertEqual(code, 0, error)
+        self.assertIn("is quantized already", error)
+        exported = self.folder / "bf16"
+        self.succeed("export", "--input-dir", source, "--output-dir", exported)
+        self.succeed("convert", "--method", "rtn", "--quant-group-size", 64, "--input-dir", exported,
+                     "--output-dir", self.folder / "again")
+        self.assertEqual(directory_tensors(self.folder / "out"), directory_tensors(self.folder / "again"))
 
     def test_side_files_are_copied_and_the_format_is_pt(self):
         source = MODELS / "dense_untied/bf16"
