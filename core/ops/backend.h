@@ -76,7 +76,7 @@ class Backend {
   virtual at::Tensor linear_backward(const at::Tensor& x, const at::Tensor& dy,
                                      const kernels::WeightView& w, float* dweight) const = 0;
 
-  /// gram += x^T x in float32: gram is float32 [C, C] on the device. On and above its diagonal only.
+  /// gram += x^T x, float32 [C, C] on the device; right on and above its diagonal only.
   virtual void add_gram(const at::Tensor& x, at::Tensor& gram) const = 0;
 
   virtual at::Tensor rope(const at::Tensor& x, const PlacedIndex& index,
