@@ -108,7 +108,9 @@ ConvertOptions checked_options(const ConvertFlags& flags) {
 // Activations stay on a GPU if they leave it most of its memory.
 bool fits_on_device(const ConvertOptions& options, const CalibrationTokens& tokens) {
   const Json config = read_hf_config(options.input_dir);
-  const int64_t width = config.value("hidden_size", int64_t{0});
+  // Residual stream, and beside it the widest input within a layer.
+  const int64_t width =
+      config.value("hidden_size", int64_t{0}) + config.value("intermediate_size", int64_t{0});
   int64_t count = 0;
   for (const auto& window : tokens.calibration) count += std::ssize(window);
   for (const auto& window : tokens.held_out) count += 2 * std::ssize(window);

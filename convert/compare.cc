@@ -53,7 +53,6 @@ struct Variant {
       squares += matrix.output_error * matrix.output_error;
       ++num_matrices;
     }
-    if (layer + 1 < std::ssize(table.layers)) calibration.advance(layer, weights);
     quantized.advance(layer, weights);
     for (const auto& [p, value] : originals) weights.replace(p, value);
   }

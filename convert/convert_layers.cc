@@ -1,5 +1,7 @@
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
+
 #include "convert/conversion.h"
 #include "convert/matrix.h"
 #include "convert/staged_layers.h"
@@ -39,12 +41,12 @@ class LayerRun {
     const bool is_done = staged_.has(layer);
     if (is_done) {
       staged_.restore(layer, weights_, backend_);
+      const bool is_last = layer + 1 == std::ssize(conversion_.spec().table.layers);
+      if (!is_last) calibration_.advance(layer, weights_);
     } else {
       check_weights(layer);
       staged_.put(layer, quantizer_.quantize(layer, weights_), ops::torch_parallel());
     }
-    const bool is_last = layer + 1 == std::ssize(conversion_.spec().table.layers);
-    if (!is_last) calibration_.advance(layer, weights_);
     quantized_.advance(layer, weights_);
     return is_done;
   }
@@ -79,7 +81,12 @@ int64_t spilled_bytes(const Conversion& conversion, const ConvertOptions& option
   int64_t count = 0;
   for (const auto& window : tokens.calibration) count += std::ssize(window);
   for (const auto& window : tokens.held_out) count += 2 * std::ssize(window);
-  return count * conversion.spec().config.hidden * static_cast<int64_t>(sizeof(float));
+  // Residual stream, and beside it the widest input within a layer.
+  int64_t width = 0;
+  for (const ParameterSpec& p : conversion.spec().table.parameters) {
+    if (p.layer >= 0) width = std::max(width, p.cols);
+  }
+  return count * (conversion.spec().config.hidden + width) * static_cast<int64_t>(sizeof(float));
 }
 
 std::string recovery_warning(const ConvertedMatrix& matrix) {

@@ -81,17 +81,22 @@ GptqFactor factor_gram(const at::Tensor& gram, const GptqOptions& options) {
     damped.diagonal().copy_(new_diagonal);
     return inverse_factor(damped.index_select(0, factor.order).index_select(1, factor.order));
   };
+  const auto take = [&](const at::Tensor& upper, const at::Tensor& new_diagonal) {
+    factor.upper = upper;
+    factor.added = new_diagonal.sub(gram.diagonal()).index_fill_(0, factor.dead, 0.0);
+  };
   for (const double step : kDampeningSteps) {
     factor.dampening = step * options.dampening;
-    if (const auto upper = factor_with(diagonal.add(factor.dampening * mean))) {
-      factor.upper = *upper;
+    const at::Tensor damped = diagonal.add(factor.dampening * mean);
+    if (const auto upper = factor_with(damped)) {
+      take(*upper, damped);
       factor.recovery = step == 1.0 ? Recovery::kNone : Recovery::kDampening;
       return factor;
     }
   }
   const at::Tensor floored = diagonal.clamp_min(mean).add(factor.dampening * mean);
   if (const auto upper = factor_with(floored)) {
-    factor.upper = *upper;
+    take(*upper, floored);
     factor.recovery = Recovery::kDiagonalFloor;
     return factor;
   }
@@ -125,11 +130,16 @@ QuantizedMatrix quantize_nearest(const at::Tensor& weight, const at::Tensor& sca
   return with_rounded(code, scale, options.group_size);
 }
 
-QuantizedMatrix quantize_gptq(const at::Tensor& weight, const at::Tensor& scale,
-                              const GptqFactor& factor, const GptqOptions& options,
-                              const ops::Backend& backend) {
+GptqResult quantize_gptq(const at::Tensor& weight, const at::Tensor& scale, const at::Tensor& gram,
+                         const GptqFactor& factor, const GptqOptions& options,
+                         const ops::Backend& backend) {
+  const auto delta_of = [&](const QuantizedMatrix& matrix) {
+    return weight.to(at::kFloat).sub_(matrix.rounded);
+  };
   if (factor.recovery == Recovery::kRoundToNearest) {
-    return quantize_nearest(weight, scale, options);
+    QuantizedMatrix nearest = quantize_nearest(weight, scale, options);
+    const double error = output_error(delta_of(nearest), gram);
+    return {std::move(nearest), error};
   }
   const int64_t rows = weight.size(0);
   const int64_t cols = weight.size(1);
@@ -137,6 +147,7 @@ QuantizedMatrix quantize_gptq(const at::Tensor& weight, const at::Tensor& scale,
   rest.index_fill_(1, factor.dead, 0.0);
   if (options.act_order) rest = rest.index_select(1, factor.order);
   at::Tensor code = at::empty({rows, cols}, weight.options().dtype(at::kChar));
+  double loss = 0.0;
   for (int64_t begin = 0; begin < cols; begin += kernels::kGptqBlock) {
     const int64_t width = std::min<int64_t>(kernels::kGptqBlock, cols - begin);
     const int64_t end = begin + width;
@@ -146,15 +157,35 @@ QuantizedMatrix quantize_gptq(const at::Tensor& weight, const at::Tensor& scale,
          factor.upper.const_data_ptr<float>() + begin * cols + begin, cols,
          factor.order.const_data_ptr<int64_t>() + begin, bits(scale), scale.size(1),
          options.group_size, options.grid, code.data_ptr<int8_t>(), cols, error.data_ptr<float>()});
+    loss += error.square().sum(at::kDouble).item<double>();
     if (end == cols) break;
     rest.narrow(1, end, cols - end)
         .addmm_(error, factor.upper.narrow(0, begin, width).narrow(1, end, cols - end), 1, -1);
   }
-  return with_rounded(code, scale, options.group_size);
+  GptqResult result{with_rounded(code, scale, options.group_size), 0.0};
+  // Squares of the errors are what the damped gram makes of the difference (Frantar et al. 2022,
+  // section 3); what was added to its diagonal is taken out again.
+  result.output_error =
+      loss - delta_of(result.matrix).square_().mul_(factor.added).sum(at::kDouble).item<double>();
+  return result;
 }
 
 double output_error(const at::Tensor& delta, const at::Tensor& gram) {
-  return at::mm(delta, gram).mul_(delta).sum(at::kDouble).item<double>();
+  constexpr int64_t kCols = 512;
+  const int64_t cols = gram.size(0);
+  double sum = 0.0;
+  // The gram is symmetric: what lies on one side of its diagonal counts twice.
+  for (int64_t begin = 0; begin < cols; begin += kCols) {
+    const int64_t width = std::min(kCols, cols - begin);
+    const at::Tensor own = delta.narrow(1, begin, width);
+    const at::Tensor rows = gram.narrow(1, begin, width);
+    const auto part = [&](const at::Tensor& left, const at::Tensor& block) {
+      return at::mm(left, block).mul_(own).sum(at::kDouble).item<double>();
+    };
+    sum += part(own, rows.narrow(0, begin, width));
+    if (begin > 0) sum += 2.0 * part(delta.narrow(1, 0, begin), rows.narrow(0, 0, begin));
+  }
+  return sum;
 }
 
 }  // namespace nibble

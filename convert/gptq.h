@@ -31,6 +31,7 @@ struct GptqFactor {
   at::Tensor upper;  ///< float32 [C, C]: Cholesky factor of the inverse; undefined: kRoundToNearest
   at::Tensor order;  ///< int64 [C]: place of each of its columns in the matrix
   at::Tensor dead;   ///< int64: columns whose input is always zero
+  at::Tensor added;  ///< float32 [C]: to the diagonal, by place in the matrix; 0 for dead columns
   double dampening = 0.0;  ///< that was used
   Recovery recovery = Recovery::kNone;
 };
@@ -56,11 +57,16 @@ at::Tensor matrix_scales(const at::Tensor& weight, const GptqOptions& options,
 QuantizedMatrix quantize_nearest(const at::Tensor& weight, const at::Tensor& scale,
                                  const GptqOptions& options);
 
+struct GptqResult {
+  QuantizedMatrix matrix;
+  double output_error = 0.0;  ///< output_error() of what it is off; costs no product here
+};
+
 /// GPTQ with static groups: scales are of the original weights, also where columns are reordered.
-/// Falls back to quantize_nearest() if the factor says so.
-QuantizedMatrix quantize_gptq(const at::Tensor& weight, const at::Tensor& scale,
-                              const GptqFactor& factor, const GptqOptions& options,
-                              const ops::Backend& backend);
+/// Falls back to quantize_nearest() if the factor of `gram` says so.
+GptqResult quantize_gptq(const at::Tensor& weight, const at::Tensor& scale, const at::Tensor& gram,
+                         const GptqFactor& factor, const GptqOptions& options,
+                         const ops::Backend& backend);
 
 /// Sum over tokens and outputs of the squared difference that `delta` (float32 [R, C]) makes:
 /// trace(delta gram delta^T).

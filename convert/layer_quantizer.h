@@ -7,6 +7,7 @@
 #include "convert/gptq.h"
 #include "convert/layer_weights.h"
 #include "convert/token_stream.h"
+#include "core/spec/quantization.h"
 
 namespace nibble {
 
@@ -24,8 +25,10 @@ struct LayerMatrix {
   double elapsed_ms = 0.0;
 };
 
-/// Quantizes a model layer by layer: what a layer is given comes from layers that are quantized
-/// already. Frantar et al. 2022, with the order of columns of the static act-order.
+/// Quantizes a model layer by layer, and the matrices of a layer in the order in which they are
+/// used: what each is calibrated with comes from matrices that are quantized already, and each
+/// multiplies the calibration tokens once (experts: all tokens for what is calibrated, then their
+/// own).
 class LayerQuantizer {
  public:
   /// All borrowed.
@@ -38,13 +41,14 @@ class LayerQuantizer {
         backend_(backend),
         calibration_(calibration) {}
 
-  /// `weights` hold the layer; what is quantized is replaced there by its rounded values. In the
-  /// order of the parameter table. The calibration stream then has to be advanced.
+  /// `weights` hold the layer; what is quantized is replaced there by its rounded values. The
+  /// calibration stream goes through the layer, unless it is the last. In the order of the
+  /// parameter table.
   std::vector<LayerMatrix> quantize(int64_t layer, LayerWeights& weights) const;
 
  private:
-  std::vector<LayerMatrix> quantize_nearest_all(int64_t layer, const LayerWeights& weights) const;
-  std::vector<LayerMatrix> quantize_gptq_all(int64_t layer, LayerWeights& weights) const;
+  class Pass;
+  std::vector<LayerMatrix> round_all(int64_t layer, LayerWeights& weights) const;
 
   const ModelSpec& spec_;
   const QuantizationPlan& plan_;

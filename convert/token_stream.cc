@@ -1,8 +1,5 @@
 #include "convert/token_stream.h"
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/from_file.h>
-
 #include <algorithm>
 
 #include "core/models/rope_table.h"
@@ -43,63 +40,53 @@ TokenStream::TokenStream(const ModelSpec& spec, const ops::Backend& backend,
                          std::span<const std::vector<int32_t>> windows, const StreamPlace& place)
     : spec_(spec),
       backend_(backend),
+      place_(place),
       batches_(pack_windows(windows)),
-      rope_(backend.place(
-          make_rope_table(spec.config.rope, spec.config.head_dim, longest(windows)))) {
+      rope_(
+          backend.place(make_rope_table(spec.config.rope, spec.config.head_dim, longest(windows)))),
+      residual_(make_rows(spec.config.hidden)) {
   for (const PackedBatch& batch : batches_) num_tokens_ += std::ssize(batch.tokens);
-  const int64_t width = spec.config.hidden;
-  const at::TensorOptions host = at::TensorOptions().dtype(backend.options().dtype());
-  at::Tensor mapped;
-  if (!place.spill_directory.empty() && num_tokens_ > 0) {
-    const auto path = place.spill_directory / "residual.tmp";
-    mapped = at::from_file(path.string(), /*shared=*/true, num_tokens_ * width, host)
-                 .view({num_tokens_, width});
-    std::filesystem::remove(path);  // the map keeps it
-  }
-  int64_t first = 0;
-  for (const PackedBatch& batch : batches_) {
-    const auto tokens = static_cast<int64_t>(batch.tokens.size());
-    residuals_.push_back(
-        mapped.defined()
-            ? mapped.narrow(0, first, tokens)
-            : at::empty({tokens, width}, place.is_on_device ? backend.options() : host));
-    first += tokens;
-  }
 }
 
-at::Tensor TokenStream::residual(size_t batch) const {
-  return residuals_[batch].to(backend_.options().device());
+TokenRows TokenStream::make_rows(int64_t width) const {
+  std::vector<int64_t> tokens;
+  for (const PackedBatch& batch : batches_) tokens.push_back(std::ssize(batch.tokens));
+  return {tokens, width, backend_, place_};
 }
 
 void TokenStream::start(ops::WeightSource& source) {
+  update(source, [&](TapeExecutor& run, at::Tensor& residual, size_t) {
+    residual = run.embed(spec_.table.embedding);
+  });
+}
+
+void TokenStream::visit(ops::WeightSource& source, const Body& body) const {
   for (size_t b = 0; b < batches_.size(); ++b) {
     TapeExecutor run(spec_, source, rope_, inputs(b));
-    residuals_[b].copy_(run.embed(spec_.table.embedding));
+    at::Tensor residual = residual_.load(b);
+    body(run, residual, b);
   }
 }
 
-void TokenStream::observe(int64_t layer, ops::WeightSource& source,
-                          LayerStatistics& statistics) const {
+void TokenStream::update(ops::WeightSource& source, const Body& body) {
   for (size_t b = 0; b < batches_.size(); ++b) {
-    StatisticsExecutor run(spec_, source, rope_, inputs(b), statistics);
-    at::Tensor value = residual(b);
-    run_layer(run, spec_, layer, value);
+    TapeExecutor run(spec_, source, rope_, inputs(b));
+    at::Tensor residual = residual_.load(b);
+    body(run, residual, b);
+    residual_.store(b, residual);
   }
 }
 
 void TokenStream::advance(int64_t layer, ops::WeightSource& source) {
-  for (size_t b = 0; b < batches_.size(); ++b) {
-    TapeExecutor run(spec_, source, rope_, inputs(b));
-    at::Tensor value = residual(b);
-    run_layer(run, spec_, layer, value);
-    residuals_[b].copy_(value);
-  }
+  update(source, [&](TapeExecutor& run, at::Tensor& residual, size_t) {
+    run_layer(run, spec_, layer, residual);
+  });
 }
 
 at::Tensor TokenStream::final_hidden(int64_t batch, ops::WeightSource& source) const {
   const auto b = static_cast<size_t>(batch);
   TapeExecutor run(spec_, source, rope_, inputs(b));
-  return run.rms_norm(residual(b), spec_.table.final_norm);
+  return run.rms_norm(residual_.load(b), spec_.table.final_norm);
 }
 
 }  // namespace nibble

@@ -3,22 +3,16 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
 
-#include "convert/layer_statistics.h"
+#include "convert/token_rows.h"
 #include "core/models/packing.h"
 #include "core/models/tape_executor.h"
 
 namespace nibble {
-
-/// Where the residual streams of many tokens are kept between layers.
-struct StreamPlace {
-  bool is_on_device = false;              ///< else in host memory
-  std::filesystem::path spill_directory;  ///< not empty: in a nameless file there, mapped
-};
 
 /// Windows of tokens on their way through a model, layer after layer: the residual stream of each
 /// stays here while the weights change. Gradients must be off. One thread.
@@ -30,28 +24,33 @@ class TokenStream {
 
   /// Embeds all tokens.
   void start(ops::WeightSource& source);
-  /// What the layer's quantized matrices are given; streams stay where they are.
-  void observe(int64_t layer, ops::WeightSource& source, LayerStatistics& statistics) const;
   /// Through a layer.
   void advance(int64_t layer, ops::WeightSource& source);
   /// After the last layer, and the final norm: [T, C] of a batch.
   at::Tensor final_hidden(int64_t batch, ops::WeightSource& source) const;
+
+  /// Calls body(run, residual, batch) for each batch in order. update() keeps what it leaves in
+  /// `residual`.
+  using Body = std::function<void(TapeExecutor&, at::Tensor&, size_t)>;
+  void visit(ops::WeightSource& source, const Body& body) const;
+  void update(ops::WeightSource& source, const Body& body);
+  /// More rows for the same tokens.
+  TokenRows make_rows(int64_t width) const;
 
   int64_t num_tokens() const { return num_tokens_; }
   int64_t num_batches() const { return std::ssize(batches_); }
   const PackedBatch& batch(int64_t i) const { return batches_[static_cast<size_t>(i)]; }
 
  private:
-  at::Tensor residual(size_t batch) const;
   TapeInputs inputs(size_t batch) const { return {batches_[batch], {}, &backend_, {}, false}; }
 
   const ModelSpec& spec_;
   const ops::Backend& backend_;
   const StreamPlace place_;
-  std::vector<PackedBatch> batches_;
-  std::shared_ptr<const kernels::RopeTable> rope_;
+  const std::vector<PackedBatch> batches_;
+  const std::shared_ptr<const kernels::RopeTable> rope_;
   int64_t num_tokens_ = 0;
-  std::vector<at::Tensor> residuals_;  // one per batch
+  TokenRows residual_;
 };
 
 }  // namespace nibble

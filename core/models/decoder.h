@@ -13,39 +13,61 @@ struct ModelSpec {
 };
 ModelSpec make_model_spec(const ModelConfig& config);
 
-/// One decoder layer as a program over an executor. TapeExecutor (trainer) allocates and records
-/// gradients; ArenaExecutor (engine) writes into static buffers. Same operations, same order, so
-/// the results agree to the bit. Executor::Value names an activation; parameters are indices.
+// A layer is a program over an executor. TapeExecutor (trainer) allocates and records gradients;
+// ArenaExecutor (engine) writes into static buffers. Same operations, same order, so the results
+// agree to the bit. Executor::Value names an activation; parameters are indices.
+
+/// What attention's output projection is given: norm, q, k and v, attention.
+template <typename Executor>
+typename Executor::Value mix_tokens(Executor& run, const ModelSpec& spec, int64_t layer,
+                                    const typename Executor::Value& residual) {
+  const LayerParameters& p = spec.table.layers[static_cast<size_t>(layer)];
+  const auto x = run.rms_norm(residual, p.input_norm);
+  auto q = run.linear(x, p.q);
+  auto k = run.linear(x, p.k);
+  const auto v = run.linear(x, p.v);
+  if (spec.config.qk_norm) {
+    q = run.rms_norm(q, p.q_norm);
+    k = run.rms_norm(k, p.k_norm);
+  }
+  q = run.rope(q);
+  k = run.rope(k);
+  return run.attention(layer, q, k, v);
+}
+
+/// What a dense MLP's down projection is given.
+template <typename Executor>
+typename Executor::Value gate_tokens(Executor& run, const LayerParameters& p,
+                                     const typename Executor::Value& x) {
+  return run.silu_mul(run.linear(x, p.gate), run.linear(x, p.up));
+}
+
+/// What a layer of experts adds to the residual stream. Ranks that share their tokens each take
+/// some of them through the experts.
+template <typename Executor>
+typename Executor::Value route_tokens(Executor& run, const LayerParameters& p, int64_t layer,
+                                      const typename Executor::Value& x) {
+  const auto own = run.own_tokens(x);
+  const auto routing = run.route(layer, run.router_logits(own, p.router));
+  return run.all_tokens(run.experts(own, routing, p.first_expert));
+}
+
+/// One decoder layer.
 template <typename Executor>
 void run_layer(Executor& run, const ModelSpec& spec, int64_t layer,
                typename Executor::Value& residual) {
-  const ModelConfig& config = spec.config;
   const LayerParameters& p = spec.table.layers[static_cast<size_t>(layer)];
   run.enter_layer(layer, residual);
   {
-    const auto x = run.rms_norm(residual, p.input_norm);
-    auto q = run.linear(x, p.q);
-    auto k = run.linear(x, p.k);
-    const auto v = run.linear(x, p.v);
-    if (config.qk_norm) {
-      q = run.rms_norm(q, p.q_norm);
-      k = run.rms_norm(k, p.k_norm);
-    }
-    q = run.rope(q);
-    k = run.rope(k);
-    const auto mixed = run.attention(layer, q, k, v);
+    const auto mixed = mix_tokens(run, spec, layer, residual);
     residual = run.add(residual, run.linear(mixed, p.o));
   }
   {
     const auto x = run.rms_norm(residual, p.post_norm);
     if (p.router < 0) {
-      const auto active = run.silu_mul(run.linear(x, p.gate), run.linear(x, p.up));
-      residual = run.add(residual, run.linear(active, p.down));
+      residual = run.add(residual, run.linear(gate_tokens(run, p, x), p.down));
     } else {
-      // Ranks that share their tokens each take some of them through the experts.
-      const auto own = run.own_tokens(x);
-      const auto routing = run.route(layer, run.router_logits(own, p.router));
-      residual = run.add(residual, run.all_tokens(run.experts(own, routing, p.first_expert)));
+      residual = run.add(residual, route_tokens(run, p, layer, x));
     }
   }
   run.leave_layer(layer, residual);

@@ -46,8 +46,9 @@ struct Case {
   at::Tensor scale_of(kernels::ScaleSearch search) const {
     return matrix_scales(weight, options, search, gram.diagonal().contiguous(), ops::cpu_backend());
   }
-  QuantizedMatrix quantize(const at::Tensor& scale) const {
-    return quantize_gptq(weight, scale, factor_gram(gram, options), options, ops::cpu_backend());
+  GptqResult quantize(const at::Tensor& scale) const {
+    return quantize_gptq(weight, scale, gram, factor_gram(gram, options), options,
+                         ops::cpu_backend());
   }
 
   SafetensorsFile file;
@@ -67,7 +68,9 @@ TEST(Gptq, ErrorIsTheReferencesOnBothGrids) {
       const QuantizedMatrix rounded = quantize_nearest(it.weight, scale, it.options);
       EXPECT_TRUE(
           rounded.code.equal(tensor_of(it.file.tensor(std::string(prefix) + ".q_rtn"), at::kChar)));
-      const double error = error_of(it.weight, it.quantize(scale).rounded, it.x);
+      const GptqResult result = it.quantize(scale);
+      const double error = error_of(it.weight, result.matrix.rounded, it.x);
+      EXPECT_NEAR(result.output_error / error, 1.0, 1e-3);
       EXPECT_LE(error, info[limit].get<double>());
       EXPECT_LE(error, 0.35 * info["error"][nearest].get<double>());
     };
@@ -106,7 +109,7 @@ TEST(Gptq, SearchedScalesLowerTheErrorOfRounding) {
 TEST(Gptq, DeadColumnsBecomeZero) {
   for (const Json& info : read_json_file(kFixtures / "cases.json")) {
     const Case it(info);
-    const at::Tensor code = it.quantize(it.scale_of(kernels::ScaleSearch::kNone)).code;
+    const at::Tensor code = it.quantize(it.scale_of(kernels::ScaleSearch::kNone)).matrix.code;
     for (const Json& column : info["dead"]) {
       EXPECT_EQ(code.select(1, column.get<int64_t>()).abs().max().item<int>(), 0);
     }
@@ -136,8 +139,8 @@ TEST(Gptq, AGramThatCannotBeFactoredIsRecoveredFromAndSaidSo) {
   const at::Tensor weight = at::randn({8, cols}).to(at::kBFloat16);
   const at::Tensor scale =
       matrix_scales(weight, options, kernels::ScaleSearch::kNone, {}, ops::cpu_backend());
-  EXPECT_TRUE(quantize_gptq(weight, scale, factor, options, ops::cpu_backend())
-                  .code.equal(quantize_nearest(weight, scale, options).code));
+  EXPECT_TRUE(quantize_gptq(weight, scale, gram, factor, options, ops::cpu_backend())
+                  .matrix.code.equal(quantize_nearest(weight, scale, options).code));
 }
 
 }  // namespace
