@@ -81,6 +81,10 @@ void check_flags(const ConvertFlags& flags) {
     fail(ErrorCode::kInvalidArgument,
          "--compare writes nothing; leave --output-dir out, then convert with the size you choose");
   }
+  if (!flags.compare.empty() && flags.options.spills) {
+    fail(ErrorCode::kInvalidArgument,
+         "--spill keeps activations beside the output, and --compare has none; leave one out");
+  }
   if (!flags.compare.empty() &&
       (flags.calibration.data.empty() || flags.calibration.held_out_samples == 0)) {
     fail(ErrorCode::kInvalidArgument,
@@ -106,7 +110,8 @@ ConvertOptions checked_options(const ConvertFlags& flags) {
 }
 
 // Activations stay on a GPU if they leave it most of its memory.
-bool fits_on_device(const ConvertOptions& options, const CalibrationTokens& tokens) {
+bool fits_on_device(const ConvertOptions& options, const CalibrationTokens& tokens,
+                    int64_t num_variants) {
   const Json config = read_hf_config(options.input_dir);
   // Residual stream, and beside it the widest input within a layer.
   const int64_t width =
@@ -114,7 +119,7 @@ bool fits_on_device(const ConvertOptions& options, const CalibrationTokens& toke
   int64_t count = 0;
   for (const auto& window : tokens.calibration) count += std::ssize(window);
   for (const auto& window : tokens.held_out) count += 2 * std::ssize(window);
-  return 2 * width * count <= ops::free_cuda_bytes() / 4;
+  return 2 * width * count * num_variants <= ops::free_cuda_bytes() / 4;
 }
 
 void compare(const ConvertFlags& flags, const ConvertOptions& options,
@@ -133,7 +138,10 @@ void run_convert(const ConvertFlags& flags) {
   }
   const auto gpu = tokens ? open_gpu(flags.device, Numerics::kFast) : nullptr;
   const ops::Backend& backend = gpu ? *gpu : ops::cpu_backend();
-  if (gpu && !options.spills) options.streams.is_on_device = fits_on_device(options, *tokens);
+  if (gpu && !options.spills) {
+    options.streams.is_on_device =
+        fits_on_device(options, *tokens, std::max<int64_t>(1, std::ssize(flags.compare)));
+  }
   ProgressLine line("converting");
   const auto progress = [&line](int64_t done_bytes, int64_t total_bytes, const std::string& name) {
     line.update(done_bytes, total_bytes, name);

@@ -105,9 +105,7 @@ std::vector<GroupSizeResult> compare_group_sizes(const ConvertOptions& options,
     for (const auto& variant : variants) {
       if (variant) variant->run(layer, weights);
     }
-    for (const ParameterSpec& p : table.parameters) {
-      if (p.layer == layer) done_bytes += 2 * p.num_elements();
-    }
+    done_bytes += base.layer_bytes(layer);
     progress(done_bytes, base.input_bytes(), fmt::format("layer {}", layer));
   }
   for (size_t i = 0; i < variants.size(); ++i) {
@@ -115,9 +113,7 @@ std::vector<GroupSizeResult> compare_group_sizes(const ConvertOptions& options,
     const Variant& variant = *variants[i];
     results[i].output_error =
         std::sqrt(variant.squares / static_cast<double>(variant.num_matrices));
-    for (const TensorInfo& info : model_tensors(table, variant.conversion.plan())) {
-      results[i].output_bytes += info.num_bytes();
-    }
+    results[i].output_bytes = total_bytes(model_tensors(table, variant.conversion.plan()));
     results[i].held_out =
         compare_held_out(base.spec(), backend, weights, original, variant.quantized);
   }

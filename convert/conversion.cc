@@ -78,12 +78,6 @@ OrderedJson files_of(const fs::path& directory) {
   return list;
 }
 
-int64_t total_bytes(const std::vector<TensorInfo>& tensors) {
-  int64_t bytes = 0;
-  for (const TensorInfo& info : tensors) bytes += info.num_bytes();
-  return bytes;
-}
-
 }  // namespace
 
 Conversion::Conversion(const ConvertOptions& options)
@@ -107,8 +101,16 @@ int64_t Conversion::input_bytes() const {
   return bytes;
 }
 
-OrderedJson Conversion::identity(const ConvertOptions& options,
-                                 const CalibrationTokens* tokens) const {
+int64_t Conversion::layer_bytes(int64_t layer) const {
+  int64_t bytes = 0;
+  for (const ParameterSpec& p : spec_.table.parameters) {
+    if (p.layer == layer) bytes += 2 * p.num_elements();
+  }
+  return bytes;
+}
+
+OrderedJson Conversion::identity(const ConvertOptions& options, const CalibrationTokens* tokens,
+                                 DeviceKind device) const {
   return {{"version", 1},
           {"input", fs::absolute(input_.path()).lexically_normal().string()},
           {"input_files", files_of(input_.path())},
@@ -119,6 +121,7 @@ OrderedJson Conversion::identity(const ConvertOptions& options,
           {"act_order", options.gptq.act_order},
           {"dampening_frac", options.gptq.dampening},
           {"data", tokens == nullptr ? "" : tokens->digest},
+          {"device", device == DeviceKind::kCpu ? "cpu" : "cuda"},
           {"max_file_bytes", options.output.max_file_bytes}};
 }
 
@@ -130,11 +133,11 @@ OrderedJson Conversion::output_config() const {
 }
 
 ConversionOutput::ConversionOutput(const Conversion& conversion, const ConvertOptions& options,
-                                   const CalibrationTokens* tokens)
+                                   const CalibrationTokens* tokens, DeviceKind device)
     : bytes_(total_bytes(model_tensors(conversion.spec().table, conversion.plan()))),
       model_(options.output, model_tensors(conversion.spec().table, conversion.plan()),
              [&](const fs::path& path) {
-               claim_conversion(path, conversion.identity(options, tokens));
+               claim_conversion(path, conversion.identity(options, tokens, device));
              }) {}
 
 void ConversionOutput::fill(const std::function<void()>& work) {

@@ -22,8 +22,10 @@ class Conversion {
   const QuantizationPlan& plan() const { return plan_; }
   const std::vector<std::string>& warnings() const { return warnings_; }
   int64_t input_bytes() const;  ///< in BF16
+  int64_t layer_bytes(int64_t layer) const;
   /// What two runs must agree on for one to go on from the other.
-  OrderedJson identity(const ConvertOptions& options, const CalibrationTokens* tokens) const;
+  OrderedJson identity(const ConvertOptions& options, const CalibrationTokens* tokens,
+                       DeviceKind device) const;
   OrderedJson output_config() const;
   bool is_quantized(int64_t parameter) const {
     return plan_.quantized[static_cast<size_t>(parameter)];
@@ -40,7 +42,7 @@ class Conversion {
 class ConversionOutput {
  public:
   ConversionOutput(const Conversion& conversion, const ConvertOptions& options,
-                   const CalibrationTokens* tokens);
+                   const CalibrationTokens* tokens, DeviceKind device);
   ModelOutput& model() { return model_; }
   /// Runs what fills it. If that fails for another reason than what it was given, such as a full
   /// disk, what is done stays to be gone on from.

@@ -109,9 +109,7 @@ void run_layers(const Conversion& conversion, const ConvertOptions& options,
   int64_t done_bytes = 0;
   for (int64_t layer = 0; layer < std::ssize(table.layers); ++layer) {
     report.resumed_layers += run.run(layer) ? 1 : 0;
-    for (const ParameterSpec& p : table.parameters) {
-      if (p.layer == layer) done_bytes += 2 * p.num_elements();
-    }
+    done_bytes += conversion.layer_bytes(layer);
     progress(done_bytes, conversion.input_bytes(), fmt::format("layer {}", layer));
   }
   report.held_out = run.compare();
@@ -139,7 +137,7 @@ ConvertReport convert_layers(const Conversion& conversion, const ConvertOptions&
                              const ConvertProgress& progress) {
   const at::NoGradGuard no_grad;
   const ParameterTable& table = conversion.spec().table;
-  ConversionOutput output(conversion, options, &tokens);
+  ConversionOutput output(conversion, options, &tokens, backend.kind());
   StagedLayers staged(output.model().path() / "layers", table, conversion.plan());
   StreamPlace place = options.streams;
   if (options.spills) place.spill_directory = output.model().path();

@@ -10,7 +10,7 @@ ConvertReport convert_parameters(const Conversion& conversion, const ConvertOpti
   const ParameterTable& table = conversion.spec().table;
   const QuantizationPlan& plan = conversion.plan();
   ConvertReport report;
-  ConversionOutput output(conversion, options, nullptr);
+  ConversionOutput output(conversion, options, nullptr, DeviceKind::kCpu);
   report.output_bytes = output.bytes();
   output.fill([&] {
     int64_t done_bytes = 0;

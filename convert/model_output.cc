@@ -9,12 +9,6 @@ namespace {
 constexpr int64_t kMaxConfigBytes = 16 << 20;
 constexpr int64_t kSideFileBytes = 32 << 20;  // tokenizer and the like, with room to spare
 
-int64_t total_bytes(const std::vector<TensorInfo>& tensors) {
-  int64_t bytes = 0;
-  for (const TensorInfo& info : tensors) bytes += info.num_bytes();
-  return bytes;
-}
-
 // Before the writer creates its first file.
 const PendingDirectory& prepared(const PendingDirectory& directory,
                                  const std::vector<TensorInfo>& tensors,
@@ -25,6 +19,12 @@ const PendingDirectory& prepared(const PendingDirectory& directory,
 }
 
 }  // namespace
+
+int64_t total_bytes(const std::vector<TensorInfo>& tensors) {
+  int64_t bytes = 0;
+  for (const TensorInfo& info : tensors) bytes += info.num_bytes();
+  return bytes;
+}
 
 OrderedJson read_ordered_config(const std::filesystem::path& directory) {
   const auto path = directory / "config.json";

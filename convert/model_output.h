@@ -26,6 +26,8 @@ OrderedJson read_ordered_config(const std::filesystem::path& directory);
 /// `plan` quantizes.
 std::vector<TensorInfo> model_tensors(const ParameterTable& table, const QuantizationPlan& plan);
 
+int64_t total_bytes(const std::vector<TensorInfo>& tensors);
+
 /// A Hugging Face directory being written: weights, then side files, config.json last, so that
 /// nothing looks complete too early; under its name only after finish().
 class ModelOutput {
