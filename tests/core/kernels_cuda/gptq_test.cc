@@ -3,35 +3,19 @@
 
 #include <numeric>
 
-#include "core/kernels_cuda/weight_kernels.h"
-#include "tests/core/kernels_cuda/gpu_test.h"
+#include "tests/core/kernels_cuda/weight_kernels_fixture.h"
 
 namespace nibble::kernels {
 namespace {
 
-class GptqCuda : public GpuTest {
- protected:
-  void SetUp() override {
-    GpuTest::SetUp();
-    if (!IsSkipped()) gpu = std::make_unique<cuda::CudaWeightKernels>(nullptr);
-  }
-  std::unique_ptr<cuda::CudaWeightKernels> gpu;
-};
-
-std::vector<uint16_t> random_bf16(int64_t count, uint32_t seed) {
-  std::vector<uint16_t> bits;
-  for (const float value : random_floats(count, seed, 0.05f)) {
-    bits.push_back(quant::float_to_bf16(value));
-  }
-  return bits;
-}
+using GptqCuda = WeightKernelsCuda;
 
 TEST_F(GptqCuda, ScalesAreTheCpus) {
   for (const int64_t group : {32, 64, 128}) {
     for (const quant::Grid grid :
          {quant::Grid::kSym7, quant::Grid::kSym7p5, quant::Grid::kSym127}) {
       const quant::GroupShape shape{67, 384, group};
-      auto weight = random_bf16(shape.rows * shape.cols, 3);
+      auto weight = random_bf16(shape.rows * shape.cols, 3, 0.05f);
       std::fill_n(weight.begin(), group, uint16_t{0});
       std::vector<float> importance = random_floats(shape.cols, 4, 1.0f);
       for (float& value : importance) value = std::fabs(value);
