@@ -10,6 +10,7 @@
 #include <ATen/ops/mm.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include "core/base/fail.h"
@@ -20,17 +21,17 @@ namespace {
 // Each of the dampening that was asked for.
 constexpr double kDampeningSteps[] = {1.0, 3.0, 10.0, 30.0, 100.0};
 
-// With H = R R^T, R upper triangular, the inverse is U^T U with U = R^-1. R is the lower Cholesky
-// factor of H turned round, turned round: no inverse of H is ever formed.
-std::optional<at::Tensor> inverse_factor(const at::Tensor& damped) {
-  const auto [lower, info] = at::linalg_cholesky_ex(at::flip(damped, {0, 1}));
+// U with H^-1 = U^T U. Turned round (both orders reversed) H is C^T C, so H = R R^T with
+// R the turned C^T, and U = R^-1 is the turned C^-T: no inverse of H is ever formed. `turned` is
+// the damped H turned round.
+std::optional<at::Tensor> inverse_factor(const at::Tensor& turned) {
+  // Factorizations are by columns: of a symmetric matrix the other order is the same one.
+  const auto [factor, info] = at::linalg_cholesky_ex(turned.mT(), /*upper=*/true);
   if (info.item<int>() != 0) return std::nullopt;
-  const at::Tensor right = at::flip(lower, {0, 1});
-  at::Tensor upper =
-      at::linalg_solve_triangular(right, at::eye(damped.size(0), damped.options()), /*upper=*/true);
-  if (!upper.isfinite().all().item<bool>()) return std::nullopt;
-  // Of a solve by blocks the other half need not be zero.
-  return upper.triu_().contiguous();
+  const at::Tensor identity = at::eye(turned.size(0), turned.options());
+  const at::Tensor inverse = at::linalg_solve_triangular(factor, identity.mT(), /*upper=*/true);
+  if (!std::isfinite(inverse.sum().item<float>())) return std::nullopt;
+  return at::flip(inverse.mT(), {0, 1}).contiguous();
 }
 
 std::vector<int64_t> grouped_sizes(const at::Tensor& weight, int64_t group) {
@@ -74,12 +75,13 @@ GptqFactor factor_gram(const at::Tensor& gram, const GptqOptions& options) {
   factor.order = options.act_order
                      ? at::argsort(diagonal, /*stable=*/true, /*dim=*/0, /*descending=*/true)
                      : at::arange(cols, diagonal.options().dtype(at::kLong));
+  const at::Tensor turned_order = at::flip(factor.order, {0});
   const double mean = diagonal.mean(at::kDouble).item<double>();
 
   const auto factor_with = [&](const at::Tensor& new_diagonal) -> std::optional<at::Tensor> {
-    at::Tensor damped = gram.clone();
-    damped.diagonal().copy_(new_diagonal);
-    return inverse_factor(damped.index_select(0, factor.order).index_select(1, factor.order));
+    at::Tensor turned = gram.index_select(0, turned_order).index_select(1, turned_order);
+    turned.diagonal().copy_(new_diagonal.index_select(0, turned_order));
+    return inverse_factor(turned);
   };
   const auto take = [&](const at::Tensor& upper, const at::Tensor& new_diagonal) {
     factor.upper = upper;

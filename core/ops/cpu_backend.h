@@ -5,7 +5,7 @@
 namespace nibble::ops {
 
 /// Kernels of core/kernels on torch's threads, float32 activations.
-class CpuBackend final : public Backend {
+class CpuBackend : public Backend {
  public:
   CpuBackend();
   DeviceKind kind() const override { return DeviceKind::kCpu; }
