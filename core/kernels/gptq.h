@@ -30,6 +30,9 @@ struct ScaleJob {
 
 /// Candidate i of kMse is the largest magnitude's scale times this.
 constexpr int kScaleCandidates = 41;
+/// The candidates and the scale they must beat, filled up to whole vectors.
+constexpr int kScaleLanes = 48;
+static_assert(kScaleLanes > kScaleCandidates);
 NIBBLE_HOST_DEVICE inline float scale_factor(int candidate) {
   return 1.05f - 0.0125f * static_cast<float>(candidate);
 }

@@ -5,6 +5,7 @@
 #include "core/kernels/activation.h"
 #include "core/kernels/adamw.h"
 #include "core/kernels/attention.h"
+#include "core/kernels/gptq.h"
 #include "core/kernels/held_pack.h"
 #include "core/kernels/linear.h"
 #include "core/kernels/log_softmax.h"
@@ -51,6 +52,12 @@ struct IsaTable {
   void (*hash_bf16)(const uint16_t*, int64_t, int64_t, uint64_t, uint64_t*, uint64_t*);
   decltype(&kernels::adamw) adamw;
   double (*square_block)(const float* x, int64_t count);
+  /// Weighted square error of one group under each of kScaleLanes scales (positive).
+  void (*group_errors)(const uint16_t* weight, const float* importance, int64_t count,
+                       const quant::GridLimits& limits, const float* scales, float* errors);
+  /// Rows [begin, end) of a block.
+  void (*gptq_rows)(const GptqBlock& block, const quant::GridLimits& limits, int64_t begin,
+                    int64_t end);
 };
 
 /// Throws Error{kFailedPrecondition} if this processor lacks it.

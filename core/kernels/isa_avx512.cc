@@ -1,6 +1,7 @@
 #include "core/kernels/activation_cpu.h"
 #include "core/kernels/adamw_cpu.h"
 #include "core/kernels/attention_cpu.h"
+#include "core/kernels/gptq_cpu.h"
 #include "core/kernels/held_pack_cpu.h"
 #include "core/kernels/isa.h"
 #include "core/kernels/isa_table_macro.h"

@@ -8,5 +8,5 @@
         &attention_isa, &attention_backward_isa, &router_top_k_isa, &router_backward_isa,          \
         &combine_experts_isa, &log_softmax_stats_isa, &log_prob_backward_isa, &sample_row_isa,     \
         &quantize_groups_isa, &hold_groups_isa, &cast_bf16_isa, &hash_words_isa, &hash_bf16_isa,   \
-        &adamw_isa, &square_block_isa                                                              \
+        &adamw_isa, &square_block_isa, &group_errors_isa, &gptq_rows_isa                           \
   }
