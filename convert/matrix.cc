@@ -27,11 +27,17 @@ class RowRounder {
              quant::Grid grid, kernels::ScaleSearch search, StoredParameter& out)
       : weight_(weight), shape_(shape), bits_(bits), grid_(grid), search_(search), out_(out) {}
 
+  // Of one thread: made once, for its first and largest call.
+  struct Scratch {
+    std::vector<float> w, rounded;
+  };
   // Throws if a weight cannot be quantized, whichever a thread comes to.
-  void round(int64_t begin, int64_t end, double* difference, double* norm) const {
+  void round(int64_t begin, int64_t end, Scratch& scratch, double* difference, double* norm) const {
     const int64_t cols = shape_.cols;
     const int64_t count = (end - begin) * cols;
-    std::vector<float> w(size_of(count)), rounded(size_of(count));
+    auto& [w, rounded] = scratch;
+    w.resize(size_of(count));
+    rounded.resize(size_of(count));
     for (int64_t i = 0; i < count; ++i) {
       w[size_of(i)] = quant::bf16_to_float(weight_[size_of(begin * cols + i)]);
     }
@@ -107,8 +113,9 @@ RoundedMatrix round_matrix(const ParameterSpec& parameter, std::span<const uint1
   const RowRounder rounder(weight, shape, bits, grid, search, out.packed);
   try {
     parallel.run(shape.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+      RowRounder::Scratch scratch;
       for (int64_t r = begin; r < end; r += kRowGrain) {  // in cache
-        rounder.round(r, std::min(r + kRowGrain, end), difference.data(), norm.data());
+        rounder.round(r, std::min(r + kRowGrain, end), scratch, difference.data(), norm.data());
       }
     });
   } catch (const Error&) {

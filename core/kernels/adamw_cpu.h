@@ -36,9 +36,13 @@ void adamw_isa(float* master, float* m, float* v, const float* grad, int64_t cou
 // exact in double, so the order inside a block is the only rounding, and it is fixed.
 double square_block_isa(const float* x, int64_t count) {
   double lane[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-  for (int64_t i = 0; i < count; ++i) {
-    lane[i % 8] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    for (int64_t l = 0; l < 8; ++l) {
+      lane[l] += static_cast<double>(x[i + l]) * static_cast<double>(x[i + l]);
+    }
   }
+  for (; i < count; ++i) lane[i % 8] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
   return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
 

@@ -48,7 +48,7 @@ inline int64_t project_lanes(F32x16 rounded, F32x16 held, float* to) {
             rounded, held, groups.projected == nullptr ? nullptr : groups.projected + i);
       }
       const F32x16 code = minimum(maximum(round_even(held / scale), splat(-8.0f)), splat(7.0f));
-      store_codes(code + splat(8.0f), groups.words + i / 8);
+      store_nibbles(groups.words + i / 8, code + splat(8.0f));
     }
     if (has_nan && result.first_bad < 0) result.first_bad = g;
   }

@@ -11,18 +11,6 @@ namespace {
 
 constexpr int64_t kMaxGroup = 128;
 
-// Sixteen codes with their offset, whole numbers from 0 to 15, into two words.
-inline void store_codes(F32x16 code_and_offset, uint32_t* words) {
-  float code[kLanes];
-  store(code, code_and_offset);
-  uint32_t pair[2] = {0, 0};
-  for (int lane = 0; lane < kLanes; ++lane) {
-    pair[lane / 8] |= static_cast<uint32_t>(static_cast<int32_t>(code[lane])) << (4 * (lane % 8));
-  }
-  words[0] = pair[0];
-  words[1] = pair[1];
-}
-
 // One group; returns false if a weight is not finite, and sets *overflow if a dequantized weight
 // is not. The arithmetic is core/quant/group_codec.h's, sixteen lanes at a time.
 inline bool quantize_group(const float* master, int64_t group, uint32_t* words, uint16_t* scale,
@@ -51,7 +39,7 @@ inline bool quantize_group(const float* master, int64_t group, uint32_t* words, 
   for (int64_t i = 0; i < group; i += kLanes) {
     F32x16 q = round_even(rounded[i / kLanes] / divisor);
     q = minimum(maximum(q, splat(-7.0f)), splat(7.0f)) + splat(8.0f);
-    store_codes(q, words + i / 8);
+    store_nibbles(words + i / 8, q);
   }
   // Only code +-7 can overflow, and only if the rounded scale's seven-fold does.
   float seven = 7.0f * s;

@@ -68,6 +68,14 @@ inline F32x16 exp2_integer(F32x16 n) {
   const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(biased, 23))};
 }
+/// Sixteen whole numbers from 0 to 15 into two words, the first in the lowest bits.
+inline void store_nibbles(uint32_t* words, F32x16 a) {
+  const __m512i places =
+      _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+  const __m512i n = _mm512_sllv_epi32(_mm512_cvttps_epi32(a.v), places);
+  words[0] = static_cast<uint32_t>(_mm512_mask_reduce_or_epi32(0x00ff, n));
+  words[1] = static_cast<uint32_t>(_mm512_mask_reduce_or_epi32(0xff00, n));
+}
 inline float reduce_max(F32x16 a) { return _mm512_reduce_max_ps(a.v); }
 /// The fixed tree: lanes i and i+8, then i+4, i+2, i+1.
 inline float reduce_add(F32x16 a) {
@@ -173,6 +181,17 @@ inline __m256 exp2_integer_half(__m256 n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
 }
 inline F32x16 exp2_integer(F32x16 n) { return {exp2_integer_half(n.lo), exp2_integer_half(n.hi)}; }
+inline uint32_t nibbles_half(__m256 a) {
+  const __m256i places = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+  const __m256i n = _mm256_sllv_epi32(_mm256_cvttps_epi32(a), places);
+  const __m128i n4 = _mm_or_si128(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1));
+  const __m128i n2 = _mm_or_si128(n4, _mm_shuffle_epi32(n4, 0x4e));
+  return static_cast<uint32_t>(_mm_cvtsi128_si32(_mm_or_si128(n2, _mm_shuffle_epi32(n2, 0xb1))));
+}
+inline void store_nibbles(uint32_t* words, F32x16 a) {
+  words[0] = nibbles_half(a.lo);
+  words[1] = nibbles_half(a.hi);
+}
 inline float reduce_max(F32x16 a) {
   const __m256 m8 = _mm256_max_ps(a.lo, a.hi);
   const __m128 m4 = _mm_max_ps(_mm256_castps256_ps128(m8), _mm256_extractf128_ps(m8, 1));
@@ -276,6 +295,12 @@ inline F32x16 exp2_integer(F32x16 n) {
     memcpy(&value, &bits, sizeof value);
     return value;
   });
+}
+inline void store_nibbles(uint32_t* words, F32x16 a) {
+  words[0] = words[1] = 0;
+  for (int i = 0; i < kLanes; ++i) {
+    words[i / 8] |= static_cast<uint32_t>(static_cast<int32_t>(a.v[i])) << (4 * (i % 8));
+  }
 }
 inline float reduce_max(F32x16 a) {
   float result = a.v[0];

@@ -226,6 +226,15 @@ std::vector<uint16_t> load_bf16(const HfDirectory& directory, const ParameterSpe
   return weight;
 }
 
+std::span<const uint16_t> mapped_bf16(const HfDirectory& directory,
+                                      const ParameterSpec& parameter) {
+  if (!directory.contains(parameter.name())) return {};
+  const TensorView view = directory.tensor(parameter.name(), DType::kBf16, stored_shape(parameter));
+  if (reinterpret_cast<uintptr_t>(view.bytes.data()) % alignof(uint16_t) != 0) return {};
+  return {reinterpret_cast<const uint16_t*>(view.bytes.data()),
+          view.bytes.size() / sizeof(uint16_t)};
+}
+
 void quantize_parameter(const ParameterSpec& parameter, const float* master,
                         const QuantizationPlan& plan, const kernels::Parallel& parallel,
                         StoredParameter& out) {

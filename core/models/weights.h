@@ -88,6 +88,9 @@ std::unique_ptr<ResidentWeights> load_weights_quantized(const HfDirectory& direc
 
 /// BF16 values of one parameter, dequantized if the checkpoint stores it in INT4 or INT8.
 std::vector<uint16_t> load_bf16(const HfDirectory& directory, const ParameterSpec& parameter);
+/// The same, where the checkpoint holds it as it is: [rows, cols] in its mapped file, not checked
+/// for NaN and infinity, valid as long as `directory`. Empty where load_bf16 must be asked.
+std::span<const uint16_t> mapped_bf16(const HfDirectory& directory, const ParameterSpec& parameter);
 
 /// Words and scales of one parameter that a checkpoint stores quantized by `config`, as they are.
 /// Throws as load_weights().

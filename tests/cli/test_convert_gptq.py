@@ -96,7 +96,7 @@ class ConvertGptq(CliTestCase):
         target, report = self.convert("dense_untied")
         for model, key in ((source, "reference_perplexity"), (target, "perplexity")):
             self.assertAlmostEqual(self.perplexity(model, held_out) / report["held_out"][key], 1.0,
-                                   delta=1e-4)
+                                   delta=1e-3)  # a converter on a CPU multiplies in BF16
         self.assertNotEqual(report["held_out"]["perplexity"], report["held_out"]["reference_perplexity"])
 
     def test_eight_bits_searched_scales_and_the_other_grid(self):
