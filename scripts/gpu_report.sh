@@ -13,6 +13,8 @@
 #   learn     the main job, 200 steps, every seed of SEEDS at once: MODE=int4 | bf16 | noqat (needs models/ and data/)
 #   long      answers of up to 256 tokens: chain_sum and gsm_symbolic, fast (needs models/ and data/)
 #   noise     the gap in fast against that of two orders of accumulation in PyTorch (needs models/ and data/)
+#   starts    what RL begins in: rounded to nearest, calibrated, BF16. KL to BF16 at the start and reward of SmolLM2's
+#             main job (GROUP_SIZES="32 64"; JOB=smollm2) or of the models of `pretrain`, which must have run (JOB=tiny)
 #   pretrain  a dense and a MoE model from random weights, then RL in BF16 and with INT4 QAT, g=32 and 128
 set -euo pipefail
 
@@ -212,8 +214,64 @@ PYTHON
     done
     summarize "${runs[@]}"
     ;;
+  starts)
+    runs=()
+    # compare_starts NAME BF16_MODEL CONFIG ARGUMENT...: all seeds and starts of one model at once.
+    compare_starts() {
+      local name=$1 model=$2 config=$3 group method seed
+      for group in ${GROUP_SIZES:-32 64}; do
+        for method in rtn gptq; do
+          calibrated=()
+          [ "$method" = rtn ] || calibrated=(--data-dir "$out/$name.jsonl" --num-calibration-samples 128
+            --max-sequence-length "${WINDOW:-512}" --grid sym7p5 --scale-search mse)
+          rm -rf "$out/$name-$method-g$group"
+          bin/nibble convert --method "$method" --quant-group-size "$group" --input-dir "$model" \
+            --output-dir "$out/$name-$method-g$group" "${calibrated[@]}"
+          for seed in "${seeds[@]}"; do
+            start=rtn
+            [ "$method" = rtn ] || start=calibrated
+            start "$out/run-$name-$method-g$group-$seed" "$config" "${gpu[@]}" --set "model.path=$model" --set "qat.start=$start" \
+              --set "model.int4=$out/$name-$method-g$group" --set "run.seed=$seed" "${@:4}" "${extra[@]}"
+            runs+=("$out/run-$name-$method-g$group-$seed")
+          done
+        done
+      done
+      for seed in "${seeds[@]}"; do
+        start "$out/run-$name-bf16-$seed" "$config" "${gpu[@]}" --set "model.path=$model" --set "model.int4=$out/$name-rtn-g$group" \
+          --set qat.enabled=false --set rollout.quantize=false --set "run.seed=$seed" "${@:4}" "${extra[@]}"
+        runs+=("$out/run-$name-bf16-$seed")
+      done
+      wait_all
+    }
+    # Calibration text: the task's own problems with their answers, as the model would read them.
+    texts() {
+      python3 - "$@" <<'PYTHON'
+import json, sys
+for path in sys.argv[1:]:
+    for line in open(path):
+        record = json.loads(line)
+        if "response" in record:
+            print(json.dumps({"text": record["prompt"] + record["response"]}))
+        elif isinstance(record["prompt"], list):
+            print(json.dumps({"messages": record["prompt"] + [{"role": "assistant", "content": record["label"]}]}))
+PYTHON
+    }
+    if [ "${JOB:-smollm2}" = smollm2 ]; then
+      texts data/{addition,chain_sum,gsm_symbolic}/train.jsonl >"$out/smollm2.jsonl"
+      compare_starts smollm2 models/SmolLM2-135M-Instruct configs/quickstart/smollm2-addition.yaml \
+        --set "run.steps=${STEPS:-40}" --set eval.samples=16 --set checkpoint.every=1000 \
+        --set rollout.max_running=256 --set rollout.kv_tokens=32768 --set rollout.max_step_tokens=2048
+    else
+      for kind in "" -moe; do
+        texts data/arithmetic/train.jsonl >"$out/tiny$kind.jsonl"
+        WINDOW=128 compare_starts "tiny$kind" "models/tiny-qwen3$kind-bf16" configs/pretrain/tiny-qwen3-rl.yaml \
+          --set "run.steps=${STEPS:-200}"
+      done
+    fi
+    summarize "${runs[@]}"
+    ;;
   *)
-    sed -n '2,17s/^# \{0,1\}//p' "$0"
+    sed -n '2,19s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

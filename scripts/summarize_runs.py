@@ -48,6 +48,9 @@ def summarize(run: pathlib.Path) -> dict:
         values = [row[key] for row in steps if key in row]
         if values:
             line["median_" + key] = round(statistics.median(values), 2)
+    starts = [row["kl_reference"] for row in steps[:1] if row.get("kl_reference") is not None]
+    if starts:
+        line["kl_reference_at_start"] = starts[0]  # before the first update
     line["loss"] = [row["loss"] for row in steps[:6]]
     if steps and "logprob_abs_diff_mean" in steps[0]:
         line["gap"] = gap(steps)
