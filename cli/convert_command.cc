@@ -29,7 +29,7 @@ struct ConvertFlags {
   std::string method = "gptq";
   std::string quant_type = "W4A16";
   std::string grid = "sym7";
-  std::string scale_search = "none";
+  std::string scale_search;  // empty: as the method has it
   std::string act_order = "static";
   std::string targets;
   std::string device = "auto";
@@ -56,7 +56,9 @@ void check_flags(const ConvertFlags& flags) {
   check_choice("--method", flags.method, {"gptq", "rtn"});
   check_choice("--quant-type", flags.quant_type, {"W4A16", "W8A16"});
   check_choice("--grid", flags.grid, {"sym7", "sym7p5"});
-  check_choice("--scale-search", flags.scale_search, {"none", "mse"});
+  if (!flags.scale_search.empty()) {
+    check_choice("--scale-search", flags.scale_search, {"none", "mse"});
+  }
   check_choice("--actorder", flags.act_order, {"static", "none"});
   check_choice("--device", flags.device, {"auto", "cpu", "cuda"});
   check_group_size("--quant-group-size", flags.options.gptq.group_size);
@@ -104,8 +106,9 @@ ConvertOptions checked_options(const ConvertFlags& flags) {
   options.gptq.grid = options.bits == 8        ? quant::Grid::kSym127
                       : flags.grid == "sym7p5" ? quant::Grid::kSym7p5
                                                : quant::Grid::kSym7;
-  options.gptq.search =
-      flags.scale_search == "mse" ? kernels::ScaleSearch::kMse : kernels::ScaleSearch::kNone;
+  const bool is_searched =
+      flags.scale_search.empty() ? flags.method == "gptq" : flags.scale_search == "mse";
+  options.gptq.search = is_searched ? kernels::ScaleSearch::kMse : kernels::ScaleSearch::kNone;
   options.gptq.act_order = flags.act_order == "static";
   if (!flags.targets.empty()) options.targets = parse_quant_targets(flags.targets);
   options.output.max_file_bytes = flags.max_file_mb * 1'000'000;
@@ -184,11 +187,9 @@ void add_quantization_flags(CLI::App& command, ConvertFlags& flags) {
   command
       .add_option("--grid", flags.grid, "sym7 (what Nibble trains) or sym7p5 (llm-compressor's)")
       ->capture_default_str();
-  command
-      .add_option(
-          "--scale-search", flags.scale_search,
-          "none: scales from the largest weight of a group; mse: those with the least error")
-      ->capture_default_str();
+  command.add_option("--scale-search", flags.scale_search,
+                     "none: scales from the largest weight of a group (default with rtn); mse: "
+                     "those with the least error (default with gptq)");
   command
       .add_option("--actorder", flags.act_order,
                   "gptq: static (columns with large inputs first; files keep their order) or none")
