@@ -96,6 +96,13 @@ void check_reward(const RunConfig& c, const ConfigSource& source) {
 // What needs no file to see; the rest is in check_calibrated_files().
 void check_qat_start(const RunConfig& c, const ConfigSource& source) {
   if (c.qat.start != QatStart::kCalibrated) {
+    if (c.qat.masters != QatSection{}.masters) {
+      fail(ErrorCode::kInvalidArgument,
+           "qat.masters is nearest ({}), but qat.start is rtn, whose masters are the weights: "
+           "remove "
+           "it, or set qat.start: calibrated",
+           source.where("qat.masters"));
+    }
     if (c.qat.rescale_every == 0) return;
     fail(ErrorCode::kInvalidArgument,
          "qat.rescale_every is {} ({}), but qat.start is rtn, which derives scales at every step: "
@@ -281,6 +288,7 @@ TrainerConfig trainer_config(const RunConfig& c) {
   config.train_plan = std::move(plans.train);
   config.serve_plan = std::move(plans.serve);
   if (c.qat.start == QatStart::kCalibrated) config.calibrated = c.model.int4;
+  config.calibrated_place = c.qat.masters;
   config.rescale_every = c.qat.rescale_every;
   config.algorithm = c.algorithm;
   if (is_supervised(c)) config.algorithm.reference = ReferenceMode::kNever;

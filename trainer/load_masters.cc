@@ -49,7 +49,8 @@ void Trainer::load_masters() {
     NIBBLE_CHECK(config_.train_plan.quantized == config_.serve_plan.quantized && !stored.any(),
                  "a calibrated start of '{}' without QAT, or from quantized weights",
                  config_.calibrated.string());
-    calibrated.emplace(config_.calibrated, spec_.table, config_.train_plan);
+    calibrated.emplace(config_.calibrated, spec_.table, config_.train_plan,
+                       config_.calibrated_place);
   }
   for (int64_t p = 0; p < spec_.table.size(); ++p) {
     const ParameterSpec& parameter = spec_.table.at(p);

@@ -42,6 +42,7 @@ struct TrainerConfig {
   /// INT4 checkpoint whose codes the masters start in and whose scales are held; empty: scales are
   /// derived at every packing. Needs QAT and BF16 weights in `model`.
   std::filesystem::path calibrated;
+  quant::CellPlace calibrated_place = quant::CellPlace::kShifted;
   /// Optimizer steps after which held scales are derived anew; 0: never.
   int64_t rescale_every = 0;
   AlgorithmConfig algorithm;

@@ -99,4 +99,28 @@ NIBBLE_HOST_DEVICE inline uint16_t calibrated_master(uint16_t weight, int code, 
   return nearest == 0x8000u ? uint16_t{0} : nearest;
 }
 
+/// Where in the cell of its code a master starts.
+enum class CellPlace : uint8_t {
+  kNearest,  ///< at the cell's value nearest to the weight: on the edge, if the weight is outside
+  kShifted,  ///< as far from the cell's middle as the weight is from that of its own cell
+};
+
+/// The master to start from in another cell than the weight's own: the weight moved by whole
+/// scales, and then into the cell, if rounding or a clipped weight left it outside. Masters lie in
+/// their cells as weights lie in theirs, so an update moves as few codes as it would have (on
+/// edges, all of them; docs/decisions/0011). Wants a valid scale and a finite weight.
+NIBBLE_HOST_DEVICE inline uint16_t shifted_master(uint16_t weight, int code, uint16_t scale) {
+  const float s = bf16_to_float(scale);
+  const float w = bf16_to_float(weight);
+  const int steps = code - quantize_held(w, s);
+  const uint16_t moved = steps == 0 ? weight : float_to_bf16(w + static_cast<float>(steps) * s);
+  return calibrated_master(moved, code, scale);
+}
+
+NIBBLE_HOST_DEVICE inline uint16_t start_master(uint16_t weight, int code, uint16_t scale,
+                                                CellPlace place) {
+  return place == CellPlace::kShifted ? shifted_master(weight, code, scale)
+                                      : calibrated_master(weight, code, scale);
+}
+
 }  // namespace nibble::quant

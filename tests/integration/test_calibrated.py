@@ -176,6 +176,9 @@ class Calibrated(JobTest):
         result = self.run_nibble("train", TINY_DENSE, *settings(
             run__directory=self.folder / "run", qat__rescale_every=2))
         self.expect_refusal(result, 2, "qat.rescale_every", "qat.start")
+        result = self.run_nibble("train", TINY_DENSE, *settings(
+            run__directory=self.folder / "run", qat__masters="nearest"))
+        self.expect_refusal(result, 2, "qat.masters", "qat.start")
 
     def test_a_scale_that_cannot_be_held_is_refused_by_tensor_row_and_group(self):
         broken = shutil.copytree(INT4, self.folder / "int4")

@@ -19,7 +19,7 @@ class QatEnvironment(JobTest):
                 for line in section.splitlines()[1:]}
 
     def test_config_shows_what_the_variables_say(self):
-        self.assertEqual(self.shown({}), {"enabled": "true", "group_size": "null", "start": "rtn",
+        self.assertEqual(self.shown({}), {"enabled": "true", "group_size": "null", "start": "rtn", "masters": "shifted",
                                           "rescale_every": "0"})
         self.assertEqual(self.shown({FLAG: "0"})["enabled"], "false")
         self.assertEqual(self.shown({FLAG: "1"}, "--set", "qat.enabled=false")["enabled"], "true")

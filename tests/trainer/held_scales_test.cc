@@ -99,14 +99,16 @@ TEST(HeldScalesOfRanks, StartAndResumeInEveryLayoutWithTheSameBits) {
 struct Start {
   std::string model;
   std::string grid;
+  quant::CellPlace place = quant::CellPlace::kShifted;
 };
 class CalibratedStartOf : public ::testing::TestWithParam<Start> {};
 
 TEST_P(CalibratedStartOf, PacksIntoTheCheckpointsBytes) {
-  const auto [name, grid] = GetParam();
+  const auto [name, grid, place] = GetParam();
   const Solo solo;
   const TempFolder folder;
-  const TrainerConfig config = make_config(name, kModels / name / grid);
+  TrainerConfig config = make_config(name, kModels / name / grid);
+  config.calibrated_place = place;
   Trainer trainer(config, solo.groups);
   const ParameterTable& table = trainer.spec().table;
   const auto checkpoint = load_weights(HfDirectory(config.calibrated), table);
@@ -130,10 +132,10 @@ TEST_P(CalibratedStartOf, PacksIntoTheCheckpointsBytes) {
     const auto group = static_cast<size_t>(config.train_plan.config.group_size);
     for (size_t i = 0; i < weight.size(); ++i) {
       const int code = quant::int4_at(want.words[i / 8], static_cast<int>(i % 8));
-      const uint16_t nearest = quant::calibrated_master(weight[i], code, want.scale[i / group]);
-      ASSERT_EQ(quant::float_to_bf16(master[i]), nearest) << table.at(p).name() << " " << i;
-      ASSERT_EQ(quant::bf16_to_float(nearest), master[i]);
-      (nearest == weight[i] ? kept : moved) += 1;
+      const uint16_t start = quant::start_master(weight[i], code, want.scale[i / group], place);
+      ASSERT_EQ(quant::float_to_bf16(master[i]), start) << table.at(p).name() << " " << i;
+      ASSERT_EQ(quant::bf16_to_float(start), master[i]);
+      (start == weight[i] ? kept : moved) += 1;
       lowest += code == -8 ? 1 : 0;
     }
   }
@@ -144,10 +146,14 @@ TEST_P(CalibratedStartOf, PacksIntoTheCheckpointsBytes) {
 INSTANTIATE_TEST_SUITE_P(
     Models, CalibratedStartOf,
     ::testing::Values(Start{"dense_untied", "int4_llmcompressor"},
+                      Start{"dense_untied", "int4_llmcompressor", quant::CellPlace::kNearest},
                       Start{"dense_untied", "int4_sym7"}, Start{"dense_tied", "int4_llmcompressor"},
                       Start{"moe_norm", "int4_llmcompressor"}, Start{"moe_norm", "int4_sym7"},
                       Start{"moe_mixed", "int4_sym7"}, Start{"llama_smol", "int4_sym7"}),
-    [](const auto& param) { return param.param.model + "_" + param.param.grid; });
+    [](const auto& param) {
+      const char* place = param.param.place == quant::CellPlace::kNearest ? "_nearest" : "";
+      return param.param.model + "_" + param.param.grid + place;
+    });
 
 // Masters and held scales of a trainer, as it saves them.
 struct State {

@@ -6,9 +6,18 @@
 #include <optional>
 
 #include "core/config/fields.h"
+#include "core/quant/held_scale.h"
 #include "trainer/algo/advantages.h"
 #include "trainer/algo/policy_loss.h"
 #include "trainer/algo/schedule.h"
+
+namespace nibble::quant {
+
+constexpr std::array<EnumName<CellPlace>, 2> enum_names(CellPlace) {
+  return {{{CellPlace::kShifted, "shifted"}, {CellPlace::kNearest, "nearest"}}};
+}
+
+}  // namespace nibble::quant
 
 namespace nibble {
 
@@ -96,6 +105,7 @@ struct QatSection {
   bool enabled = true;
   std::optional<int64_t> group_size;
   QatStart start = QatStart::kRtn;
+  quant::CellPlace masters = quant::CellPlace::kShifted;
   int64_t rescale_every = 0;
 };
 
@@ -109,6 +119,9 @@ void visit_fields(Visitor& v, QatSection& c) {
   v.field("start", c.start, "",
           "calibrated: begin in the codes of model.int4 (of any grid) and hold its scales; rtn: "
           "scales follow the weights");
+  v.field("masters", c.masters, "",
+          "calibrated: where a master starts whose code is not its weight's own: shifted by whole "
+          "scales, or nearest to the weight, which is the edge to the next code");
   v.field("rescale_every", c.rescale_every, "optimizer steps",
           "calibrated: derive the held scales anew from the weights; 0 = never", AtLeast{0});
 }

@@ -23,8 +23,8 @@ void check_held_scales(const std::string& where, const ParameterSpec& parameter,
 }
 
 CalibratedStart::CalibratedStart(const std::filesystem::path& int4, const ParameterTable& table,
-                                 const QuantizationPlan& plan)
-    : table_(table), int4_(int4), config_(plan.config) {
+                                 const QuantizationPlan& plan, quant::CellPlace place)
+    : table_(table), int4_(int4), config_(plan.config), place_(place) {
   const QuantizationPlan stored = checkpoint_plan(int4_, table);
   if (!stored.any() || stored.quantized != plan.quantized || stored.config.bits != 4 ||
       stored.config.group_size != config_.group_size) {
@@ -56,7 +56,7 @@ CalibratedRows CalibratedStart::rows(int64_t parameter, std::span<const uint16_t
       const int code = quant::int4_at(word, static_cast<int>(at % quant::kInt4PerWord));
       const uint16_t scale = packed.scale[static_cast<size_t>(at / config_.group_size)];
       rows.master[static_cast<size_t>(i)] = quant::bf16_to_float(
-          quant::calibrated_master(weight[static_cast<size_t>(at)], code, scale));
+          quant::start_master(weight[static_cast<size_t>(at)], code, scale, place_));
     }
   });
   return rows;

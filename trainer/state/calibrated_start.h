@@ -7,6 +7,7 @@
 
 #include "core/checkpoint/hf_directory.h"
 #include "core/kernels/parallel.h"
+#include "core/quant/held_scale.h"
 #include "core/spec/mesh.h"
 #include "core/spec/quantization.h"
 
@@ -25,10 +26,10 @@ class CalibratedStart {
   /// Reads headers. `table` must outlive this. Throws Error{kInvalidArgument} if the checkpoint is
   /// not quantized exactly by `plan`, Error naming the tensor if one is missing or misshapen.
   CalibratedStart(const std::filesystem::path& int4, const ParameterTable& table,
-                  const QuantizationPlan& plan);
+                  const QuantizationPlan& plan, quant::CellPlace place);
 
   /// Masters that pack into exactly the checkpoint's words under its scales: of each of `weight`
-  /// (BF16 bits of the whole matrix, finite) the nearest value that does.
+  /// (BF16 bits of the whole matrix, finite) the one that `place` says.
   /// Throws Error{kInvalidArgument} naming tensor, row and group of a scale that cannot be held.
   CalibratedRows rows(int64_t parameter, std::span<const uint16_t> weight, RowShard shard,
                       const kernels::Parallel& parallel) const;
@@ -41,6 +42,7 @@ class CalibratedStart {
   const ParameterTable& table_;
   const HfDirectory int4_;
   const QuantizationConfig config_;
+  const quant::CellPlace place_;
 };
 
 /// Throws Error{kInvalidArgument} naming `where`, the tensor, row and group of the first scale that
