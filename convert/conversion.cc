@@ -110,7 +110,7 @@ int64_t Conversion::layer_bytes(int64_t layer) const {
 }
 
 OrderedJson Conversion::identity(const ConvertOptions& options, const CalibrationTokens* tokens,
-                                 DeviceKind device) const {
+                                 const std::string& device) const {
   return {{"version", 1},
           {"input", fs::absolute(input_.path()).lexically_normal().string()},
           {"input_files", files_of(input_.path())},
@@ -121,7 +121,7 @@ OrderedJson Conversion::identity(const ConvertOptions& options, const Calibratio
           {"act_order", options.gptq.act_order},
           {"dampening_frac", options.gptq.dampening},
           {"data", tokens == nullptr ? "" : tokens->digest},
-          {"device", device == DeviceKind::kCpu ? "cpu" : "cuda"},
+          {"device", device},
           {"max_file_bytes", options.output.max_file_bytes}};
 }
 
@@ -133,7 +133,7 @@ OrderedJson Conversion::output_config() const {
 }
 
 ConversionOutput::ConversionOutput(const Conversion& conversion, const ConvertOptions& options,
-                                   const CalibrationTokens* tokens, DeviceKind device)
+                                   const CalibrationTokens* tokens, const std::string& device)
     : bytes_(total_bytes(model_tensors(conversion.spec().table, conversion.plan()))),
       model_(options.output, model_tensors(conversion.spec().table, conversion.plan()),
              [&](const fs::path& path) {

@@ -23,9 +23,10 @@ class Conversion {
   const std::vector<std::string>& warnings() const { return warnings_; }
   int64_t input_bytes() const;  ///< in BF16
   int64_t layer_bytes(int64_t layer) const;
-  /// What two runs must agree on for one to go on from the other.
+  /// What two runs must agree on for one to go on from the other. `device`: all of it that bits
+  /// depend on.
   OrderedJson identity(const ConvertOptions& options, const CalibrationTokens* tokens,
-                       DeviceKind device) const;
+                       const std::string& device) const;
   OrderedJson output_config() const;
   bool is_quantized(int64_t parameter) const {
     return plan_.quantized[static_cast<size_t>(parameter)];
@@ -42,7 +43,7 @@ class Conversion {
 class ConversionOutput {
  public:
   ConversionOutput(const Conversion& conversion, const ConvertOptions& options,
-                   const CalibrationTokens* tokens, DeviceKind device);
+                   const CalibrationTokens* tokens, const std::string& device);
   ModelOutput& model() { return model_; }
   /// Runs what fills it. If that fails for another reason than what it was given, such as a full
   /// disk, what is done stays to be gone on from.

@@ -89,6 +89,13 @@ int64_t spilled_bytes(const Conversion& conversion, const ConvertOptions& option
   return count * (conversion.spec().config.hidden + width) * static_cast<int64_t>(sizeof(float));
 }
 
+// What the bits of a conversion depend on: a CPU's products are split over threads.
+std::string device_of(const ops::Backend& backend) {
+  std::string name(backend.name());
+  if (backend.kind() == DeviceKind::kCpu) name += fmt::format(", {} threads", ops::num_threads());
+  return name;
+}
+
 std::string recovery_warning(const ConvertedMatrix& matrix) {
   const CalibrationReport& c = *matrix.calibration;
   return fmt::format(
@@ -137,7 +144,7 @@ ConvertReport convert_layers(const Conversion& conversion, const ConvertOptions&
                              const ConvertProgress& progress) {
   const at::NoGradGuard no_grad;
   const ParameterTable& table = conversion.spec().table;
-  ConversionOutput output(conversion, options, &tokens, backend.kind());
+  ConversionOutput output(conversion, options, &tokens, device_of(backend));
   StagedLayers staged(output.model().path() / "layers", table, conversion.plan());
   StreamPlace place = options.streams;
   if (options.spills) place.spill_directory = output.model().path();

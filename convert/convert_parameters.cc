@@ -24,7 +24,7 @@ ConvertReport convert_parameters(const Conversion& conversion, const ConvertOpti
                                  const ConvertProgress& progress) {
   const ParameterTable& table = conversion.spec().table;
   ConvertReport report;
-  ConversionOutput output(conversion, options, nullptr, DeviceKind::kCpu);
+  ConversionOutput output(conversion, options, nullptr, "any");  // the same bits everywhere
   report.output_bytes = output.bytes();
   output.fill([&] {
     int64_t done_bytes = 0;

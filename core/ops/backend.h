@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "core/kernels/attention.h"
@@ -52,6 +53,8 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual DeviceKind kind() const = 0;
+  /// Its device and arithmetic: equal names give equal bits, on a CPU with equal thread counts.
+  virtual std::string_view name() const = 0;
   virtual at::TensorOptions options() const = 0;  ///< of activations
   virtual const kernels::WeightKernels& weight_kernels() const = 0;
   virtual SharedPlacedIndex place(const SharedIndex& index) const = 0;

@@ -9,6 +9,7 @@ namespace nibble::ops {
 /// statistics rather than log-probabilities. Activations stay float32 between products.
 class Bf16CpuBackend final : public CpuBackend {
  public:
+  std::string_view name() const override { return "cpu with BF16 products"; }
   /// x rounded to BF16, the product rounded to BF16.
   at::Tensor linear(const at::Tensor& x, const kernels::WeightView& w) const override;
   /// As CpuBackend: from here only logits are asked for, of routers and heads.

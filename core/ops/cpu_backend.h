@@ -9,6 +9,7 @@ class CpuBackend : public Backend {
  public:
   CpuBackend();
   DeviceKind kind() const override { return DeviceKind::kCpu; }
+  std::string_view name() const override { return "cpu"; }
   at::TensorOptions options() const override;
   const kernels::WeightKernels& weight_kernels() const override { return weight_kernels_; }
   SharedPlacedIndex place(const SharedIndex& index) const override;

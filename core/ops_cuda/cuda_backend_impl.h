@@ -14,6 +14,7 @@ class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(Numerics numerics);
   DeviceKind kind() const override { return DeviceKind::kCuda; }
+  std::string_view name() const override { return "cuda"; }
   at::TensorOptions options() const override;
   const kernels::WeightKernels& weight_kernels() const override { return weight_kernels_; }
   SharedPlacedIndex place(const SharedIndex& index) const override;

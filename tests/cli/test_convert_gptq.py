@@ -170,6 +170,9 @@ class ConvertGptq(CliTestCase):
         self.assertTrue((self.folder / "out.partial/conversion.json").exists())
         error = self.refused(*self.arguments("moe_norm", target, "--resume", "--dampening-frac", 0.02, number=100))
         self.assertIn("dampening_frac", error)
+        # Products are split over threads, and bits with them.
+        error = self.refused(*self.arguments("moe_norm", target, "--resume", "--threads", 7, number=100))
+        self.assertIn("7 threads", error)
         # What could be gone on from is still there.
         self.assertTrue((self.folder / "out.partial/conversion.json").exists())
         self.assertIn("--resume", self.refused(*self.arguments("moe_norm", target)))
