@@ -23,16 +23,17 @@ inline void for_chunks(int64_t count, const Parallel& parallel, Body body) {
                });
 }
 
-void silu_mul_isa(const float* gate, const float* up, int64_t count, float* out,
-                  const Parallel& parallel) {
+[[maybe_unused]] void silu_mul_isa(const float* gate, const float* up, int64_t count, float* out,
+                                   const Parallel& parallel) {
   for_chunks(count, parallel, [&](int64_t i, int n) {
     const F32x16 g = load_partial(gate + i, n, 0.0f);
     store_partial(out + i, n, g * sigmoid(g) * load_partial(up + i, n, 0.0f));
   });
 }
 
-void silu_mul_backward_isa(const float* gate, const float* up, const float* dout, int64_t count,
-                           float* dgate, float* dup, const Parallel& parallel) {
+[[maybe_unused]] void silu_mul_backward_isa(const float* gate, const float* up, const float* dout,
+                                            int64_t count, float* dgate, float* dup,
+                                            const Parallel& parallel) {
   for_chunks(count, parallel, [&](int64_t i, int n) {
     const F32x16 g = load_partial(gate + i, n, 0.0f);
     const F32x16 u = load_partial(up + i, n, 0.0f);
@@ -44,20 +45,20 @@ void silu_mul_backward_isa(const float* gate, const float* up, const float* dout
   });
 }
 
-void add_isa(float* x, const float* y, int64_t count, const Parallel& parallel) {
+[[maybe_unused]] void add_isa(float* x, const float* y, int64_t count, const Parallel& parallel) {
   for_chunks(count, parallel, [&](int64_t i, int n) {
     store_partial(x + i, n, load_partial(x + i, n, 0.0f) + load_partial(y + i, n, 0.0f));
   });
 }
 
-void round_to_bf16_isa(float* x, int64_t count, const Parallel& parallel) {
+[[maybe_unused]] void round_to_bf16_isa(float* x, int64_t count, const Parallel& parallel) {
   for_chunks(count, parallel, [&](int64_t i, int n) {
     store_partial(x + i, n, round_bf16(load_partial(x + i, n, 0.0f)));
   });
 }
 
-void embed_isa(const int32_t* id, int64_t tokens, const uint16_t* table, int64_t cols, float* out,
-               const Parallel& parallel) {
+[[maybe_unused]] void embed_isa(const int32_t* id, int64_t tokens, const uint16_t* table,
+                                int64_t cols, float* out, const Parallel& parallel) {
   parallel.run(tokens, max_of(1, kElementGrain / cols), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const uint16_t* row = table + id[t] * cols;
@@ -66,8 +67,9 @@ void embed_isa(const int32_t* id, int64_t tokens, const uint16_t* table, int64_t
   });
 }
 
-void embed_backward_isa(const int32_t* id, int64_t tokens, int32_t padding, const float* dout,
-                        int64_t cols, float* dtable, const Parallel& parallel) {
+[[maybe_unused]] void embed_backward_isa(const int32_t* id, int64_t tokens, int32_t padding,
+                                         const float* dout, int64_t cols, float* dtable,
+                                         const Parallel& parallel) {
   // Threads own columns: tokens may repeat, and their order must not depend on threads.
   parallel.run(cols / kLanes, 4, [&](int64_t begin, int64_t end) {
     for (int64_t t = 0; t < tokens; ++t) {

@@ -9,8 +9,8 @@
 namespace nibble::kernels {
 namespace {
 
-void adamw_isa(float* master, float* m, float* v, const float* grad, int64_t count,
-               const AdamwParams& p, const Parallel& parallel) {
+[[maybe_unused]] void adamw_isa(float* master, float* m, float* v, const float* grad, int64_t count,
+                                const AdamwParams& p, const Parallel& parallel) {
   const double correction1 = 1.0 - __builtin_pow(p.beta1, static_cast<double>(p.step));
   const double correction2 = 1.0 - __builtin_pow(p.beta2, static_cast<double>(p.step));
   const F32x16 step_size = splat(static_cast<float>(p.lr / correction1));
@@ -34,7 +34,7 @@ void adamw_isa(float* master, float* m, float* v, const float* grad, int64_t cou
 
 // One block's sum: eight lanes of doubles by FMA would need another type; squares of floats are
 // exact in double, so the order inside a block is the only rounding, and it is fixed.
-double square_block_isa(const float* x, int64_t count) {
+[[maybe_unused]] double square_block_isa(const float* x, int64_t count) {
   double lane[8] = {0, 0, 0, 0, 0, 0, 0, 0};
   int64_t i = 0;
   for (; i + 8 <= count; i += 8) {
