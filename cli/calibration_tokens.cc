@@ -45,10 +45,13 @@ CalibrationTokens load_calibration_tokens(const CalibrationFlags& flags,
   check_range("--held-out-samples", flags.held_out_samples, 0, kMaxSamples);
   const auto tokenizer = Tokenizer::from_directory(model);
   const PromptEncoder encoder(tokenizer, model.string());
-  CalibrationData data =
-      load_calibration_data({flags.data, flags.num_samples + flags.held_out_samples,
-                             flags.max_sequence_length, flags.seed},
-                            tokenizer, encoder);
+  CalibrationData data = load_calibration_data({flags.data,
+                                                flags.num_samples + flags.held_out_samples,
+                                                flags.max_sequence_length,
+                                                flags.seed,
+                                                {},
+                                                flags.held_out_samples},
+                                               tokenizer, encoder);
   get_logger("convert")->info(
       "calibration: {} windows of {} tokens and {} held out, from {} records of '{}'",
       flags.num_samples, flags.max_sequence_length, flags.held_out_samples, data.num_records,

@@ -2,6 +2,7 @@
 #include <c10/util/Exception.h>
 
 #include <cstdio>
+#include <filesystem>
 #include <new>
 #include <string>
 
@@ -44,6 +45,8 @@ int main(int argc, char** argv) {
     return nibble::report(error.what_without_backtrace(), 1);
   } catch (const std::bad_alloc&) {
     return nibble::report("out of memory; use a smaller model, chunk or number of threads", 1);
+  } catch (const std::filesystem::filesystem_error& error) {
+    return nibble::report(error.what(), nibble::exit_code(nibble::ErrorCode::kInvalidArgument));
   } catch (const std::exception& error) {
     return nibble::report(
         std::string("internal error: ") + error.what() +

@@ -140,12 +140,16 @@ std::string digest_of(const std::vector<std::vector<int32_t>>& windows) {
                                   const CalibrationData& data) {
   const int64_t length = options.max_sequence_length;
   const int64_t windows = data.num_tokens / length;
+  const int64_t others = options.held_out_samples;
+  const int64_t longest = data.num_tokens / (others + 1);
   const std::string lower =
-      windows > 0 ? fmt::format("lower --num-calibration-samples to {} or less", windows)
-                  : fmt::format(
-                        "lower --max-sequence-length to {} or less, and perhaps "
-                        "--num-calibration-samples",
-                        data.num_tokens);
+      windows > others
+          ? fmt::format("lower --num-calibration-samples to {} or less", windows - others)
+      : longest > 1 ? fmt::format(
+                          "lower --max-sequence-length to {} or less, and perhaps "
+                          "--num-calibration-samples",
+                          longest)
+                    : "give more text";
   fail(ErrorCode::kInvalidArgument,
        "'{}' has {} tokens in {} records; calibration wants {} ({} samples of {} tokens): {}, or "
        "give it more data",

@@ -12,10 +12,11 @@ namespace nibble {
 
 struct CalibrationDataOptions {
   std::filesystem::path path;                  ///< *.jsonl, *.parquet, or a directory of such files
-  int64_t num_samples = 256;                   ///< windows
+  int64_t num_samples = 256;                   ///< windows, held-out ones too
   int64_t max_sequence_length = 2048;          ///< tokens of a window
   uint64_t seed = 0;                           ///< of the order of records
   std::filesystem::path parquet_program = {};  ///< empty: nibble-parquet beside the running program
+  int64_t held_out_samples = 0;  ///< of num_samples: for advice, if data is too little
 };
 
 struct CalibrationData {

@@ -114,6 +114,7 @@ OrderedJson Conversion::identity(const ConvertOptions& options, const Calibratio
   return {{"version", 1},
           {"input", fs::absolute(input_.path()).lexically_normal().string()},
           {"input_files", files_of(input_.path())},
+          {"input_config", read_ordered_config(input_.path()).dump()},
           {"method", options.method == QuantMethod::kGptq ? "gptq" : "rtn"},
           {"quantization_config", quantization_config_json(plan_.config)},
           {"grid", static_cast<int>(options.gptq.grid)},
@@ -149,7 +150,12 @@ void ConversionOutput::fill(const std::function<void()>& work) {
   try {
     work();
   } catch (const Error& error) {
-    if (error.code() != ErrorCode::kInvalidArgument) keep();
+    // Of a wrong input nothing is kept, unless hours may be in finished layers.
+    const fs::path layers = model_.path() / "layers";
+    if (error.code() != ErrorCode::kInvalidArgument ||
+        (fs::exists(layers) && !fs::is_empty(layers))) {
+      keep();
+    }
     throw;
   } catch (...) {
     keep();
@@ -158,8 +164,10 @@ void ConversionOutput::fill(const std::function<void()>& work) {
 }
 
 void ConversionOutput::finish(const Conversion& conversion) {
-  fs::remove(model_.path() / "conversion.json");
-  model_.finish(conversion.input().path(), conversion.output_config());
+  model_.finish(conversion.input().path(), conversion.output_config(), [&] {
+    fs::remove_all(model_.path() / "layers");
+    fs::remove(model_.path() / "conversion.json");  // last: without it nothing is gone on from
+  });
 }
 
 ConvertReport convert(const ConvertOptions& options, const CalibrationTokens* tokens,

@@ -156,16 +156,15 @@ ConvertReport convert_layers(const Conversion& conversion, const ConvertOptions&
   output.fill([&] {
     run_layers(conversion, options, tokens, place, backend, staged, progress, report);
     write_model(conversion, staged, output.model());
+    progress(conversion.input_bytes(), conversion.input_bytes(), "writing");
+    report.matrices = staged.reports();
+    output.finish(conversion);
   });
-  progress(conversion.input_bytes(), conversion.input_bytes(), "writing");
-  report.matrices = staged.reports();
   for (const ConvertedMatrix& matrix : report.matrices) {
     if (matrix.calibration && matrix.calibration->recovery != recovery_name(Recovery::kNone)) {
       report.warnings.push_back(recovery_warning(matrix));
     }
   }
-  staged.remove();
-  output.finish(conversion);
   return report;
 }
 

@@ -51,8 +51,8 @@ ConvertReport convert_parameters(const Conversion& conversion, const ConvertOpti
       done_bytes += 2 * p.num_elements();
       progress(done_bytes, conversion.input_bytes(), p.module);
     }
+    output.finish(conversion);
   });
-  output.finish(conversion);
   return report;
 }
 

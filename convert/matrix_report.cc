@@ -1,5 +1,7 @@
 #include "convert/matrix_report.h"
 
+#include <limits>
+
 #include "core/base/fail.h"
 
 namespace nibble {
@@ -19,12 +21,17 @@ OrderedJson to_json(const ConvertedMatrix& matrix) {
 }
 
 ConvertedMatrix parse_converted_matrix(const Json& json, const std::string& what) {
+  // JSON has no NaN or infinity: an error that overflowed was written as null.
+  const auto number = [&](const char* key) {
+    const Json& value = json.at(key);
+    return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>();
+  };
   try {
     ConvertedMatrix matrix{json.at("module"), json.at("shape").at(0), json.at("shape").at(1),
-                           json.at("relative_rms_error"), std::nullopt};
+                           number("relative_rms_error"), std::nullopt};
     if (!json.contains("output_error")) return matrix;
     matrix.calibration =
-        CalibrationReport{json.at("output_error"), json.at("nearest_output_error"),
+        CalibrationReport{number("output_error"), number("nearest_output_error"),
                           json.at("dampening"), json.at("recovery"), json.at("elapsed_ms")};
     return matrix;
   } catch (const Json::exception& error) {

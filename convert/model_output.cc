@@ -1,5 +1,7 @@
 #include "convert/model_output.h"
 
+#include <sys/stat.h>
+
 #include "core/base/file.h"
 #include "core/models/checkpoint_tensors.h"
 
@@ -9,16 +11,32 @@ namespace {
 constexpr int64_t kMaxConfigBytes = 16 << 20;
 constexpr int64_t kSideFileBytes = 32 << 20;  // tokenizer and the like, with room to spare
 
+// What an interrupted run left counts.
+int64_t bytes_in(const std::filesystem::path& directory) {
+  int64_t bytes = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory)) {
+    struct stat info {};
+    if (entry.is_regular_file() && ::stat(entry.path().c_str(), &info) == 0) {
+      bytes += int64_t{info.st_blocks} * 512;  // of a sparse file what it occupies
+    }
+  }
+  return bytes;
+}
+
 // Before the writer creates its first file.
 const PendingDirectory& prepared(const PendingDirectory& directory,
                                  const std::vector<TensorInfo>& tensors,
                                  const std::function<void(const std::filesystem::path&)>& claim) {
-  directory.require_free_bytes(total_bytes(tensors) + kSideFileBytes);
+  directory.require_free_bytes(total_bytes(tensors) + kSideFileBytes - bytes_in(directory.path()));
   if (claim) claim(directory.path());
   return directory;
 }
 
 }  // namespace
+
+void ModelOutput::require_free_bytes(int64_t bytes) const {
+  directory_.require_free_bytes(bytes - bytes_in(directory_.path()));
+}
 
 int64_t total_bytes(const std::vector<TensorInfo>& tensors) {
   int64_t bytes = 0;
@@ -60,10 +78,12 @@ void ModelOutput::write_packed(const ParameterSpec& parameter, std::span<const u
   write(parameter.module + ".weight_shape", std::vector<int64_t>{parameter.rows, parameter.cols});
 }
 
-void ModelOutput::finish(const std::filesystem::path& from, const OrderedJson& config) {
+void ModelOutput::finish(const std::filesystem::path& from, const OrderedJson& config,
+                         const std::function<void()>& clean_up) {
   writer_.finish();
   if (!from.empty()) copy_side_files(from, directory_.path());
   write_file_atomically(directory_.path() / "config.json", config.dump(2) + "\n");
+  if (clean_up) clean_up();
   directory_.commit();
 }
 

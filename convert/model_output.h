@@ -46,8 +46,9 @@ class ModelOutput {
   const std::filesystem::path& path() const { return directory_.path(); }
   /// True for what an interrupted run has written; it is to be left out.
   bool is_written(const std::string& name) const { return writer_.is_written(name); }
-  /// Throws as the constructor does if there is not room for so much more.
-  void require_free_bytes(int64_t bytes) const { directory_.require_free_bytes(bytes); }
+  /// Throws as the constructor does if there is not room for so much, what is there already
+  /// counted.
+  void require_free_bytes(int64_t bytes) const;
   /// From here on an interrupted run is worth going on from.
   void keep() { directory_.keep(); }
   /// The next tensor of the list.
@@ -59,7 +60,9 @@ class ModelOutput {
   void write_packed(const ParameterSpec& parameter, std::span<const uint32_t> words,
                     std::span<const uint16_t> scale);
   /// Copies the side files of `from` (empty: none) and makes the directory appear.
-  void finish(const std::filesystem::path& from, const OrderedJson& config);
+  ///   clean_up  called when all is written, before the directory has its name
+  void finish(const std::filesystem::path& from, const OrderedJson& config,
+              const std::function<void()>& clean_up = {});
 
  private:
   PendingDirectory directory_;

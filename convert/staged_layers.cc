@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "convert/token_rows.h"
 #include "core/base/fail.h"
 #include "core/base/file.h"
 #include "core/quant/rows.h"
@@ -52,6 +53,22 @@ ConvertedMatrix report_of(const ParameterSpec& spec, const LayerMatrix& matrix) 
   return report;
 }
 
+// What a killed run was writing: files without their names yet, and a file of activations between
+// its creation and its removal.
+void sweep(const fs::path& directory) {
+  for (const fs::path& place : {directory, directory / "layers"}) {
+    if (!fs::exists(place)) continue;
+    std::vector<fs::path> leftover;
+    for (const auto& entry : fs::directory_iterator(place)) {
+      const std::string name = entry.path().filename().string();
+      if (name.find(".tmp.") != std::string::npos || name == kActivationsFile) {
+        leftover.push_back(entry.path());
+      }
+    }
+    for (const fs::path& path : leftover) fs::remove(path);
+  }
+}
+
 }  // namespace
 
 void claim_conversion(const fs::path& directory, const OrderedJson& identity) {
@@ -71,6 +88,7 @@ void claim_conversion(const fs::path& directory, const OrderedJson& identity) {
          before.contains(key) ? before[key].dump().substr(0, 200) : "not there",
          value.dump().substr(0, 200));
   }
+  sweep(directory);
 }
 
 StagedLayers::StagedLayers(fs::path directory, const ParameterTable& table,

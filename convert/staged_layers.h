@@ -35,7 +35,6 @@ class StagedLayers {
   /// Of all layers, in the order of the table.
   std::vector<ConvertedMatrix> reports() const;
   StoredParameter packed(int64_t parameter) const;
-  void remove() const { std::filesystem::remove_all(directory_); }
 
  private:
   std::filesystem::path path_of(int64_t layer) const;

@@ -11,6 +11,9 @@
 
 namespace nibble {
 
+/// In the spill directory, while it is made.
+inline constexpr char kActivationsFile[] = "activations.tmp";
+
 /// Where activations of many tokens are kept.
 struct StreamPlace {
   bool is_on_device = false;              ///< else in host memory

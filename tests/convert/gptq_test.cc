@@ -11,7 +11,7 @@
 
 #include "core/base/json.h"
 #include "core/checkpoint/safetensors.h"
-#include "core/ops/cpu_backend.h"
+#include "core/ops/bf16_cpu_backend.h"
 
 namespace nibble {
 namespace {
@@ -37,7 +37,7 @@ struct Case {
         x(tensor_of(file.tensor("activations"), at::kBFloat16)) {
     const at::Tensor activations = x.to(at::kFloat);
     gram = at::zeros({x.size(1), x.size(1)}, at::kFloat);
-    ops::cpu_backend().add_gram(activations, gram);
+    ops::statistics_cpu_backend().add_gram(activations, gram);
     gram = gram.triu().add(gram.triu(1).t());
     options.group_size = info["group"];
     options.dampening = info["damp"];
