@@ -22,6 +22,8 @@ namespace nibble {
 namespace {
 
 constexpr std::array<int64_t, 3> kGroupSizes = {32, 64, 128};
+constexpr int64_t kMostFileMb = 10'000'000;
+constexpr int kMostThreads = 1024;
 
 struct ConvertFlags {
   ConvertOptions options;
@@ -66,9 +68,13 @@ void check_flags(const ConvertFlags& flags) {
   if (flags.quant_type == "W8A16" && flags.grid != "sym7") {
     fail(ErrorCode::kInvalidArgument, "--grid sym7p5 is of 4 bits; leave it out with W8A16");
   }
-  if (flags.max_file_mb < 1) {
-    fail(ErrorCode::kInvalidArgument, "--max-file-mb is {}; it must be at least 1",
-         flags.max_file_mb);
+  if (flags.max_file_mb < 1 || flags.max_file_mb > kMostFileMb) {
+    fail(ErrorCode::kInvalidArgument, "--max-file-mb is {}; it must be from 1 to {}",
+         flags.max_file_mb, kMostFileMb);
+  }
+  if (flags.threads < 0 || flags.threads > kMostThreads) {
+    fail(ErrorCode::kInvalidArgument, "--threads is {}; it must be from 1 to {}, or left out",
+         flags.threads, kMostThreads);
   }
   const double dampening = flags.options.gptq.dampening;
   if (!(dampening > 0.0 && dampening <= 1.0)) {

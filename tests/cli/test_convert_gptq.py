@@ -177,6 +177,31 @@ class ConvertGptq(CliTestCase):
         self.assertTrue((self.folder / "out.partial/conversion.json").exists())
         self.assertIn("--resume", self.refused(*self.arguments("moe_norm", target)))
 
+    def test_finished_layers_outlive_a_later_error(self):
+        source = shutil.copytree(MODELS / "dense_untied/bf16", self.folder / "model")
+        command = ("convert", "--input-dir", source, "--output-dir", self.folder / "out", "--data-dir", self.data,
+                   *samples())
+        with open(source / "LICENSE", "wb") as file:
+            file.truncate(300 << 20)  # a side file that is too large to be one
+        self.assertIn("LICENSE", self.refused(*command))
+        partial = self.folder / "out.partial"
+        layers = sorted(path.name for path in (partial / "layers").iterdir())
+        self.assertGreater(len(layers), 1)
+        # What kills leave, and another model of the same weights.
+        for name in ("model.safetensors.tmp.123", "activations.tmp", "layers/layer-00000.safetensors.tmp.9"):
+            (partial / name).write_bytes(b"x" * 1000)
+        (source / "LICENSE").unlink()
+        config = (source / "config.json").read_text()
+        (source / "config.json").write_text(json.dumps(json.loads(config) | {"rms_norm_eps": 0.5}))
+        self.assertIn("input_config", self.refused(*command, "--resume"))
+        (source / "config.json").write_text(config)
+        report = json.loads(self.succeed(*command, "--resume", "--json"))
+        self.assertEqual(report["resumed_layers"], len(layers))
+        whole, _ = self.convert("dense_untied", target="whole")
+        self.assertEqual(sorted(path.name for path in (self.folder / "out").iterdir()),
+                         sorted(path.name for path in whole.iterdir()))
+        self.assertEqual(directory_tensors(self.folder / "out"), directory_tensors(whole))
+
     def test_group_sizes_are_compared(self):
         out = self.succeed("convert", "--input-dir", MODELS / "dense_untied/bf16", "--data-dir", self.data,
                            *samples(), "--compare", "32,64,128", "--json")
@@ -205,6 +230,8 @@ class ConvertGptq(CliTestCase):
                 (("--data-dir", self.data, "--dampening-frac", 0), "--dampening-frac"),
                 (("--data-dir", self.data, "--actorder", "group"), "--actorder"),
                 (("--data-dir", self.data, "--scale-search", "x"), "--scale-search"),
+                (("--data-dir", self.data, "--threads", -5), "--threads"),
+                (("--data-dir", self.data, "--max-file-mb", 2**63 - 1), "--max-file-mb"),
                 (("--data-dir", self.data, "--compare", "32"), "--compare"),
                 (("--data-dir", self.data, "--compare", "48"), "--compare"),
         ):
