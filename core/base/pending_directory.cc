@@ -1,5 +1,11 @@
 #include "core/base/pending_directory.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
 #include <system_error>
 
 #include "core/base/fail.h"
@@ -26,6 +32,23 @@ fs::path follow_links(fs::path path) {
   return path;
 }
 
+// A descriptor that holds the directory's lock.
+int lock_directory(const fs::path& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) {
+    fail(ErrorCode::kInvalidArgument, "cannot open directory '{}': {}", path.string(),
+         std::strerror(errno));
+  }
+  // File systems without locks are gone on with.
+  if (::flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    ::close(fd);
+    fail(ErrorCode::kInvalidArgument,
+         "'{}' is being filled by another process; wait for it, or choose another name",
+         path.string());
+  }
+  return fd;
+}
+
 }  // namespace
 
 PendingDirectory::PendingDirectory(fs::path final_path, Leftover leftover)
@@ -48,19 +71,24 @@ PendingDirectory::PendingDirectory(fs::path final_path, Leftover leftover)
            "place, or remove it",
            temporary_.string());
     }
+    lock_ = lock_directory(temporary_);
     kept_ = leftover == Leftover::kContinue;
     if (kept_) return;
     fs::remove_all(temporary_);
+    ::close(lock_);
+    lock_ = -1;
   }
   if (!fs::create_directories(temporary_, error) || error) {
     fail(ErrorCode::kInvalidArgument, "cannot create directory '{}': {}", temporary_.string(),
          error.message());
   }
+  lock_ = lock_directory(temporary_);
 }
 
 PendingDirectory::~PendingDirectory() {
   std::error_code ignored;  // a destructor must not throw; the name says that it is partial
   if (!committed_ && !kept_) fs::remove_all(temporary_, ignored);
+  if (lock_ >= 0) ::close(lock_);
 }
 
 void PendingDirectory::require_free_bytes(int64_t bytes) const {

@@ -29,11 +29,15 @@ std::vector<fs::path> find_files(const fs::path& path) {
            "'{}' is neither *.jsonl nor *.parquet, which is how the two formats are told apart",
            path.string());
     }
+    if (!fs::is_regular_file(
+            path)) {  // records are read more than once; a pipe would be waited for
+      fail(ErrorCode::kInvalidArgument, "'{}' is no regular file", path.string());
+    }
     return {path};
   }
   std::vector<fs::path> files;
   for (const fs::directory_entry& entry : fs::directory_iterator(path)) {
-    if (is_data_file(entry.path()) && !entry.is_directory()) files.push_back(entry.path());
+    if (is_data_file(entry.path()) && entry.is_regular_file()) files.push_back(entry.path());
   }
   if (files.empty()) {
     fail(ErrorCode::kInvalidArgument,

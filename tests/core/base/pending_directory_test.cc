@@ -77,6 +77,17 @@ TEST_F(PendingDirectoryTest, ReplacesALeftoverOnlyWhenTold) {
   EXPECT_TRUE(fs::is_empty(directory.path()));
 }
 
+TEST_F(PendingDirectoryTest, IsFilledByOneAtATime) {
+  {
+    const PendingDirectory first(root_ / "out", Leftover::kRefuse);
+    write_file_atomically(first.path() / "half", "mine");
+    EXPECT_THROW(PendingDirectory(root_ / "out", Leftover::kContinue), Error);
+    EXPECT_THROW(PendingDirectory(root_ / "out", Leftover::kReplace), Error);
+    EXPECT_EQ(read_file(first.path() / "half", 100), "mine");
+  }
+  EXPECT_NO_THROW(PendingDirectory(root_ / "out", Leftover::kRefuse));
+}
+
 TEST_F(PendingDirectoryTest, ADiskWithoutRoomIsExhaustedBeforeWriting) {
   const PendingDirectory directory(root_ / "out", Leftover::kRefuse);
   directory.require_free_bytes(1);

@@ -1,5 +1,7 @@
 #include "core/data/record_set.h"
 
+#include <sys/stat.h>
+
 #include "tests/core/data/data_folder.h"
 
 namespace nibble {
@@ -64,6 +66,9 @@ TEST_F(Records, WhatHasNoneIsNamed) {
                [&] { open(folder_); });
   const auto text = write("a.txt", "1\n");
   expect_error(ErrorCode::kInvalidArgument, {text.string(), "*.jsonl"}, [&] { open(text); });
+  const auto pipe = folder_ / "pipe.jsonl";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  expect_error(ErrorCode::kInvalidArgument, {pipe.string(), "regular file"}, [&] { open(pipe); });
   const auto empty = write("a.jsonl", "\n\n");
   expect_error(ErrorCode::kInvalidArgument, {empty.string(), "no records"}, [&] { open(empty); });
 }
