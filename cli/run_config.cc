@@ -99,8 +99,7 @@ void check_qat_start(const RunConfig& c, const ConfigSource& source) {
     if (c.qat.masters != QatSection{}.masters) {
       fail(ErrorCode::kInvalidArgument,
            "qat.masters is nearest ({}), but qat.start is rtn, whose masters are the weights: "
-           "remove "
-           "it, or set qat.start: calibrated",
+           "remove it, or set qat.start: calibrated",
            source.where("qat.masters"));
     }
     if (c.qat.rescale_every == 0) return;

@@ -123,7 +123,8 @@ def convert(tool: str, method: str, arguments: argparse.Namespace, folder: pathl
                    arguments.model, "--output-dir", output, "--quant-group-size", arguments.group, "--threads",
                    arguments.threads, "--json"]
         if method == "gptq":
-            command += ["--scale-search", arguments.scale_search, "--data-dir", folder / "data", "--held-out-samples", "0", "--num-calibration-samples", arguments.samples,
+            command += ["--scale-search", arguments.scale_search, "--data-dir", folder / "data",
+                        "--held-out-samples", "0", "--num-calibration-samples", arguments.samples,
                         "--max-sequence-length", arguments.length, "--dampening-frac", DAMPENING]
     else:
         command = [sys.executable, "-B", __file__, "--llmcompressor", method, "--model", arguments.model,
@@ -308,7 +309,8 @@ def report(arguments: argparse.Namespace, runs: dict, copies: list[float], figur
     megabytes = sum(path.stat().st_size for path in arguments.model.iterdir()) / 1e6
     result = {"bench": "convert", "machine": platform.machine(), "cpus": os.cpu_count(),
               "threads": arguments.threads, "model_mb": megabytes, "group": arguments.group,
-              "grid": arguments.grid, "scale_search": arguments.scale_search, "samples": arguments.samples, "length": arguments.length,
+              "grid": arguments.grid, "scale_search": arguments.scale_search,
+              "samples": arguments.samples, "length": arguments.length,
               "held_out_tokens": HELD_OUT_WINDOWS * arguments.length}
     for version, found in runs.items():
         medians = {key: statistics.median(run[key] for run in found) for key in found[0] if key != "out"}

@@ -9,13 +9,6 @@
 namespace nibble::kernels {
 namespace {
 
-inline float bf16_bits_value(uint16_t bits) {
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  memcpy(&value, &wide, sizeof value);
-  return value;
-}
-
 inline F32x16 code_of(F32x16 weight, F32x16 scale, const quant::GridLimits& limits) {
   const F32x16 low = splat(static_cast<float>(limits.min_code));
   const F32x16 high = splat(static_cast<float>(limits.max_code));
@@ -35,7 +28,7 @@ inline F32x16 code_of(F32x16 weight, F32x16 scale, const quant::GridLimits& limi
     sum[v] = zero();
   }
   for (int64_t i = 0; i < count; ++i) {
-    const F32x16 w = splat(bf16_bits_value(weight[i]));
+    const F32x16 w = splat(bf16_value(weight[i]));
     const F32x16 part = splat(importance == nullptr ? 1.0f : importance[i]);
     for (int v = 0; v < kVectors; ++v) {
       const F32x16 error = w - round_bf16(code_of(w, scale[v], limits) * scale[v]);
@@ -60,7 +53,7 @@ inline void gptq_sixteen(const GptqBlock& b, const quant::GridLimits& limits, in
     float scale_of[kLanes];
     for (int lane = 0; lane < kLanes; ++lane) scale_of[lane] = 1.0f;
     for (int lane = 0; lane < count; ++lane) {
-      scale_of[lane] = bf16_bits_value(b.scale[(row + lane) * b.groups + b.column[j] / b.group]);
+      scale_of[lane] = bf16_value(b.scale[(row + lane) * b.groups + b.column[j] / b.group]);
     }
     const float* factor = b.factor + j * b.factor_stride;
     const F32x16 w = load(weight + j * kLanes);

@@ -10,13 +10,6 @@
 namespace nibble::kernels {
 namespace {
 
-inline float bf16_value(uint16_t bits) {
-  const uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  float value;
-  memcpy(&value, &wide, sizeof value);
-  return value;
-}
-
 // NT consecutive weight rows, read sixteen inputs at a time. begin_block(k) is called once per
 // kBlock inputs (a multiple of every group size is not needed: groups are multiples of 32).
 template <int NT>
