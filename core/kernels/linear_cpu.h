@@ -182,8 +182,8 @@ inline void linear_panels(const float* x, const WeightView& w, int64_t m, float*
   }
 }
 
-void linear_isa(const float* x, const WeightView& w, int64_t m, float* y, int64_t ldy,
-                const Parallel& parallel) {
+[[maybe_unused]] void linear_isa(const float* x, const WeightView& w, int64_t m, float* y,
+                                 int64_t ldy, const Parallel& parallel) {
   if (m <= 0) return;
   // Threads take whole tiles of four output rows.
   const int64_t tiles = (w.rows + 3) / 4;
@@ -202,7 +202,7 @@ void linear_isa(const float* x, const WeightView& w, int64_t m, float* y, int64_
   });
 }
 
-void dequantize_isa(const WeightView& w, float* weight, const Parallel& parallel) {
+[[maybe_unused]] void dequantize_isa(const WeightView& w, float* weight, const Parallel& parallel) {
   parallel.run(w.rows, max_of(1, 65536 / w.cols),
                [&](int64_t begin, int64_t end) { expand(w, begin, end, weight + begin * w.cols); });
 }
