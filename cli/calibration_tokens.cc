@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <iterator>
+#include <limits>
 
 #include "convert/calibration_data.h"
 #include "core/base/fail.h"
@@ -43,12 +44,13 @@ CalibrationTokens load_calibration_tokens(const CalibrationFlags& flags,
   check_range("--num-calibration-samples", flags.num_samples, 1, kMaxSamples);
   check_range("--max-sequence-length", flags.max_sequence_length, 2, kMaxWindow);
   check_range("--held-out-samples", flags.held_out_samples, 0, kMaxSamples);
+  check_range("--seed", flags.seed, 0, std::numeric_limits<int64_t>::max());
   const auto tokenizer = Tokenizer::from_directory(model);
   const PromptEncoder encoder(tokenizer, model.string());
   CalibrationData data = load_calibration_data({flags.data,
                                                 flags.num_samples + flags.held_out_samples,
                                                 flags.max_sequence_length,
-                                                flags.seed,
+                                                static_cast<uint64_t>(flags.seed),
                                                 {},
                                                 flags.held_out_samples},
                                                tokenizer, encoder);

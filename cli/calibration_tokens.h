@@ -17,7 +17,7 @@ struct CalibrationFlags {
   int64_t num_samples = 256;
   int64_t max_sequence_length = 2048;
   int64_t held_out_samples = 8;
-  uint64_t seed = 0;
+  int64_t seed = 0;
 };
 
 /// Declares --data-dir, --num-calibration-samples, --max-sequence-length, --held-out-samples and

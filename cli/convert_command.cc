@@ -36,6 +36,7 @@ struct ConvertFlags {
   std::string targets;
   std::string device = "auto";
   std::vector<int64_t> compare;
+  std::vector<std::string> of_text;  // flags that were given and need --data-dir
   int64_t max_file_mb = 5000;
   int threads = 0;
   bool resume = false;
@@ -64,7 +65,11 @@ void check_flags(const ConvertFlags& flags) {
   check_choice("--actorder", flags.act_order, {"static", "none"});
   check_choice("--device", flags.device, {"auto", "cpu", "cuda"});
   check_group_size("--quant-group-size", flags.options.gptq.group_size);
-  for (const int64_t size : flags.compare) check_group_size("--compare", size);
+  for (auto size = flags.compare.begin(); size != flags.compare.end(); ++size) {
+    check_group_size("--compare", *size);
+    if (std::find(flags.compare.begin(), size, *size) == size) continue;
+    fail(ErrorCode::kInvalidArgument, "--compare names {} twice", *size);
+  }
   if (flags.quant_type == "W8A16" && flags.grid != "sym7") {
     fail(ErrorCode::kInvalidArgument, "--grid sym7p5 is of 4 bits; leave it out with W8A16");
   }
@@ -89,9 +94,18 @@ void check_flags(const ConvertFlags& flags) {
          "--method gptq needs calibration text: name it with --data-dir, or round to nearest with "
          "--method rtn");
   }
+  if (flags.calibration.data.empty() && !flags.of_text.empty()) {
+    fail(ErrorCode::kInvalidArgument,
+         "{} is of text, and none is given: add --data-dir, or leave it out",
+         fmt::join(flags.of_text, ", "));
+  }
   if (!flags.compare.empty() && !flags.options.output.directory.empty()) {
     fail(ErrorCode::kInvalidArgument,
          "--compare writes nothing; leave --output-dir out, then convert with the size you choose");
+  }
+  if (!flags.compare.empty() && flags.resume) {
+    fail(ErrorCode::kInvalidArgument,
+         "--compare leaves nothing behind that --resume could go on from");
   }
   if (!flags.compare.empty() && flags.options.spills) {
     fail(ErrorCode::kInvalidArgument,
@@ -160,6 +174,10 @@ void run_convert(const ConvertFlags& flags) {
   if (!flags.calibration.data.empty()) {
     tokens = load_calibration_tokens(flags.calibration, options.input_dir);
   }
+  if (!tokens && flags.device == "cuda") {
+    get_logger("convert")->warn(
+        "rounding without --data-dir runs on the CPU, at the speed of the disk");
+  }
   const auto gpu = tokens ? open_gpu(flags.device, Numerics::kFast) : nullptr;
   const ops::Backend& backend = gpu ? *gpu : ops::statistics_cpu_backend();
   if (gpu && !options.spills) {
@@ -178,6 +196,15 @@ void run_convert(const ConvertFlags& flags) {
   for (const std::string& warning : report.warnings) get_logger("convert")->warn("{}", warning);
   fmt::print("{}", flags.json ? convert_report_json(report, options) + "\n"
                               : convert_report_text(report, options));
+}
+
+std::vector<std::string> given_flags_of_text(const CLI::App& command) {
+  std::vector<std::string> given;
+  for (const char* flag : {"--num-calibration-samples", "--max-sequence-length",
+                           "--held-out-samples", "--seed", "--spill"}) {
+    if (command.count(flag) > 0) given.push_back(flag);
+  }
+  return given;
 }
 
 void add_quantization_flags(CLI::App& command, ConvertFlags& flags) {
@@ -253,7 +280,10 @@ void add_convert_command(CLI::App& app, CommandContext& context) {
       "      --compare 32,64,128\n"
       "  nibble convert --input-dir models/Qwen3-0.6B --output-dir models/Qwen3-0.6B-rtn "
       "--method rtn");
-  command->callback([flags, &context] { context.run = [flags] { run_convert(*flags); }; });
+  command->callback([flags, command, &context] {
+    flags->of_text = given_flags_of_text(*command);
+    context.run = [flags] { run_convert(*flags); };
+  });
 }
 
 }  // namespace nibble

@@ -107,7 +107,7 @@ std::string comparison_json(std::span<const GroupSizeResult> results) {
     OrderedJson size = {{"group_size", r.group_size}, {"undivided", r.undivided}};
     if (r.undivided.empty()) {
       size["output_bytes"] = r.output_bytes;
-      size["output_error"] = r.output_error;
+      if (r.output_error) size["output_error"] = *r.output_error;
       size["held_out"] = held_out_json(r.held_out);
     }
     sizes.push_back(std::move(size));
@@ -121,9 +121,9 @@ std::string comparison_text(std::span<const GroupSizeResult> results) {
   constexpr size_t kMostNames = 8;
   for (const GroupSizeResult& r : results) {
     if (r.undivided.empty()) {
-      fmt::format_to(std::back_inserter(text), "{:>10} {:>10.1f} {:>12.5f} {:>12.4f} {:>12.5f}\n",
+      fmt::format_to(std::back_inserter(text), "{:>10} {:>10.1f} {:>12.5f} {:>12.4f} {:>12}\n",
                      r.group_size, megabytes(r.output_bytes), r.held_out.kl, r.held_out.perplexity,
-                     r.output_error);
+                     r.output_error ? fmt::format("{:.5f}", *r.output_error) : "-");
       continue;
     }
     fmt::format_to(std::back_inserter(text),

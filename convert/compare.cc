@@ -111,8 +111,10 @@ std::vector<GroupSizeResult> compare_group_sizes(const ConvertOptions& options,
   for (size_t i = 0; i < variants.size(); ++i) {
     if (!variants[i]) continue;
     const Variant& variant = *variants[i];
-    results[i].output_error =
-        std::sqrt(variant.squares / static_cast<double>(variant.num_matrices));
+    if (options.method != QuantMethod::kNearest) {
+      results[i].output_error =
+          std::sqrt(variant.squares / static_cast<double>(variant.num_matrices));
+    }
     results[i].output_bytes = total_bytes(model_tensors(table, variant.conversion.plan()));
     results[i].held_out =
         compare_held_out(base.spec(), backend, weights, original, variant.quantized);

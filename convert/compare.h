@@ -15,7 +15,8 @@ struct GroupSizeResult {
   int64_t group_size = 0;
   std::vector<std::string> undivided;  ///< matrices whose inputs it does not divide: none is tried
   int64_t output_bytes = 0;
-  double output_error = 0.0;  ///< root mean square over matrices; 0 for rounding to nearest
+  /// Root mean square over matrices; none for rounding to nearest, which looks at no output.
+  std::optional<double> output_error;
   HeldOutResult held_out;
 };
 

@@ -1,6 +1,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "convert/conversion.h"
 #include "convert/matrix.h"
@@ -120,6 +121,10 @@ void run_layers(const Conversion& conversion, const ConvertOptions& options,
     progress(done_bytes, conversion.input_bytes(), fmt::format("layer {}", layer));
   }
   report.held_out = run.compare();
+  if (report.held_out && !std::isfinite(report.held_out->kl)) {
+    report.warnings.push_back(
+        "the quantized model's outputs on held-out text are not finite: its activations overflow");
+  }
   report.calibration_tokens = run.calibration_tokens();
 }
 

@@ -2,6 +2,7 @@
 
 #include <ATen/ops/from_blob.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "convert/token_rows.h"
@@ -53,6 +54,10 @@ ConvertedMatrix report_of(const ParameterSpec& spec, const LayerMatrix& matrix) 
   return report;
 }
 
+bool is_unnamed(const fs::path& path) {
+  return path.filename().string().find(".tmp.") != std::string::npos;
+}
+
 // What a killed run was writing: files without their names yet, and a file of activations between
 // its creation and its removal.
 void sweep(const fs::path& directory) {
@@ -60,8 +65,7 @@ void sweep(const fs::path& directory) {
     if (!fs::exists(place)) continue;
     std::vector<fs::path> leftover;
     for (const auto& entry : fs::directory_iterator(place)) {
-      const std::string name = entry.path().filename().string();
-      if (name.find(".tmp.") != std::string::npos || name == kActivationsFile) {
+      if (is_unnamed(entry.path()) || entry.path().filename() == kActivationsFile) {
         leftover.push_back(entry.path());
       }
     }
@@ -74,7 +78,16 @@ void sweep(const fs::path& directory) {
 void claim_conversion(const fs::path& directory, const OrderedJson& identity) {
   const fs::path path = directory / "conversion.json";
   if (!fs::exists(path)) {
-    // Nothing durable precedes this file.
+    // Nothing durable precedes this file, and of what is made only config.json and what stands
+    // beside it outlive it.
+    const bool is_ours = fs::exists(directory / "config.json") ||
+                         std::all_of(fs::directory_iterator(directory), fs::directory_iterator(),
+                                     [](const auto& entry) { return is_unnamed(entry.path()); });
+    if (!is_ours) {
+      fail(ErrorCode::kInvalidArgument,
+           "'{}' holds files, and no conversion.json: no conversion left it; move it away",
+           directory.string());
+    }
     for (const auto& entry : fs::directory_iterator(directory)) fs::remove_all(entry.path());
     write_file_atomically(path, identity.dump(2) + "\n");
     return;

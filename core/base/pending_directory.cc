@@ -60,9 +60,11 @@ PendingDirectory::PendingDirectory(fs::path final_path, Leftover leftover)
          final_.string());
   }
   if (fs::exists(final_, error) && !fs::is_empty(final_)) {
-    fail(ErrorCode::kInvalidArgument,
-         "output directory '{}' exists and is not empty; choose another name or remove it",
-         final_.string());
+    fail(ErrorCode::kInvalidArgument, "output directory '{}' exists and is not empty; {}",
+         final_.string(),
+         leftover == Leftover::kContinue && !fs::exists(temporary_)
+             ? "nothing is left to go on from: it is complete, or something else"
+             : "choose another name or remove it");
   }
   if (fs::exists(temporary_, error)) {
     if (leftover == Leftover::kRefuse) {

@@ -23,6 +23,7 @@ void for_each_json_record(const std::filesystem::path& path,
   int64_t count = 0;
   std::string line;
   for (int64_t number = 1; std::getline(in, line); ++number) {
+    if (line.ends_with('\r')) line.pop_back();
     if (line.empty()) continue;
     JsonRecord record{number, fmt::format("{}:{}", path.string(), number), {}};
     if (line.size() > kMaxLineBytes || count == kMaxRecords) {

@@ -21,30 +21,33 @@ JsonlFile::JsonlFile(std::filesystem::path path) : path_(std::move(path)), in_(p
   int64_t read_bytes = 0;
   int64_t begin = 0;  // of the line that has not ended
   int64_t line = 1;
+  char last = '\0';  // byte of the block before
   while (in_) {
     in_.read(block.data(), std::ssize(block));
     const char* at = block.data();
     const char* const end = at + in_.gcount();
     while (const void* found = std::memchr(at, '\n', static_cast<size_t>(end - at))) {
-      at = static_cast<const char*>(found) + 1;
+      const char* const newline = static_cast<const char*>(found);
+      at = newline + 1;
       const int64_t next = read_bytes + (at - block.data());
-      add_line(begin, line++, next - begin - 1);
+      add_line(begin, line++, next - begin - 1, newline > block.data() ? newline[-1] : last);
       begin = next;
     }
     read_bytes += in_.gcount();
+    if (in_.gcount() > 0) last = end[-1];
     // Now, and not at its end: a file may be one endless line.
     if (read_bytes - begin > static_cast<int64_t>(kMaxRecordBytes)) break;
   }
-  add_line(begin, line, read_bytes - begin);
+  add_line(begin, line, read_bytes - begin, last);
   if (in_.bad()) fail(ErrorCode::kDataLoss, "cannot read data file '{}'", path_.string());
 }
 
-void JsonlFile::add_line(int64_t offset, int64_t line, int64_t num_bytes) {
+void JsonlFile::add_line(int64_t offset, int64_t line, int64_t num_bytes, char last) {
   if (num_bytes > static_cast<int64_t>(kMaxRecordBytes)) {
     fail(ErrorCode::kInvalidArgument, "{}:{}: more than {} bytes in a line", path_.string(), line,
          kMaxRecordBytes);
   }
-  if (num_bytes == 0) return;
+  if (num_bytes == 0 || (num_bytes == 1 && last == '\r')) return;
   if (num_records_++ % kMarkEvery == 0) marks_.push_back({offset, line});
 }
 
@@ -67,6 +70,7 @@ void JsonlFile::read(std::span<const int64_t> indices,
         fail(ErrorCode::kInvalidArgument, "data file '{}' changed while it was read",
              path_.string());
       }
+      if (text.ends_with('\r')) text.pop_back();
     }
     body(place, {fmt::format("{}:{}", path_.string(), line), text});
   }

@@ -12,7 +12,7 @@
 
 namespace nibble {
 
-/// JSON lines; empty lines are no records. Opening it reads it once, to find where lines begin: 16
+/// JSON lines, ending in LF or CR LF; empty lines are no records. Opening it reads it once, to find where lines begin: 16
 /// bytes are kept for every 64 records.
 class JsonlFile : public RecordFile {
  public:
@@ -28,7 +28,7 @@ class JsonlFile : public RecordFile {
     int64_t offset = 0;  // of a line that is a record
     int64_t line = 0;    // its number, from 1
   };
-  void add_line(int64_t offset, int64_t line, int64_t num_bytes);
+  void add_line(int64_t offset, int64_t line, int64_t num_bytes, char last);
 
   const std::filesystem::path path_;
   std::ifstream in_;

@@ -40,14 +40,14 @@ NIBBLE_HOST_DEVICE inline GridLimits grid_limits(Grid grid) {
 
 constexpr uint16_t kBf16One = 0x3f80;
 constexpr uint16_t kBf16SmallestNormal = 0x0080;  // 2^-126
-constexpr uint16_t kBf16Epsilon = 0x3c00;         // 2^-7: compressed-tensors' scale of a zero group
+constexpr uint16_t kBf16Epsilon = 0x3c00;         // 2^-7: compressed-tensors' for a zero scale
 
 /// BF16 scale of a group from its largest magnitude. The scale is rounded before it divides,
 /// which makes sym7 idempotent. A zero or subnormal scale becomes 1, so that every code is 0
-/// (sym7p5 follows compressed-tensors there: the BF16 epsilon for an all-zero group).
+/// (sym7p5 follows compressed-tensors there: the BF16 epsilon for a zero scale).
 NIBBLE_HOST_DEVICE inline uint16_t group_scale(float absmax, Grid grid) {
   const uint16_t scale = float_to_bf16(absmax / grid_limits(grid).divisor);
-  if (grid == Grid::kSym7p5) return absmax == 0.0f ? kBf16Epsilon : scale;
+  if (grid == Grid::kSym7p5) return scale == 0 ? kBf16Epsilon : scale;
   return scale < kBf16SmallestNormal ? kBf16One : scale;
 }
 

@@ -180,6 +180,18 @@ class ConvertGptq(CliTestCase):
         self.assertTrue((self.folder / "out.partial/conversion.json").exists())
         self.assertIn("--resume", self.refused(*self.arguments("moe_norm", target)))
 
+    def test_a_directory_that_no_conversion_left_is_not_touched(self):
+        partial = self.folder / "out.partial"
+        partial.mkdir()
+        (partial / "thesis.txt").write_text("three years")
+        self.assertIn("conversion.json", self.refused(*self.arguments("moe_norm", self.folder / "out", "--resume")))
+        self.assertEqual((partial / "thesis.txt").read_text(), "three years")
+
+    def test_a_finished_conversion_has_nothing_to_resume(self):
+        self.convert("moe_norm")
+        error = self.refused(*self.arguments("moe_norm", self.folder / "out", "--resume"))
+        self.assertIn("nothing is left to go on from", error)
+
     def test_finished_layers_outlive_a_later_error(self):
         source = shutil.copytree(MODELS / "dense_untied/bf16", self.folder / "model")
         command = ("convert", "--input-dir", source, "--output-dir", self.folder / "out", "--data-dir", self.data,
@@ -222,6 +234,10 @@ class ConvertGptq(CliTestCase):
         text = self.succeed("convert", "--input-dir", MODELS / "dense_untied/bf16", "--data-dir", self.data,
                             *samples(), "--compare", "32", "--method", "rtn")
         self.assertIn("perplexity of the original", text)
+        self.assertIn(" -\n", text, "rounding looks at no outputs, and reports no error of them")
+        for flags, words in ((("--compare", "32,64,32"), "32 twice"), (("--compare", "32", "--resume"), "--resume")):
+            self.assertIn(words, self.refused("convert", "--input-dir", MODELS / "dense_untied/bf16",
+                                              "--data-dir", self.data, *samples(), *flags))
 
     def test_what_makes_no_sense_is_refused(self):
         source = MODELS / "dense_untied/bf16"
@@ -234,6 +250,9 @@ class ConvertGptq(CliTestCase):
                 (("--data-dir", self.data, "--actorder", "group"), "--actorder"),
                 (("--data-dir", self.data, "--scale-search", "x"), "--scale-search"),
                 (("--data-dir", self.data, "--threads", -5), "--threads"),
+                (("--data-dir", self.data, "--seed", -1), "--seed"),
+                (("--method", "rtn", "--held-out-samples", 4), "--held-out-samples"),
+                (("--method", "rtn", "--spill"), "--spill"),
                 (("--data-dir", self.data, "--max-file-mb", 2**63 - 1), "--max-file-mb"),
                 (("--data-dir", self.data, "--compare", "32"), "--compare"),
                 (("--data-dir", self.data, "--compare", "48"), "--compare"),

@@ -47,6 +47,23 @@ TEST_F(Jsonl, FindsLinesAcrossBlocksAndAtTheEnd) {
   EXPECT_TRUE(records[2].where.ends_with(":4")) << records[2].where;
 }
 
+TEST_F(Jsonl, TakesLinesThatEndInCrLf) {
+  std::string text = "\r\n";
+  for (int i = 0; i < 200; ++i) text += std::to_string(i) + "\r\n\r\n";
+  const std::string big((1 << 20) - 1 - text.size(),
+                        'x');  // its CR ends a block, its LF begins one
+  JsonlFile file(write("a.jsonl", text + big + "\r\n" + "\r\n" + "last\r"));
+  ASSERT_EQ(file.num_records(), 202);
+  const auto records = read(file, {0, 63, 64, 199, 200, 201});
+  EXPECT_EQ(records[0].json, "0");
+  EXPECT_EQ(records[1].json, "63");
+  EXPECT_EQ(records[2].json, "64");
+  EXPECT_EQ(records[3].json, "199");
+  EXPECT_TRUE(records[4].json == big);
+  EXPECT_EQ(records[5].json, "last");
+  EXPECT_TRUE(records[2].where.ends_with(":130")) << records[2].where;
+}
+
 TEST_F(Jsonl, RefusesWhatIsTooLongMissingOrChanged) {
   const auto path = write("a.jsonl", "{}\n" + std::string(kMaxRecordBytes + 1, 'x') + "\n");
   expect_error(ErrorCode::kInvalidArgument, {path.string() + ":2", "16777216"},

@@ -70,6 +70,13 @@ TEST_P(QuantFixture, Sym7p5MatchesTheFp32DivisionOfCompressedTensors) {
   expect_same_bytes(got.code, file.tensor("ct4.q_fp32div"), "q");
 }
 
+// torch.where(scales == 0, eps, scales): of zeros, and of what rounds to zero.
+TEST(Sym7p5, AScaleOfZeroBecomesTheEpsilon) {
+  EXPECT_EQ(group_scale(0.0f, Grid::kSym7p5), kBf16Epsilon);
+  EXPECT_EQ(group_scale(bf16_to_float(0x0001), Grid::kSym7p5), kBf16Epsilon);
+  EXPECT_EQ(group_scale(bf16_to_float(0x0007), Grid::kSym7p5), 0x0001);
+}
+
 std::vector<Json> cases() {
   return read_json_file(kFixtures / "cases.json")["cases"].get<std::vector<Json>>();
 }
