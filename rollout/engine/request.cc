@@ -10,6 +10,7 @@ namespace nibble {
 namespace {
 
 constexpr size_t kMaxStopIds = 256;
+constexpr int32_t kMaxTopLogProbs = 64;
 // Colder than this, logits / T leaves the range in which float32 tells tokens apart.
 constexpr float kMinTemperature = 1e-3f;
 constexpr float kMaxTemperature = 1e3f;
@@ -89,6 +90,10 @@ void check_request(const GenerateRequest& request, const RequestLimits& limits) 
   if (request.stop_ids.size() > kMaxStopIds) {
     fail(ErrorCode::kInvalidArgument, "request {}: {} stop ids; at most {} are allowed", request.id,
          request.stop_ids.size(), kMaxStopIds);
+  }
+  if (request.num_top_log_probs < 0 || request.num_top_log_probs > kMaxTopLogProbs) {
+    fail(ErrorCode::kInvalidArgument, "request {}: num_top_log_probs {} must be from 0 to {}",
+         request.id, request.num_top_log_probs, kMaxTopLogProbs);
   }
   check_ids(request, request.prompt, "prompt", limits.vocab);
   check_ids(request, request.stop_ids, "stop_ids", limits.vocab);

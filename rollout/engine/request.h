@@ -1,14 +1,18 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string_view>
 #include <vector>
 
 #include "core/kernels/log_softmax.h"
+#include "rollout/engine/draw.h"
 #include "rollout/engine/stop_condition.h"
 
 namespace nibble {
+
+struct Completion;
 
 /// One sample to generate. Its tokens and log-probabilities depend on the weights, prompt,
 /// sampling, seed, prompt_id and sample_index, and on nothing else.
@@ -23,6 +27,13 @@ struct GenerateRequest {
   std::vector<int32_t> stop_ids;        ///< end the sample; the id itself is kept
   std::unique_ptr<StopCondition> stop;  ///< null: none
   bool want_routes = false;
+  bool want_plain_log_probs = false;  ///< of its tokens also at temperature 1
+  int32_t num_top_log_probs = 0;      ///< likeliest tokens reported beside each; up to 64
+  /// Of those that wait, higher ones start first; equal ones in order of arrival.
+  int32_t priority = 0;
+  /// Told of every token as soon as it is drawn, and called by the engine's thread: the sample so
+  /// far, its reason not yet set. Must not call the engine. Null: nobody.
+  std::function<void(const Completion&)> on_token;
 };
 
 enum class FinishReason { kStop, kLength, kAborted };
@@ -45,7 +56,10 @@ struct Completion {
   std::vector<int32_t> tokens;  ///< the stop token included
   /// log-softmax(logits / T) over the full vocabulary, before top-k and top-p; T = 1 when greedy.
   std::vector<float> log_probs;
-  std::vector<int64_t> versions;  ///< of the weights that each token was drawn with
+  std::vector<int64_t> versions;       ///< of the weights that each token was drawn with
+  std::vector<float> plain_log_probs;  ///< at temperature 1, if wanted
+  std::vector<std::vector<TokenLogProb>> top_log_probs;  ///< at temperature 1, if wanted
+  int64_t cached_prompt_tokens = 0;  ///< of the prompt, that were in the cache already
   FinishReason reason = FinishReason::kAborted;
   Routes
       routes;  ///< of every token that was computed: the prompt, and all of `tokens` but the last

@@ -58,6 +58,7 @@ void Sampler::draw_from_logits(std::span<Draw> draws) {
                        ? draw.given
                        : kernels::sample_token(logits, shape_.vocab, draw.sampling, draw.uniform);
       draw.log_prob = stats.log_prob(logits[draw.token], temperature);
+      if (draw.wants_more()) complete_draw(logits, shape_.vocab, draw);
     }
   });
 }

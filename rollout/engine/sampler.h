@@ -7,18 +7,9 @@
 #include "core/kernels/log_softmax.h"
 #include "core/kernels/parallel.h"
 #include "core/kernels/weight_view.h"
+#include "rollout/engine/draw.h"
 
 namespace nibble {
-
-/// One token to draw, and what came out.
-struct Draw {
-  int64_t row = 0;  ///< of the hidden states; several draws may share one
-  kernels::SamplingParams sampling;
-  double uniform = 0.0;   ///< in [0, 1)
-  int32_t given = -1;     ///< not drawn but given: only its log-probability is wanted; -1: drawn
-  int32_t token = -1;     ///< result
-  float log_prob = 0.0f;  ///< result: over the full vocabulary at the sampling temperature
-};
 
 /// Language model head and sampling over a bounded buffer of logits. One thread.
 class Sampler {

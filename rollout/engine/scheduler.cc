@@ -179,7 +179,8 @@ void Scheduler::add_draw(StepPlan& plan, Sequence& sequence) {
   const int64_t position = sequence.group->prompt_tokens() + sequence.num_tokens();
   plan.draws.push_back({plan.num_tokens() - 1, request.sampling,
                         philox_uniform({request.seed, request.prompt_id, request.sample_index,
-                                        static_cast<uint32_t>(position)})});
+                                        static_cast<uint32_t>(position)}),
+                        -1, request.want_plain_log_probs, request.num_top_log_probs});
   plan.drawers.push_back(&sequence);
 }
 
@@ -201,6 +202,11 @@ void Scheduler::add_token(Sequence& sequence, const Draw& draw, int64_t version)
   completion.tokens.push_back(draw.token);
   completion.log_probs.push_back(draw.log_prob);
   completion.versions.push_back(version);
+  if (sequence.request.want_plain_log_probs) {
+    completion.plain_log_probs.push_back(draw.plain_log_prob);
+  }
+  if (sequence.request.num_top_log_probs > 0) completion.top_log_probs.push_back(draw.top);
+  if (sequence.request.on_token) sequence.request.on_token(completion);
   if (ends_at(sequence, draw.token)) {
     finish(sequence, FinishReason::kStop);
   } else if (sequence.num_tokens() == sequence.request.max_new_tokens) {

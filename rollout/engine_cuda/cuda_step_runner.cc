@@ -103,6 +103,7 @@ class CudaStepRunner final : public StepRunner {
     for (size_t i = 0; i < plan.draws.size(); ++i) {
       plan.draws[i].token = results_on_host_.data()[i].token;
       plan.draws[i].log_prob = results_on_host_.data()[i].log_prob;
+      if (decodes && graph != graphs_.end()) complete(plan.draws[i], static_cast<int64_t>(i));
     }
     num_tokens_ = tokens;
   }
@@ -200,7 +201,7 @@ class CudaStepRunner final : public StepRunner {
 
   // Head and draws of a step that is no captured one, as many distinct rows at a time as the logits
   // have room for.
-  void draw(const StepPlan& plan, const uint16_t* hidden) {
+  void draw(StepPlan& plan, const uint16_t* hidden) {
     const auto count = static_cast<int64_t>(plan.draws.size());
     for (int64_t begin = 0; begin < count;) {
       int64_t rows = 0;
@@ -226,6 +227,11 @@ class CudaStepRunner final : public StepRunner {
       enqueue_draws(hidden_.data(), rows, begin, end - begin);
       fetch(begin, end);
       stream_.synchronize();  // the staging memory is used again
+      for (int64_t i = begin; i < end; ++i) {
+        Draw& draw = plan.draws[static_cast<size_t>(i)];
+        draw.token = results_on_host_.data()[i].token;
+        complete(draw, draws_.host()[i].row);
+      }
       begin = end;
     }
   }
@@ -241,6 +247,16 @@ class CudaStepRunner final : public StepRunner {
     NIBBLE_CUDA_CHECK(cudaMemcpyAsync(results_on_host_.data() + begin, results_.data() + begin,
                                       static_cast<size_t>(end - begin) * sizeof(DrawResult),
                                       cudaMemcpyDeviceToHost, stream_.get()));
+  }
+
+  // What few draws ask for is computed on the host.
+  void complete(Draw& draw, int64_t logit_row) {
+    if (!draw.wants_more()) return;
+    const int64_t vocab = spec_.config.vocab;
+    std::vector<float> logits(static_cast<size_t>(vocab));
+    NIBBLE_CUDA_CHECK(cudaMemcpy(logits.data(), logits_.data() + logit_row * vocab,
+                                 logits.size() * sizeof(float), cudaMemcpyDeviceToHost));
+    complete_draw(logits.data(), vocab, draw);
   }
 
   void fetch_routes(int64_t tokens) {

@@ -127,5 +127,43 @@ TEST(Sampling, GreedyTakesTheLikeliestTokenAndScoresItAtTemperatureOne) {
   EXPECT_EQ(done.log_probs.at(0), static_cast<float>(*best));
 }
 
+TEST(Sampling, ReportsLogProbsAtTemperatureOneAndTheLikeliestTokens) {
+  RandomModel model(kVocab);
+  const std::vector<double> log_prob = exact_log_probs(model, 1.0f);
+  const kernels::Serial serial;
+  EngineConfig config;
+  config.max_positions = 16;
+  config.kv_slots = 64;
+  Engine engine(model.spec, config, serial);
+  engine.set_weights(borrowed(model.weights), 1);
+  GenerateRequest request;
+  request.prompt = kPrompt;
+  request.max_new_tokens = 3;
+  request.sampling.temperature = 2.0f;
+  request.want_plain_log_probs = true;
+  request.num_top_log_probs = 5;
+  std::vector<size_t> heard;
+  request.on_token = [&heard](const Completion& so_far) { heard.push_back(so_far.tokens.size()); };
+  submit_one(engine, std::move(request));
+  const Completion done = finish_all(engine).at(0);
+  EXPECT_EQ(heard, (std::vector<size_t>{1, 2, 3}));
+  ASSERT_EQ(done.plain_log_probs.size(), 3u);
+  ASSERT_EQ(done.top_log_probs.size(), 3u);
+  EXPECT_EQ(done.plain_log_probs[0],
+            static_cast<float>(log_prob[static_cast<size_t>(done.tokens[0])]));
+  EXPECT_NE(done.plain_log_probs[0], done.log_probs[0]);
+  std::vector<int32_t> order(kVocab);
+  std::iota(order.begin(), order.end(), 0);
+  std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+    return log_prob[static_cast<size_t>(a)] > log_prob[static_cast<size_t>(b)];
+  });
+  ASSERT_EQ(done.top_log_probs[0].size(), 5u);
+  for (size_t i = 0; i < 5; ++i) {
+    EXPECT_EQ(done.top_log_probs[0][i].token, order[i]);
+    EXPECT_EQ(done.top_log_probs[0][i].log_prob,
+              static_cast<float>(log_prob[static_cast<size_t>(order[i])]));
+  }
+}
+
 }  // namespace
 }  // namespace nibble
