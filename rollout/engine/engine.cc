@@ -11,10 +11,14 @@ namespace {
 
 EngineConfig checked(const EngineConfig& config) {
   check_engine_config(config);
-  return config;
+  return in_whole_blocks(config);
 }
 
 int64_t bytes_per_expert(const MoeConfig& moe) { return moe.num_experts <= 256 ? 1 : 2; }
+
+int64_t route_bytes(const ModelConfig& config) {
+  return config.num_moe_layers() * config.moe.top_k * bytes_per_expert(config.moe);
+}
 
 // Appends experts [tokens, k] of one layer's step to `out` as [tokens, layers, k].
 struct RouteBlock {
@@ -43,7 +47,7 @@ Engine::Engine(const ModelSpec& spec, const EngineConfig& config,
                const StepRunnerFactory& make_runner)
     : spec_(spec),
       config_(checked(config)),
-      scheduler_(config),
+      scheduler_(config_, route_bytes(spec_.config)),
       runner_(make_runner(spec_, config_)) {}
 
 Engine::Engine(const ModelSpec& spec, const EngineConfig& config, const kernels::Parallel& parallel,
@@ -53,7 +57,8 @@ Engine::Engine(const ModelSpec& spec, const EngineConfig& config, const kernels:
       }) {}
 
 SubmitOutcome Engine::submit(std::vector<GenerateRequest> requests) {
-  const RequestLimits limits{spec_.config.vocab, config_.max_positions, config_.kv_slots};
+  const RequestLimits limits{spec_.config.vocab, config_.max_positions, config_.kv_slots,
+                             route_bytes(spec_.config)};
   for (const GenerateRequest& request : requests) check_request(request, limits);
   return scheduler_.submit(std::move(requests));
 }
@@ -76,6 +81,7 @@ void Engine::set_weights(std::shared_ptr<const ops::WeightSource> weights, int64
   }
   if (policy == KvPolicy::kAbort) scheduler_.abort_started();
   if (policy == KvPolicy::kRecompute) scheduler_.recompute_started();
+  if (version != version_) scheduler_.change_weights();
   runner_->set_weights(*weights);
   weights_ = std::move(weights);
   version_ = version;
@@ -94,8 +100,9 @@ int64_t Engine::step() {
          "weights of version {} give request {} a log-probability of {}; publish sound weights",
          version_, plan_.drawers[i]->request.id, plan_.draws[i].log_prob);
   }
+  scheduler_.accept(plan_, version_);
   record_routes();
-  scheduler_.commit(plan_, version_);
+  scheduler_.commit(plan_);
   return plan_.num_tokens();
 }
 
@@ -114,8 +121,8 @@ void Engine::record_routes() {
     // Tokens that are computed anew keep the routes they were first computed with (R3).
     const int64_t begin = is_prompt ? span.group->computed : span.sequence->computed;
     const int64_t known = (is_prompt ? span.group->routed : span.sequence->routed) - begin;
-    const int64_t skipped = std::clamp<int64_t>(known, 0, span.num_tokens);
-    const int64_t added = span.num_tokens - skipped;
+    const int64_t skipped = std::clamp<int64_t>(known, 0, span.num_kept);
+    const int64_t added = span.num_kept - skipped;
     const size_t before = out.size();
     out.resize(before + static_cast<size_t>(added * layers * top_k * bytes));
     for (int64_t layer = 0; layer < layers; ++layer) {

@@ -12,10 +12,13 @@ struct EngineConfig {
   int64_t max_positions = 4096;   ///< prompt and response of one sequence, in tokens
   int64_t max_requests = 4096;    ///< submitted and not yet taken back, finished ones included
   int64_t max_logit_rows = 64;    ///< rows of float32 logits that exist at a time
+  int64_t block_tokens = 16;      ///< the cache is handed out in blocks of so many tokens
 };
 
 /// Throws Error{kInvalidArgument} naming the field that is out of range.
 void check_engine_config(const EngineConfig& config);
+/// With whole blocks only: kv_slots rounded up.
+EngineConfig in_whole_blocks(EngineConfig config);
 
 /// What happens at a weight swap to sequences whose cache was computed with older weights.
 enum class KvPolicy {

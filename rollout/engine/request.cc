@@ -42,6 +42,38 @@ void check_ids(const GenerateRequest& request, const std::vector<int32_t>& ids, 
   }
 }
 
+// What an earlier request drew must be a whole beginning of this one's sample.
+void check_drawn(const GenerateRequest& request, const RequestLimits& limits) {
+  const Completion& drawn = request.drawn;
+  const size_t count = drawn.tokens.size();
+  if (count == 0) return;
+  const bool has_routes = request.want_routes && limits.route_bytes > 0;
+  const size_t route_bytes =
+      has_routes ? (request.prompt.size() + count - 1) * static_cast<size_t>(limits.route_bytes)
+                 : 0;
+  const struct {
+    const char* what;
+    size_t size, wanted;
+  } parts[] = {
+      {"log_probs", drawn.log_probs.size(), count},
+      {"versions", drawn.versions.size(), count},
+      {"plain_log_probs", drawn.plain_log_probs.size(), request.want_plain_log_probs ? count : 0},
+      {"top_log_probs", drawn.top_log_probs.size(), request.num_top_log_probs > 0 ? count : 0},
+      {"bytes of routes", drawn.routes.bytes.size(), route_bytes}};
+  for (const auto& part : parts) {
+    if (part.size == part.wanted) continue;
+    fail(ErrorCode::kInvalidArgument,
+         "request {}: {} tokens were drawn before, but with {} {}; want {}", request.id, count,
+         part.size, part.what, part.wanted);
+  }
+  if (count >= static_cast<size_t>(request.max_new_tokens)) {
+    fail(ErrorCode::kInvalidArgument,
+         "request {}: {} tokens were drawn before, and max_new_tokens is {}; nothing is left to do",
+         request.id, count, request.max_new_tokens);
+  }
+  check_ids(request, drawn.tokens, "what was drawn before", limits.vocab);
+}
+
 }  // namespace
 
 std::string_view finish_reason_name(FinishReason reason) {
@@ -97,6 +129,7 @@ void check_request(const GenerateRequest& request, const RequestLimits& limits) 
   }
   check_ids(request, request.prompt, "prompt", limits.vocab);
   check_ids(request, request.stop_ids, "stop_ids", limits.vocab);
+  check_drawn(request, limits);
   check_sampling(request);
 }
 

@@ -12,30 +12,6 @@
 
 namespace nibble {
 
-struct Completion;
-
-/// One sample to generate. Its tokens and log-probabilities depend on the weights, prompt,
-/// sampling, seed, prompt_id and sample_index, and on nothing else.
-struct GenerateRequest {
-  uint64_t id = 0;            ///< the caller's name for it, unique inside one engine
-  uint64_t prompt_id = 0;     ///< names the prompt in random draws
-  uint32_t sample_index = 0;  ///< which sample of the prompt, in random draws
-  std::vector<int32_t> prompt;
-  int64_t max_new_tokens = 0;
-  kernels::SamplingParams sampling;
-  uint64_t seed = 0;
-  std::vector<int32_t> stop_ids;        ///< end the sample; the id itself is kept
-  std::unique_ptr<StopCondition> stop;  ///< null: none
-  bool want_routes = false;
-  bool want_plain_log_probs = false;  ///< of its tokens also at temperature 1
-  int32_t num_top_log_probs = 0;      ///< likeliest tokens reported beside each; up to 64
-  /// Of those that wait, higher ones start first; equal ones in order of arrival.
-  int32_t priority = 0;
-  /// Told of every token as soon as it is drawn, and called by the engine's thread: the sample so
-  /// far, its reason not yet set. Must not call the engine. Null: nobody.
-  std::function<void(const Completion&)> on_token;
-};
-
 enum class FinishReason { kStop, kLength, kAborted };
 std::string_view finish_reason_name(FinishReason reason);
 
@@ -65,11 +41,39 @@ struct Completion {
       routes;  ///< of every token that was computed: the prompt, and all of `tokens` but the last
 };
 
+/// One sample to generate. Its tokens and log-probabilities depend on the weights, prompt,
+/// sampling, seed, prompt_id and sample_index, and on nothing else.
+struct GenerateRequest {
+  uint64_t id = 0;            ///< the caller's name for it, unique inside one engine
+  uint64_t prompt_id = 0;     ///< names the prompt in random draws
+  uint32_t sample_index = 0;  ///< which sample of the prompt, in random draws
+  std::vector<int32_t> prompt;
+  int64_t max_new_tokens = 0;
+  kernels::SamplingParams sampling;
+  uint64_t seed = 0;
+  /// What an earlier request with this prompt, seed, prompt_id and sample_index drew before it was
+  /// aborted: the sample goes on behind it, with its tokens, log-probabilities, versions and routes
+  /// as they are. Empty: it begins.
+  Completion drawn;
+  std::vector<int32_t> stop_ids;        ///< end the sample; the id itself is kept
+  std::unique_ptr<StopCondition> stop;  ///< null: none
+  bool want_routes = false;
+  bool want_plain_log_probs = false;  ///< of its tokens also at temperature 1
+  int32_t num_top_log_probs = 0;      ///< likeliest tokens reported beside each; up to 64
+  /// Higher ones start first, and are stopped last for want of memory; equal ones in order of
+  /// arrival. One more is worth an arrival 1024 steps earlier: nobody waits for ever.
+  int32_t priority = 0;
+  /// Told of every token as soon as it is drawn, and called by the engine's thread: the sample so
+  /// far, its reason not yet set. Must not call the engine. Null: nobody.
+  std::function<void(const Completion&)> on_token;
+};
+
 /// What requests are checked against.
 struct RequestLimits {
   int64_t vocab = 0;
   int64_t max_positions = 0;
   int64_t kv_slots = 0;
+  int64_t route_bytes = 0;  ///< of Routes for one token
 };
 
 /// Throws Error{kInvalidArgument} naming the request and the field if it can never be served.

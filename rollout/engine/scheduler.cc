@@ -3,10 +3,12 @@
 #include <algorithm>
 
 #include "core/base/fail.h"
-#include "core/base/philox.h"
 
 namespace nibble {
 namespace {
+
+// What one more priority is worth in steps of waiting.
+constexpr int64_t kStepsAPriority = 1024;
 
 // Ids must differ among `requests` and from those in use.
 void check_ids_are_new(const std::vector<GenerateRequest>& requests,
@@ -21,31 +23,11 @@ void check_ids_are_new(const std::vector<GenerateRequest>& requests,
   }
 }
 
-bool ends_at(Sequence& sequence, int32_t token) {
-  const auto& ids = sequence.request.stop_ids;
-  if (std::find(ids.begin(), ids.end(), token) != ids.end()) return true;
-  return sequence.request.stop != nullptr && sequence.request.stop->ends_at(token);
-}
-
 }  // namespace
 
-void StepPlan::clear() {
-  tokens.clear();
-  position.clear();
-  slot.clear();
-  first.clear();
-  count.clear();
-  spans.clear();
-  draws.clear();
-  drawers.clear();
-}
-
-Scheduler::Scheduler(const EngineConfig& config)
-    : config_(config),
-      slots_(config.kv_slots),
-      slot_table_(static_cast<size_t>(config.max_running * config.max_positions)) {
+Scheduler::Scheduler(const EngineConfig& config, int64_t route_bytes)
+    : config_(config), route_bytes_(route_bytes), kv_(config, route_bytes) {
   for (int64_t lane = config.max_running - 1; lane >= 0; --lane) free_lanes_.push_back(lane);
-  running_.reserve(static_cast<size_t>(config.max_running));
 }
 
 SubmitOutcome Scheduler::submit(std::vector<GenerateRequest> requests) {
@@ -54,7 +36,6 @@ SubmitOutcome Scheduler::submit(std::vector<GenerateRequest> requests) {
       static_cast<size_t>(config_.max_requests)) {
     return SubmitOutcome::kQueueFull;
   }
-  std::vector<std::shared_ptr<Group>> groups;
   std::unordered_multimap<uint64_t, std::shared_ptr<Group>> by_prompt_id;
   for (GenerateRequest& request : requests) {
     std::shared_ptr<Group> group;
@@ -65,176 +46,157 @@ SubmitOutcome Scheduler::submit(std::vector<GenerateRequest> requests) {
     if (group == nullptr) {
       group = std::make_shared<Group>();
       group->prompt = std::move(request.prompt);
-      groups.push_back(group);
       by_prompt_id.emplace(request.prompt_id, group);
     }
-    request.prompt.clear();
-    auto sequence = std::make_unique<Sequence>();
-    sequence->completion.id = request.id;
-    sequence->group = group;
-    sequence->request = std::move(request);
-    group->want_routes = group->want_routes || sequence->request.want_routes;
-    group->members.push_back(sequence.get());
+    auto sequence = make_sequence(std::move(request), group);
+    waiting_.insert(sequence.get());
     sequences_.emplace(sequence->request.id, std::move(sequence));
-  }
-  for (const auto& group : groups) {
-    waiting_.insert(waiting_.end(), group->members.begin(), group->members.end());
   }
   return SubmitOutcome::kAccepted;
 }
 
+Order Scheduler::order_of(const GenerateRequest& request) {
+  return {num_steps_ - kStepsAPriority * request.priority, num_submitted_++};
+}
+
+std::unique_ptr<Sequence> Scheduler::make_sequence(GenerateRequest request,
+                                                   const std::shared_ptr<Group>& group) {
+  auto sequence = std::make_unique<Sequence>();
+  sequence->order = order_of(request);
+  sequence->group = group;
+  sequence->completion = std::move(request.drawn);
+  sequence->completion.id = request.id;
+  sequence->completion.reason = FinishReason::kAborted;
+  request.drawn = {};
+  request.prompt.clear();
+  // Routes of the prompt and of all but the last token, which nobody has computed.
+  Routes& routes = sequence->completion.routes;
+  if (!routes.bytes.empty()) {
+    const auto split = routes.bytes.begin() + group->prompt_tokens() * route_bytes_;
+    sequence->prompt_routes.assign(routes.bytes.begin(), split);
+    routes.bytes.erase(routes.bytes.begin(), split);
+    sequence->routed = sequence->num_tokens() - 1;
+  }
+  sequence->request = std::move(request);
+  if (sequence->request.stop != nullptr) {
+    for (const int32_t token : sequence->completion.tokens) sequence->request.stop->ends_at(token);
+  }
+  group->want_routes = group->want_routes || sequence->request.want_routes;
+  group->members.push_back(sequence.get());
+  return sequence;
+}
+
 void Scheduler::admit() {
   while (!waiting_.empty() && !free_lanes_.empty()) {
-    Sequence& sequence = *waiting_.front();
-    Group& group = *sequence.group;
-    const int64_t prompt_tokens = group.prompt_tokens();
-    const int64_t needed = sequence.response_slots() + (group.is_started() ? 0 : prompt_tokens);
-    if (needed > slots_.num_free()) return;
-    if (!group.is_started()) {
-      group.slots.resize(group.prompt.size());
-      slots_.take(group.slots);
+    // Room for those that will soon need it; without it the new one would stop one of them.
+    const int64_t reserve = std::count_if(running_.begin(), running_.end(), [&](Sequence* running) {
+      return 2 * (running->slots - running->num_tokens()) < kv_.block_tokens();
+    });
+    if (!start(**waiting_.begin(), reserve)) return;
+  }
+}
+
+// The first of those that wait begins to run, if there is memory.
+bool Scheduler::start(Sequence& sequence, int64_t reserve) {
+  Group& group = *sequence.group;
+  const int64_t response = std::max<int64_t>(1, sequence.num_tokens());
+  const int64_t wanted = std::min(response, sequence.request.max_new_tokens - 1);
+  const auto needed = [&] {
+    return (group.is_started() ? 0 : kv_.blocks_to_start(group)) +
+           kv_.blocks_for_response(group, wanted) + reserve;
+  };
+  while (needed() > kv_.num_available()) {
+    if (!reclaim_idle_prompt(&group)) return false;
+  }
+  if (!group.is_started()) {
+    const bool is_first = group.routed == 0 && group.cached == 0;
+    kv_.start(group);
+    if (is_first) group.cached = group.computed;
+    totals_.cached_tokens += group.computed;
+  }
+  idle_prompts_.erase(&group);
+  kv_.enter_lane(sequence, free_lanes_.back());
+  free_lanes_.pop_back();
+  const bool has_grown = kv_.grow(sequence, wanted);
+  NIBBLE_CHECK(has_grown, "request {}: its memory is gone", sequence.request.id);
+  waiting_.erase(&sequence);
+  running_.insert(&sequence);
+  return true;
+}
+
+// Prompts of sequences that all wait can be computed again. The latest goes first.
+bool Scheduler::reclaim_idle_prompt(const Group* but) {
+  Group* latest = nullptr;
+  for (Group* group : idle_prompts_) {
+    if (group == but) continue;
+    if (latest == nullptr || latest->members.front()->order < group->members.front()->order) {
+      latest = group;
     }
-    sequence.lane = free_lanes_.back();
-    free_lanes_.pop_back();
-    int32_t* lane = lane_slots(sequence.lane);
-    std::copy(group.slots.begin(), group.slots.end(), lane);
-    slots_.take({lane + prompt_tokens, static_cast<size_t>(sequence.response_slots())});
-    waiting_.pop_front();
-    running_.push_back(&sequence);
+  }
+  if (latest == nullptr) return false;
+  idle_prompts_.erase(latest);
+  kv_.stop(*latest);
+  return true;
+}
+
+// Every sequence that will compute its next token gets a slot for it.
+void Scheduler::make_room_for_decodes() {
+  const std::vector<Sequence*> in_order(running_.begin(), running_.end());
+  for (Sequence* sequence : in_order) {
+    if (sequence->lane < 0 || !sequence->group->is_computed()) continue;  // stopped by now
+    if (sequence->num_tokens() > 0) make_room(*sequence);
   }
 }
 
-void Scheduler::plan(StepPlan& plan) {
-  plan.clear();
-  admit();
-  plan_decodes(plan);
-  plan_prompts(plan);
-  plan_responses(plan);
-  NIBBLE_CHECK(plan.num_tokens() > 0 || !has_work(), "{} waiting requests cannot start",
-               waiting_.size());
+// False if the sequence itself had to stop.
+bool Scheduler::make_room(Sequence& sequence) {
+  while (!kv_.grow(sequence, sequence.num_tokens())) {
+    if (reclaim_idle_prompt(nullptr)) continue;
+    Sequence& last = **running_.rbegin();
+    preempt(last);
+    if (&last == &sequence) return false;
+  }
+  return true;
 }
 
-void Scheduler::plan_decodes(StepPlan& plan) {
-  const size_t count = running_.size();
-  size_t at = count == 0 ? 0 : next_decode_ % count;
-  for (size_t i = 0; i < count && plan.num_tokens() < config_.max_step_tokens; ++i) {
-    Sequence& sequence = *running_[at];
-    at = (at + 1) % count;
-    if (!sequence.group->is_computed() || sequence.num_behind() > 0) continue;
-    add_tokens(plan, {sequence.group.get(), &sequence, plan.num_tokens(), 1}, sequence);
-    add_draw(plan, sequence);
-  }
-  next_decode_ = at;
+void Scheduler::preempt(Sequence& sequence) {
+  ++totals_.num_preemptions;
+  leave(sequence);
+  waiting_.insert(&sequence);
 }
 
-void Scheduler::plan_prompts(StepPlan& plan) {
-  const Group* last = nullptr;  // members run next to each other; the first one's lane serves all
-  for (const Sequence* sequence : running_) {
-    const int64_t room = config_.max_step_tokens - plan.num_tokens();
-    if (room == 0) return;
-    Group& group = *sequence->group;
-    if (group.is_computed() || &group == last) continue;
-    last = &group;
-    const int64_t chunk = std::min(room, group.prompt_tokens() - group.computed);
-    add_tokens(plan, {&group, nullptr, plan.num_tokens(), chunk}, *sequence);
-    if (group.computed + chunk < group.prompt_tokens()) continue;
-    if (group.routed == group.prompt_tokens()) continue;  // computed anew: they have their tokens
-    for (Sequence* member : group.members) add_draw(plan, *member);
-  }
-}
-
-// What a sequence has besides its last token is in the cache, unless it is computed anew.
-void Scheduler::plan_responses(StepPlan& plan) {
-  for (Sequence* sequence : running_) {
-    const int64_t room = config_.max_step_tokens - plan.num_tokens();
-    if (room == 0) return;
-    if (!sequence->group->is_computed() || sequence->num_behind() == 0) continue;
-    const int64_t chunk = std::min(room, sequence->num_behind());
-    add_tokens(plan, {sequence->group.get(), sequence, plan.num_tokens(), chunk}, *sequence);
-  }
-}
-
-void Scheduler::add_tokens(StepPlan& plan, const StepPlan::Span& span,
-                           const Sequence& lane_of) const {
-  const int64_t table_row = lane_of.lane * config_.max_positions;
-  const int64_t start = span.sequence == nullptr
-                            ? span.group->computed
-                            : span.group->prompt_tokens() + span.sequence->computed;
-  for (int64_t p = start; p < start + span.num_tokens; ++p) {
-    const int64_t in_response = p - span.group->prompt_tokens();
-    plan.tokens.push_back(span.sequence == nullptr
-                              ? span.group->prompt[static_cast<size_t>(p)]
-                              : span.sequence->completion.tokens[static_cast<size_t>(in_response)]);
-    plan.position.push_back(static_cast<int32_t>(p));
-    plan.slot.push_back(slot_table_[static_cast<size_t>(table_row + p)]);
-    plan.first.push_back(table_row);
-    plan.count.push_back(static_cast<int32_t>(p + 1));
-  }
-  plan.spans.push_back(span);
-}
-
-// From the plan's last token so far.
-void Scheduler::add_draw(StepPlan& plan, Sequence& sequence) {
-  const GenerateRequest& request = sequence.request;
-  const int64_t position = sequence.group->prompt_tokens() + sequence.num_tokens();
-  plan.draws.push_back({plan.num_tokens() - 1, request.sampling,
-                        philox_uniform({request.seed, request.prompt_id, request.sample_index,
-                                        static_cast<uint32_t>(position)}),
-                        -1, request.want_plain_log_probs, request.num_top_log_probs});
-  plan.drawers.push_back(&sequence);
-}
-
-void Scheduler::commit(const StepPlan& plan, int64_t version) {
-  for (const StepPlan::Span& span : plan.spans) {
-    const bool is_prompt = span.sequence == nullptr;
-    int64_t& computed = is_prompt ? span.group->computed : span.sequence->computed;
-    int64_t& routed = is_prompt ? span.group->routed : span.sequence->routed;
-    computed += span.num_tokens;
-    routed = std::max(routed, computed);
-  }
-  for (size_t i = 0; i < plan.draws.size(); ++i) {
-    add_token(*plan.drawers[i], plan.draws[i], version);
-  }
-}
-
-void Scheduler::add_token(Sequence& sequence, const Draw& draw, int64_t version) {
-  Completion& completion = sequence.completion;
-  completion.tokens.push_back(draw.token);
-  completion.log_probs.push_back(draw.log_prob);
-  completion.versions.push_back(version);
-  if (sequence.request.want_plain_log_probs) {
-    completion.plain_log_probs.push_back(draw.plain_log_prob);
-  }
-  if (sequence.request.num_top_log_probs > 0) completion.top_log_probs.push_back(draw.top);
-  if (sequence.request.on_token) sequence.request.on_token(completion);
-  if (ends_at(sequence, draw.token)) {
-    finish(sequence, FinishReason::kStop);
-  } else if (sequence.num_tokens() == sequence.request.max_new_tokens) {
-    finish(sequence, FinishReason::kLength);
-  }
+void Scheduler::leave(Sequence& sequence) {
+  free_lanes_.push_back(kv_.leave_lane(sequence));
+  running_.erase(&sequence);
+  if (sequence.group->num_running == 0) idle_prompts_.insert(sequence.group.get());
 }
 
 void Scheduler::finish(Sequence& sequence, FinishReason reason) {
   Group& group = *sequence.group;
-  sequence.completion.reason = reason;
+  if (group.members.size() == 1 && sequence.lane >= 0) kv_.share_response(sequence);
+  Completion& completion = sequence.completion;
+  completion.reason = reason;
+  completion.cached_prompt_tokens = group.cached;
   if (sequence.request.want_routes) {
     // The response's are there already; the prompt's go before them.
-    Routes& routes = sequence.completion.routes;
-    routes.positions = group.routed + sequence.routed;
-    routes.bytes.insert(routes.bytes.begin(), group.routes.begin(), group.routes.end());
+    Routes& routes = completion.routes;
+    const bool has_own = !sequence.prompt_routes.empty();
+    const auto& prompt = has_own ? sequence.prompt_routes : group.routes;
+    routes.positions = (has_own ? group.prompt_tokens() : group.routed) + sequence.routed;
+    routes.bytes.insert(routes.bytes.begin(), prompt.begin(), prompt.end());
   }
-  finished_.push_back(std::move(sequence.completion));
+  finished_.push_back(std::move(completion));
 
   if (sequence.lane >= 0) {
-    slots_.release({lane_slots(sequence.lane) + group.prompt_tokens(),
-                    static_cast<size_t>(sequence.response_slots())});
-    free_lanes_.push_back(sequence.lane);
-    running_.erase(std::find(running_.begin(), running_.end(), &sequence));
+    leave(sequence);
   } else {
-    waiting_.erase(std::find(waiting_.begin(), waiting_.end(), &sequence));
+    waiting_.erase(&sequence);
   }
   group.members.erase(std::find(group.members.begin(), group.members.end(), &sequence));
-  if (group.members.empty()) slots_.release(group.slots);
+  if (group.members.empty()) {
+    idle_prompts_.erase(&group);
+    if (group.is_started()) kv_.stop(group);
+  }
   sequences_.erase(sequence.request.id);
 }
 
@@ -245,25 +207,44 @@ bool Scheduler::abort(uint64_t id) {
   return true;
 }
 
-void Scheduler::abort_started() {
-  while (!running_.empty()) finish(*running_.front(), FinishReason::kAborted);
-  while (!waiting_.empty() && waiting_.front()->group->is_started()) {
-    finish(*waiting_.front(), FinishReason::kAborted);
+void Scheduler::change_weights() {
+  kv_.invalidate();
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->computed > 0) sequence->is_stale = true;
+    if (sequence->group->computed > 0) sequence->group->is_stale = true;
   }
 }
 
+void Scheduler::abort_started() {
+  std::vector<Sequence*> started;
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence->lane >= 0 || sequence->group->is_started()) started.push_back(sequence.get());
+  }
+  std::sort(started.begin(), started.end(), InOrder());
+  for (Sequence* sequence : started) finish(*sequence, FinishReason::kAborted);
+}
+
 void Scheduler::recompute_started() {
-  for (auto& [id, sequence] : sequences_) {
-    sequence->computed = 0;
-    sequence->group->computed = 0;
+  while (!running_.empty()) {
+    Sequence& last = **running_.rbegin();
+    leave(last);
+    waiting_.insert(&last);
+  }
+  while (reclaim_idle_prompt(nullptr)) {
   }
 }
 
 std::vector<Completion> Scheduler::take_finished() { return std::exchange(finished_, {}); }
 
 EngineStats Scheduler::stats() const {
-  return {static_cast<int64_t>(waiting_.size()), static_cast<int64_t>(running_.size()),
-          static_cast<int64_t>(finished_.size()), slots_.num_free()};
+  EngineStats stats = totals_;
+  stats.num_waiting = static_cast<int64_t>(waiting_.size());
+  stats.num_running = static_cast<int64_t>(running_.size());
+  stats.num_finished = static_cast<int64_t>(finished_.size());
+  stats.free_slots = kv_.num_available() * kv_.block_tokens();
+  stats.reusable_slots = kv_.tree().num_blocks() * kv_.block_tokens();
+  stats.route_bytes = kv_.tree().route_bytes();
+  return stats;
 }
 
 }  // namespace nibble

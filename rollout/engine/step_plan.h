@@ -23,6 +23,9 @@ struct StepPlan {
     Sequence* sequence = nullptr;  ///< null: a prompt chunk
     int64_t row = 0;
     int64_t num_tokens = 0;
+    /// How many of them come to stay: all but guessed ones that were not drawn. Known after
+    /// Scheduler::accept().
+    int64_t num_kept = 0;
   };
   std::vector<Span> spans;
   std::vector<Draw> draws;         ///< in rising order of row

@@ -51,6 +51,8 @@ struct Cut {
   int64_t max_running = 16;
   int threads = 1;
   bool is_shared = true;
+  int64_t kv_slots = 60;  // not enough for everything at once
+  int64_t block_tokens = 16;
 };
 
 // `before_step(engine, step)` may swap weights.
@@ -66,7 +68,8 @@ std::vector<Completion> generate(const OracleModel& model, const Cut& cut,
   EngineConfig config;
   config.max_step_tokens = cut.max_step_tokens;
   config.max_running = cut.max_running;
-  config.kv_slots = 60;  // not enough for everything at once
+  config.kv_slots = cut.kv_slots;
+  config.block_tokens = cut.block_tokens;
   config.max_positions = 32;
   config.max_logit_rows = 3;
   Engine engine(model.spec, config, parallel, activations);
@@ -81,7 +84,7 @@ std::vector<Completion> generate(const OracleModel& model, const Cut& cut,
     engine.step();
   }
   std::vector<Completion> done = finish_all(engine);
-  EXPECT_EQ(engine.stats().free_slots, config.kv_slots);
+  EXPECT_EQ(engine.stats().free_slots, engine.config().kv_slots);
   return done;
 }
 
@@ -173,6 +176,77 @@ TEST_P(EngineOracle, SamplesDoNotDependOnHowTheWorkIsCut) {
   }
 }
 
+TEST_P(EngineOracle, SequencesThatAreStoppedForWantOfMemoryLoseNothing) {
+  const std::vector<Completion> want = generate(model_, {});
+  for (const int64_t block_tokens : {1, 2, 4}) {
+    Cut cut;
+    cut.kv_slots = 24;
+    cut.block_tokens = block_tokens;
+    int64_t stopped = 0;
+    const auto done = generate(model_, cut, ActivationType::kFloat32, [&](Engine& engine, int) {
+      stopped = engine.stats().num_preemptions;
+    });
+    EXPECT_GT(stopped, 0) << "there was memory enough";
+    expect_same(done, want, fmt::format("blocks of {}", block_tokens));
+  }
+}
+
+TEST_P(EngineOracle, APromptThatBeginsLikeAnEarlierOneIsNotComputedAgain) {
+  const kernels::Serial serial;
+  const std::vector<Completion> want = generate(model_, {});
+  EngineConfig config;
+  config.kv_slots = 256;
+  config.max_positions = 32;
+  config.block_tokens = 4;
+  Engine engine(model_.spec, config, serial);
+  engine.set_weights(borrowed(*model_.weights), 1);
+  submit_all(engine, workload(model_));
+  finish_all(engine);
+  const EngineStats first = engine.stats();
+  EXPECT_GT(first.reusable_slots, 0);
+  submit_all(engine, workload(model_));
+  const std::vector<Completion> again = finish_all(engine);
+  expect_same(again, want, "with prompts from the cache");
+  const EngineStats second = engine.stats();
+  EXPECT_GT(second.cached_tokens, first.cached_tokens);
+  EXPECT_EQ(second.prompt_tokens - first.prompt_tokens,
+            first.prompt_tokens - (second.cached_tokens - first.cached_tokens));
+  for (const Completion& completion : again) {
+    EXPECT_EQ(completion.cached_prompt_tokens % config.block_tokens, 0);
+  }
+  // Of other weights nothing is found.
+  engine.set_weights(borrowed(*model_.weights), 2);
+  submit_all(engine, workload(model_));
+  finish_all(engine);
+  EXPECT_EQ(engine.stats().cached_tokens, second.cached_tokens);
+}
+
+TEST_P(EngineOracle, ASampleThatWasAbortedGoesOnLater) {
+  const kernels::Serial serial;
+  const std::vector<Completion> want = generate(model_, {});
+  for (const int steps : {1, 2, 4}) {
+    EngineConfig config;
+    config.kv_slots = 256;
+    config.max_positions = 32;
+    Engine engine(model_.spec, config, serial);
+    engine.set_weights(borrowed(*model_.weights), 1);
+    submit_all(engine, workload(model_));
+    for (int i = 0; i < steps; ++i) engine.step();
+    for (uint64_t id = 0; id < want.size(); ++id) engine.abort(id);
+    std::vector<Completion> part = engine.take_finished();
+    std::sort(part.begin(), part.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+    Engine other(model_.spec, config, serial);
+    other.set_weights(borrowed(*model_.weights), 1);
+    std::vector<GenerateRequest> rest = workload(model_);
+    for (size_t i = 0; i < rest.size(); ++i) {
+      ASSERT_EQ(std::ssize(part[i].tokens), steps);
+      rest[i].drawn = std::move(part[i]);
+    }
+    submit_all(other, std::move(rest));
+    expect_same(finish_all(other), want, fmt::format("after {} steps", steps));
+  }
+}
+
 TEST_P(EngineOracle, RecomputingTheCacheChangesNeitherSamplesNorRoutes) {
   const std::vector<Completion> want = generate(model_, {});
   for (const int64_t max_step_tokens : {1, 5, 64}) {
@@ -209,18 +283,22 @@ TEST_P(EngineOracle, TokensThatAreRecomputedKeepTheirFirstRoutes) {
     if (step == 3) engine.set_weights(borrowed(other), 2, KvPolicy::kRecompute);
   });
   int64_t changed = 0;
+  int64_t began_before = 0;
   for (size_t i = 0; i < done.size(); ++i) {
     const Routes& routes = done[i].routes;
     const auto prompt = routes.positions - std::ssize(done[i].tokens) + 1;
     const auto kept = std::count(done[i].versions.begin(), done[i].versions.end(), 1);
     const auto per_position = routes.layers * routes.top_k * routes.bytes_per_expert;
     ASSERT_EQ(std::ssize(routes.bytes), routes.positions * per_position);
+    if (kept == 0) continue;  // began after the swap
+    ++began_before;
     // The last token of before was computed after the swap.
     const auto first = (prompt + kept - 1) * per_position;
     ASSERT_TRUE(std::equal(routes.bytes.begin(), routes.bytes.begin() + first,
                            before[i].routes.bytes.begin()));
     changed += std::ssize(done[i].tokens) > kept && routes.bytes != before[i].routes.bytes ? 1 : 0;
   }
+  EXPECT_GT(began_before, 2);
   EXPECT_GT(changed, 0) << "the other routers choose the same experts";
 }
 

@@ -1,0 +1,172 @@
+// What one step computes, and what becomes of it.
+#include <algorithm>
+
+#include "core/base/fail.h"
+#include "core/base/philox.h"
+#include "rollout/engine/scheduler.h"
+
+namespace nibble {
+namespace {
+
+bool ends_at(Sequence& sequence, int32_t token) {
+  const auto& ids = sequence.request.stop_ids;
+  if (std::find(ids.begin(), ids.end(), token) != ids.end()) return true;
+  return sequence.request.stop != nullptr && sequence.request.stop->ends_at(token);
+}
+
+// Of one prompt while others wait to be computed too: a long one must not hold them up for long.
+int64_t share_of(int64_t room, bool is_last) {
+  return is_last ? room : std::max<int64_t>(1, room - room / 4);
+}
+
+}  // namespace
+
+void StepPlan::clear() {
+  tokens.clear();
+  position.clear();
+  slot.clear();
+  first.clear();
+  count.clear();
+  spans.clear();
+  draws.clear();
+  drawers.clear();
+}
+
+void Scheduler::plan(StepPlan& plan) {
+  plan.clear();
+  ++num_steps_;
+  make_room_for_decodes();
+  admit();
+  plan_decodes(plan);
+  plan_prompts(plan);
+  plan_responses(plan);
+  NIBBLE_CHECK(plan.num_tokens() > 0 || !has_work(), "{} waiting requests cannot start",
+               waiting_.size());
+}
+
+void Scheduler::plan_decodes(StepPlan& plan) {
+  std::vector<Sequence*> ready;
+  for (Sequence* sequence : running_) {
+    if (sequence->group->is_computed() && sequence->num_behind() == 0 &&
+        sequence->num_tokens() > 0) {
+      ready.push_back(sequence);
+    }
+  }
+  const size_t count = ready.size();
+  size_t at = count == 0 ? 0 : next_decode_ % count;
+  for (size_t i = 0; i < count && plan.num_tokens() < config_.max_step_tokens; ++i) {
+    Sequence& sequence = *ready[at];
+    at = (at + 1) % count;
+    add_tokens(plan, {sequence.group.get(), &sequence, plan.num_tokens(), 1, 1}, sequence);
+    add_draw(plan, sequence, 0);
+  }
+  next_decode_ = at;
+}
+
+void Scheduler::plan_prompts(StepPlan& plan) {
+  std::vector<const Sequence*> firsts;  // of every group one member, whose lane serves all
+  for (const Sequence* sequence : running_) {
+    Group& group = *sequence->group;
+    if (group.is_computed() || group.planned_in == static_cast<uint64_t>(num_steps_)) continue;
+    group.planned_in = static_cast<uint64_t>(num_steps_);
+    firsts.push_back(sequence);
+  }
+  for (size_t i = 0; i < firsts.size(); ++i) {
+    const int64_t room = config_.max_step_tokens - plan.num_tokens();
+    if (room == 0) return;
+    Group& group = *firsts[i]->group;
+    const int64_t chunk =
+        std::min(share_of(room, i + 1 == firsts.size()), group.prompt_tokens() - group.computed);
+    add_tokens(plan, {&group, nullptr, plan.num_tokens(), chunk, chunk}, *firsts[i]);
+    if (group.computed + chunk < group.prompt_tokens()) continue;
+    for (Sequence* member : group.members) {
+      // Others have their first token from before the prompt was computed anew.
+      if (member->num_tokens() == 0) add_draw(plan, *member, 0);
+    }
+  }
+}
+
+// What a sequence has besides its last token is in the cache, unless it is computed anew.
+void Scheduler::plan_responses(StepPlan& plan) {
+  for (Sequence* sequence : running_) {
+    const int64_t room = config_.max_step_tokens - plan.num_tokens();
+    if (room == 0) return;
+    if (!sequence->group->is_computed() || sequence->num_behind() == 0) continue;
+    const int64_t chunk = std::min(room, sequence->num_behind());
+    add_tokens(plan, {sequence->group.get(), sequence, plan.num_tokens(), chunk, chunk}, *sequence);
+  }
+}
+
+void Scheduler::add_tokens(StepPlan& plan, const StepPlan::Span& span,
+                           const Sequence& lane_of) const {
+  const int64_t table_row = lane_of.lane * config_.max_positions;
+  const int64_t start = span.sequence == nullptr
+                            ? span.group->computed
+                            : span.group->prompt_tokens() + span.sequence->computed;
+  for (int64_t p = start; p < start + span.num_tokens; ++p) {
+    const int64_t in_response = p - span.group->prompt_tokens();
+    plan.tokens.push_back(span.sequence == nullptr
+                              ? span.group->prompt[static_cast<size_t>(p)]
+                              : span.sequence->completion.tokens[static_cast<size_t>(in_response)]);
+    plan.position.push_back(static_cast<int32_t>(p));
+    plan.slot.push_back(kv_.slot_table()[table_row + p]);
+    plan.first.push_back(table_row);
+    plan.count.push_back(static_cast<int32_t>(p + 1));
+  }
+  plan.spans.push_back(span);
+}
+
+// From the plan's last token so far; `ahead` guessed tokens lie before it.
+void Scheduler::add_draw(StepPlan& plan, Sequence& sequence, int64_t ahead) {
+  const GenerateRequest& request = sequence.request;
+  const int64_t position = sequence.group->prompt_tokens() + sequence.num_tokens() + ahead;
+  plan.draws.push_back({plan.num_tokens() - 1, request.sampling,
+                        philox_uniform({request.seed, request.prompt_id, request.sample_index,
+                                        static_cast<uint32_t>(position)}),
+                        -1, request.want_plain_log_probs, request.num_top_log_probs});
+  plan.drawers.push_back(&sequence);
+}
+
+void Scheduler::accept(StepPlan& plan, int64_t version) {
+  for (size_t i = 0; i < plan.draws.size(); ++i) {
+    add_token(*plan.drawers[i], plan.draws[i], version);
+  }
+}
+
+void Scheduler::add_token(Sequence& sequence, const Draw& draw, int64_t version) {
+  Completion& completion = sequence.completion;
+  completion.tokens.push_back(draw.token);
+  completion.log_probs.push_back(draw.log_prob);
+  completion.versions.push_back(version);
+  if (sequence.request.want_plain_log_probs) {
+    completion.plain_log_probs.push_back(draw.plain_log_prob);
+  }
+  if (sequence.request.num_top_log_probs > 0) completion.top_log_probs.push_back(draw.top);
+  if (sequence.request.on_token) sequence.request.on_token(completion);
+  if (ends_at(sequence, draw.token)) {
+    sequence.finished = FinishReason::kStop;
+  } else if (sequence.num_tokens() == sequence.request.max_new_tokens) {
+    sequence.finished = FinishReason::kLength;
+  }
+}
+
+void Scheduler::commit(const StepPlan& plan) {
+  for (const StepPlan::Span& span : plan.spans) {
+    const bool is_prompt = span.sequence == nullptr;
+    int64_t& computed = is_prompt ? span.group->computed : span.sequence->computed;
+    int64_t& routed = is_prompt ? span.group->routed : span.sequence->routed;
+    computed += span.num_kept;
+    routed = std::max(routed, computed);
+    if (!is_prompt) continue;
+    totals_.prompt_tokens += span.num_kept;
+    if (span.group->is_computed()) kv_.share_prompt(*span.group);
+  }
+  std::vector<Sequence*> ended;
+  for (Sequence* sequence : plan.drawers) {
+    if (sequence->finished && (ended.empty() || ended.back() != sequence))
+      ended.push_back(sequence);
+  }
+  for (Sequence* sequence : ended) finish(*sequence, *sequence->finished);
+}
+
+}  // namespace nibble
