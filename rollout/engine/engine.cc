@@ -4,10 +4,18 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/base/clock.h"
 #include "core/base/fail.h"
+#include "rollout/engine/lookup_drafter.h"
 
 namespace nibble {
 namespace {
+
+std::unique_ptr<Drafter> drafter_or_lookup(const EngineConfig& config,
+                                           std::unique_ptr<Drafter> drafter) {
+  if (config.max_draft_tokens == 0) return nullptr;
+  return drafter ? std::move(drafter) : std::make_unique<LookupDrafter>();
+}
 
 EngineConfig checked(const EngineConfig& config) {
   check_engine_config(config);
@@ -44,17 +52,21 @@ struct RouteBlock {
 }  // namespace
 
 Engine::Engine(const ModelSpec& spec, const EngineConfig& config,
-               const StepRunnerFactory& make_runner)
+               const StepRunnerFactory& make_runner, std::unique_ptr<Drafter> drafter)
     : spec_(spec),
       config_(checked(config)),
-      scheduler_(config_, route_bytes(spec_.config)),
+      scheduler_(config_, route_bytes(spec_.config),
+                 drafter_or_lookup(config_, std::move(drafter))),
       runner_(make_runner(spec_, config_)) {}
 
 Engine::Engine(const ModelSpec& spec, const EngineConfig& config, const kernels::Parallel& parallel,
-               ActivationType activations)
-    : Engine(spec, config, [&](const ModelSpec& own_spec, const EngineConfig& own_config) {
-        return make_cpu_step_runner(own_spec, own_config, parallel, activations);
-      }) {}
+               ActivationType activations, std::unique_ptr<Drafter> drafter)
+    : Engine(
+          spec, config,
+          [&](const ModelSpec& own_spec, const EngineConfig& own_config) {
+            return make_cpu_step_runner(own_spec, own_config, parallel, activations);
+          },
+          std::move(drafter)) {}
 
 SubmitOutcome Engine::submit(std::vector<GenerateRequest> requests) {
   const RequestLimits limits{spec_.config.vocab, config_.max_positions, config_.kv_slots,
@@ -93,7 +105,9 @@ int64_t Engine::step() {
     fail(ErrorCode::kFailedPrecondition, "the engine has no weights yet; publish a version first");
   }
   scheduler_.plan(plan_);
+  const Stopwatch watch;
   runner_->run(plan_, scheduler_.slot_table());
+  scheduler_.observe_time(plan_, watch.elapsed_ms());
   for (size_t i = 0; i < plan_.draws.size(); ++i) {
     if (std::isfinite(plan_.draws[i].log_prob)) continue;
     fail(ErrorCode::kFailedPrecondition,

@@ -23,10 +23,13 @@ class Engine {
  public:
   /// Allocates everything. Throws Error{kInvalidArgument} naming the field of `config` that is out
   /// of range.
-  Engine(const ModelSpec& spec, const EngineConfig& config, const StepRunnerFactory& make_runner);
+  /// `drafter` guesses tokens if config.max_draft_tokens says so; null: LookupDrafter does.
+  Engine(const ModelSpec& spec, const EngineConfig& config, const StepRunnerFactory& make_runner,
+         std::unique_ptr<Drafter> drafter = nullptr);
   /// On the CPU. `parallel` must outlive the engine.
   Engine(const ModelSpec& spec, const EngineConfig& config, const kernels::Parallel& parallel,
-         ActivationType activations = ActivationType::kFloat32);
+         ActivationType activations = ActivationType::kFloat32,
+         std::unique_ptr<Drafter> drafter = nullptr);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 

@@ -12,6 +12,8 @@ struct EngineConfig {
   int64_t max_positions = 4096;   ///< prompt and response of one sequence, in tokens
   int64_t max_requests = 4096;    ///< submitted and not yet taken back, finished ones included
   int64_t max_logit_rows = 64;    ///< rows of float32 logits that exist at a time
+  int64_t max_draft_tokens = 0;   ///< guessed tokens of a sample in one step; 0: none are guessed
+  bool drafts_adapt = true;       ///< guesses only what pays; false: all there are
   int64_t block_tokens = 16;      ///< the cache is handed out in blocks of so many tokens
 };
 

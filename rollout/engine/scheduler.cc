@@ -25,8 +25,12 @@ void check_ids_are_new(const std::vector<GenerateRequest>& requests,
 
 }  // namespace
 
-Scheduler::Scheduler(const EngineConfig& config, int64_t route_bytes)
-    : config_(config), route_bytes_(route_bytes), kv_(config, route_bytes) {
+Scheduler::Scheduler(const EngineConfig& config, int64_t route_bytes,
+                     std::unique_ptr<Drafter> drafter)
+    : config_(config),
+      route_bytes_(route_bytes),
+      kv_(config, route_bytes),
+      drafter_(std::move(drafter)) {
   for (int64_t lane = config.max_running - 1; lane >= 0; --lane) free_lanes_.push_back(lane);
 }
 
@@ -49,6 +53,9 @@ SubmitOutcome Scheduler::submit(std::vector<GenerateRequest> requests) {
       by_prompt_id.emplace(request.prompt_id, group);
     }
     auto sequence = make_sequence(std::move(request), group);
+    if (drafter_) {
+      drafter_->begin(sequence->request.id, group->prompt, sequence->completion.tokens);
+    }
     waiting_.insert(sequence.get());
     sequences_.emplace(sequence->request.id, std::move(sequence));
   }
@@ -177,6 +184,7 @@ void Scheduler::finish(Sequence& sequence, FinishReason reason) {
   Completion& completion = sequence.completion;
   completion.reason = reason;
   completion.cached_prompt_tokens = group.cached;
+  if (drafter_) drafter_->end(completion.id, reason != FinishReason::kAborted);
   if (sequence.request.want_routes) {
     // The response's are there already; the prompt's go before them.
     Routes& routes = completion.routes;
@@ -244,6 +252,7 @@ EngineStats Scheduler::stats() const {
   stats.free_slots = kv_.num_available() * kv_.block_tokens();
   stats.reusable_slots = kv_.tree().num_blocks() * kv_.block_tokens();
   stats.route_bytes = kv_.tree().route_bytes();
+  stats.draft_bytes = drafter_ ? drafter_->num_bytes() : 0;
   return stats;
 }
 

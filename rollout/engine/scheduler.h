@@ -7,6 +7,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "rollout/engine/draft_policy.h"
+#include "rollout/engine/drafter.h"
 #include "rollout/engine/engine_config.h"
 #include "rollout/engine/kv_placement.h"
 #include "rollout/engine/request.h"
@@ -27,6 +29,11 @@ struct EngineStats {
   int64_t prompt_tokens = 0;    ///< computed, for the first time or anew
   int64_t cached_tokens = 0;    ///< of prompts, found in the cache
   int64_t num_preemptions = 0;  ///< sequences that were stopped for want of memory
+  int64_t guessed_tokens = 0;   ///< checked
+  int64_t accepted_tokens = 0;  ///< of these, drawn as guessed
+  int64_t decoded_tokens = 0;   ///< drawn after the first of a sample
+  int64_t decode_spans = 0;     ///< a sample in a step: decoded_tokens without guesses
+  int64_t draft_bytes = 0;      ///< what guesses are made from
 };
 
 enum class SubmitOutcome { kAccepted, kQueueFull };
@@ -42,7 +49,9 @@ enum class SubmitOutcome { kAccepted, kQueueFull };
 class Scheduler {
  public:
   ///   route_bytes  of Routes for one token; 0: the model has none
-  explicit Scheduler(const EngineConfig& config, int64_t route_bytes = 0);
+  ///   drafter      guesses tokens, if max_draft_tokens says so; null: nobody does
+  explicit Scheduler(const EngineConfig& config, int64_t route_bytes = 0,
+                     std::unique_ptr<Drafter> drafter = nullptr);
 
   /// Queues checked requests, all or none. Those with the same prompt_id and prompt become one
   /// group. Throws Error{kInvalidArgument} for an id that is in use.
@@ -57,6 +66,10 @@ class Scheduler {
   /// After accept() and the recording of routes: counts what was kept as computed, and finishes
   /// samples that ended.
   void commit(const StepPlan& plan);
+  /// How long the plan took, for the choice of how much to guess.
+  void observe_time(const StepPlan& plan, double ms) {
+    policy_.observe_step(plan.num_tokens(), ms);
+  }
 
   /// Ends a request with what it has; false if no unfinished request has this id.
   bool abort(uint64_t id);
@@ -95,13 +108,18 @@ class Scheduler {
   void plan_prompts(StepPlan& plan);
   void plan_responses(StepPlan& plan);
   void add_tokens(StepPlan& plan, const StepPlan::Span& span, const Sequence& lane_of) const;
-  static void add_draw(StepPlan& plan, Sequence& sequence, int64_t ahead);
+  void add_decode(StepPlan& plan, Sequence& sequence, int64_t num_samples, int64_t room);
+  static void add_draw(StepPlan& plan, Sequence& sequence, int64_t row, int64_t ahead, int kind);
+  int64_t accept_decode(StepPlan& plan, const StepPlan::Span& span, int64_t version);
   void add_token(Sequence& sequence, const Draw& draw, int64_t version);
   void finish(Sequence& sequence, FinishReason reason);
 
   const EngineConfig config_;
   const int64_t route_bytes_;
   KvPlacement kv_;
+  const std::unique_ptr<Drafter> drafter_;  // null: none
+  DraftPolicy policy_;
+  std::vector<DraftToken> guesses_;
   std::vector<int64_t> free_lanes_;
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // unfinished, by id
   Queue waiting_;

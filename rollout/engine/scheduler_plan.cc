@@ -30,6 +30,7 @@ void StepPlan::clear() {
   spans.clear();
   draws.clear();
   drawers.clear();
+  guess_kind.clear();
 }
 
 void Scheduler::plan(StepPlan& plan) {
@@ -57,10 +58,40 @@ void Scheduler::plan_decodes(StepPlan& plan) {
   for (size_t i = 0; i < count && plan.num_tokens() < config_.max_step_tokens; ++i) {
     Sequence& sequence = *ready[at];
     at = (at + 1) % count;
-    add_tokens(plan, {sequence.group.get(), &sequence, plan.num_tokens(), 1, 1}, sequence);
-    add_draw(plan, sequence, 0);
+    const auto others = static_cast<int64_t>(count - i - 1);
+    add_decode(plan, sequence, static_cast<int64_t>(count),
+               config_.max_step_tokens - plan.num_tokens() - 1 - others);
   }
   next_decode_ = at;
+}
+
+// The sequence's last token, and guesses behind it, up to `room`.
+void Scheduler::add_decode(StepPlan& plan, Sequence& sequence, int64_t num_samples, int64_t room) {
+  guesses_.clear();
+  const int64_t drawn = sequence.num_tokens();
+  const int64_t most =
+      std::min({config_.max_draft_tokens, room, sequence.request.max_new_tokens - drawn - 1});
+  if (drafter_ && most > 0) {
+    drafter_->propose(sequence.request.id, most, guesses_);
+    if (config_.drafts_adapt) {
+      guesses_.resize(static_cast<size_t>(policy_.num_worth(guesses_, num_samples)));
+    }
+    if (!kv_.grow(sequence, drawn + std::ssize(guesses_))) {
+      guesses_.resize(static_cast<size_t>(std::max<int64_t>(0, sequence.slots - drawn)));
+    }
+  }
+  StepPlan::Span span{sequence.group.get(),     &sequence, plan.num_tokens(),
+                      1 + std::ssize(guesses_), 1,         plan.draws.size(),
+                      1 + guesses_.size(),      true};
+  // Behind the tokens that are there, for the time of add_tokens().
+  std::vector<int32_t>& tokens = sequence.completion.tokens;
+  for (const DraftToken& guess : guesses_) tokens.push_back(guess.token);
+  add_tokens(plan, span, sequence);
+  tokens.resize(static_cast<size_t>(drawn));
+  for (int64_t i = 0; i < span.num_tokens; ++i) {
+    add_draw(plan, sequence, span.row + i, i,
+             i == 0 ? -1 : DraftPolicy::kind_of(guesses_[static_cast<size_t>(i - 1)]));
+  }
 }
 
 void Scheduler::plan_prompts(StepPlan& plan) {
@@ -77,11 +108,14 @@ void Scheduler::plan_prompts(StepPlan& plan) {
     Group& group = *firsts[i]->group;
     const int64_t chunk =
         std::min(share_of(room, i + 1 == firsts.size()), group.prompt_tokens() - group.computed);
-    add_tokens(plan, {&group, nullptr, plan.num_tokens(), chunk, chunk}, *firsts[i]);
+    add_tokens(plan, {&group, nullptr, plan.num_tokens(), chunk, chunk, plan.draws.size()},
+               *firsts[i]);
     if (group.computed + chunk < group.prompt_tokens()) continue;
     for (Sequence* member : group.members) {
       // Others have their first token from before the prompt was computed anew.
-      if (member->num_tokens() == 0) add_draw(plan, *member, 0);
+      if (member->num_tokens() > 0) continue;
+      add_draw(plan, *member, plan.num_tokens() - 1, 0, -1);
+      ++plan.spans.back().num_draws;
     }
   }
 }
@@ -116,21 +150,53 @@ void Scheduler::add_tokens(StepPlan& plan, const StepPlan::Span& span,
   plan.spans.push_back(span);
 }
 
-// From the plan's last token so far; `ahead` guessed tokens lie before it.
-void Scheduler::add_draw(StepPlan& plan, Sequence& sequence, int64_t ahead) {
+// `ahead` guessed tokens lie before the token that is drawn, the last of them of this kind.
+void Scheduler::add_draw(StepPlan& plan, Sequence& sequence, int64_t row, int64_t ahead, int kind) {
   const GenerateRequest& request = sequence.request;
   const int64_t position = sequence.group->prompt_tokens() + sequence.num_tokens() + ahead;
-  plan.draws.push_back({plan.num_tokens() - 1, request.sampling,
+  plan.draws.push_back({row, request.sampling,
                         philox_uniform({request.seed, request.prompt_id, request.sample_index,
                                         static_cast<uint32_t>(position)}),
                         -1, request.want_plain_log_probs, request.num_top_log_probs});
   plan.drawers.push_back(&sequence);
+  plan.guess_kind.push_back(kind);
 }
 
 void Scheduler::accept(StepPlan& plan, int64_t version) {
-  for (size_t i = 0; i < plan.draws.size(); ++i) {
-    add_token(*plan.drawers[i], plan.draws[i], version);
+  for (StepPlan::Span& span : plan.spans) {
+    if (span.is_decode) {
+      span.num_kept = accept_decode(plan, span, version);
+      continue;
+    }
+    for (size_t i = span.first_draw; i < span.first_draw + span.num_draws; ++i) {
+      add_token(*plan.drawers[i], plan.draws[i], version);
+    }
   }
+}
+
+// Tokens as they were drawn, as long as the guess before each was right. What is drawn behind a
+// right guess is what would be drawn without it: the same logits, the same random number.
+int64_t Scheduler::accept_decode(StepPlan& plan, const StepPlan::Span& span, int64_t version) {
+  Sequence& sequence = *span.sequence;
+  ++totals_.decode_spans;
+  for (size_t i = 0; i < span.num_draws; ++i) {
+    const Draw& draw = plan.draws[span.first_draw + i];
+    add_token(sequence, draw, version);
+    ++totals_.decoded_tokens;
+    const auto kept = static_cast<int64_t>(i) + 1;
+    if (i + 1 == span.num_draws) return kept;
+    const int32_t guess = plan.tokens[static_cast<size_t>(span.row) + i + 1];
+    const bool is_right = guess == draw.token;
+    ++totals_.guessed_tokens;
+    policy_.observe_guess(plan.guess_kind[span.first_draw + i + 1], is_right);
+    if (is_right) ++totals_.accepted_tokens;
+    if (!is_right || sequence.finished) {
+      // Those behind it were computed in vain, too.
+      totals_.guessed_tokens += static_cast<int64_t>(span.num_draws - i) - 2;
+      return kept;
+    }
+  }
+  return span.num_tokens;
 }
 
 void Scheduler::add_token(Sequence& sequence, const Draw& draw, int64_t version) {
@@ -142,6 +208,7 @@ void Scheduler::add_token(Sequence& sequence, const Draw& draw, int64_t version)
     completion.plain_log_probs.push_back(draw.plain_log_prob);
   }
   if (sequence.request.num_top_log_probs > 0) completion.top_log_probs.push_back(draw.top);
+  if (drafter_) drafter_->extend(completion.id, draw.token);
   if (sequence.request.on_token) sequence.request.on_token(completion);
   if (ends_at(sequence, draw.token)) {
     sequence.finished = FinishReason::kStop;

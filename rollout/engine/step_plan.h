@@ -26,10 +26,14 @@ struct StepPlan {
     /// How many of them come to stay: all but guessed ones that were not drawn. Known after
     /// Scheduler::accept().
     int64_t num_kept = 0;
+    size_t first_draw = 0;  ///< of `num_draws`: one a token for a decode, with guesses behind it
+    size_t num_draws = 0;
+    bool is_decode = false;
   };
   std::vector<Span> spans;
   std::vector<Draw> draws;         ///< in rising order of row
   std::vector<Sequence*> drawers;  ///< whose token each draw is
+  std::vector<int> guess_kind;  ///< DraftPolicy kind of the guess that each draw is behind; or -1
 
   int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
   void clear();

@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <map>
+#include <random>
+
 #include <algorithm>
 #include <cstring>
 #include <functional>
@@ -245,6 +248,78 @@ TEST_P(EngineOracle, ASampleThatWasAbortedGoesOnLater) {
     submit_all(other, std::move(rest));
     expect_same(finish_all(other), want, fmt::format("after {} steps", steps));
   }
+}
+
+// Knows what will be drawn, and says something else now and then.
+class Oracle final : public Drafter {
+ public:
+  explicit Oracle(const std::vector<Completion>& samples) {
+    for (const Completion& sample : samples) tokens_[sample.id] = sample.tokens;
+  }
+  void begin(uint64_t id, std::span<const int32_t>, std::span<const int32_t> drawn) override {
+    drawn_[id] = drawn.size();
+  }
+  void extend(uint64_t id, int32_t) override { ++drawn_[id]; }
+  void end(uint64_t id, bool) override { drawn_.erase(id); }
+  void propose(uint64_t id, int64_t most, std::vector<DraftToken>& out) override {
+    out.clear();
+    const auto& tokens = tokens_.at(id);
+    for (size_t i = drawn_.at(id); i < tokens.size() && std::ssize(out) < most; ++i) {
+      out.push_back({random_() % 4 == 0 ? 0 : tokens[i], 1.0f, 3});
+    }
+  }
+  int64_t num_bytes() const override { return 0; }
+
+ private:
+  std::map<uint64_t, std::vector<int32_t>> tokens_;
+  std::map<uint64_t, size_t> drawn_;
+  std::mt19937 random_{1};
+};
+
+TEST_P(EngineOracle, GuessesChangeNothingRightOrWrong) {
+  const kernels::Serial serial;
+  for (const ActivationType activations : {ActivationType::kFloat32, ActivationType::kBfloat16}) {
+    const std::vector<Completion> want = generate(model_, {}, activations);
+    for (const int64_t max_step_tokens : {12, 64}) {
+      for (const int64_t kv_slots : {24, 256}) {
+        EngineConfig config;
+        config.max_step_tokens = max_step_tokens;
+        config.kv_slots = kv_slots;
+        config.block_tokens = 4;
+        config.max_positions = 32;
+        config.max_draft_tokens = 5;
+        config.drafts_adapt = false;
+        config.max_logit_rows = 3;
+        Engine engine(model_.spec, config, serial, activations, std::make_unique<Oracle>(want));
+        engine.set_weights(borrowed(*model_.weights), 1);
+        submit_all(engine, workload(model_));
+        expect_same(finish_all(engine), want, fmt::format("step {}", max_step_tokens));
+        const EngineStats stats = engine.stats();
+        EXPECT_GT(stats.accepted_tokens, 0);
+        EXPECT_GT(stats.guessed_tokens, stats.accepted_tokens) << "no guess was wrong";
+        EXPECT_EQ(stats.decoded_tokens, stats.decode_spans + stats.accepted_tokens);
+        EXPECT_EQ(stats.free_slots, engine.config().kv_slots);
+      }
+    }
+  }
+}
+
+TEST_P(EngineOracle, TheSamplesOfAnEarlierEpochAreGuessed) {
+  const kernels::Serial serial;
+  const std::vector<Completion> want = generate(model_, {});
+  EngineConfig config;
+  config.kv_slots = 256;
+  config.max_positions = 32;
+  config.max_draft_tokens = 8;
+  config.drafts_adapt = false;
+  Engine engine(model_.spec, config, serial);
+  engine.set_weights(borrowed(*model_.weights), 1);
+  submit_all(engine, workload(model_));
+  finish_all(engine);
+  const int64_t first = engine.stats().accepted_tokens;
+  submit_all(engine, workload(model_));
+  expect_same(finish_all(engine), want, "the second epoch");
+  EXPECT_GT(engine.stats().accepted_tokens, first + 10);
 }
 
 TEST_P(EngineOracle, RecomputingTheCacheChangesNeitherSamplesNorRoutes) {

@@ -118,6 +118,59 @@ INSTANTIATE_TEST_SUITE_P(Params, Distribution,
                                            kernels::SamplingParams{1.0f, 0, 0.8f},
                                            kernels::SamplingParams{1.5f, 8, 0.9f}));
 
+// Three tokens a sample, so that the second is guessed: pairs against p(a) p(b | a).
+TEST(Sampling, PairsFollowTheExactProbabilitiesWithGuesses) {
+  constexpr int32_t kFew = 4;
+  constexpr int kDraws = 20000;
+  RandomModel model(kFew);
+  const std::vector<int32_t> prompt = {3, 1, 0, 1, 2};
+  const at::NoGradGuard no_grad;
+  SequenceGroup group{prompt, {}};
+  for (int32_t a = 0; a < kFew; ++a) {
+    for (int32_t b = 0; b < kFew; ++b) group.responses.push_back({a, b});
+  }
+  const PackedBatch batch = pack_groups(std::span(&group, 1));
+  const auto rope = make_rope_table(model.spec.config.rope, model.spec.config.head_dim, 32);
+  const TapeResult exact =
+      run_log_probs(model.spec, model.weights, rope, {batch}, 1.0f, ActivationType::kFloat32);
+  const float* log_prob = exact.log_prob.data_ptr<float>();  // [pairs, 2]
+  const kernels::Serial serial;
+  EngineConfig config;
+  config.max_positions = 16;
+  config.kv_slots = 2048;
+  config.max_requests = kDraws;
+  config.max_draft_tokens = 4;
+  config.drafts_adapt = false;
+  Engine engine(model.spec, config, serial);
+  engine.set_weights(borrowed(model.weights), 1);
+  std::vector<GenerateRequest> requests;
+  for (int i = 0; i < kDraws; ++i) {
+    GenerateRequest request;
+    request.id = static_cast<uint64_t>(i);
+    request.sample_index = static_cast<uint32_t>(i);
+    request.prompt = prompt;
+    request.max_new_tokens = 3;
+    request.seed = 11;
+    requests.push_back(std::move(request));
+  }
+  submit_all(engine, std::move(requests));
+  std::vector<int> seen(kFew * kFew, 0);
+  for (const Completion& done : finish_all(engine)) {
+    ++seen[static_cast<size_t>(done.tokens.at(0) * kFew + done.tokens.at(1))];
+  }
+  EXPECT_GT(engine.stats().guessed_tokens, kDraws / 4);
+  EXPECT_GT(engine.stats().accepted_tokens, kDraws / 20);
+  double chi_square = 0.0;
+  for (size_t pair = 0; pair < seen.size(); ++pair) {
+    const double expected =
+        kDraws * std::exp(static_cast<double>(log_prob[2 * pair]) + log_prob[2 * pair + 1]);
+    ASSERT_GT(expected, 5.0) << "too rare for the test; choose another model seed";
+    chi_square += std::pow(seen[pair] - expected, 2) / expected;
+  }
+  const double d = kFew * kFew - 1;
+  EXPECT_LT(chi_square, d * std::pow(1.0 - 2.0 / (9.0 * d) + 3.72 * std::sqrt(2.0 / (9.0 * d)), 3));
+}
+
 TEST(Sampling, GreedyTakesTheLikeliestTokenAndScoresItAtTemperatureOne) {
   RandomModel model(kVocab);
   const std::vector<double> log_prob = exact_log_probs(model, 1.0f);

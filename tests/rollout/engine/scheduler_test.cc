@@ -7,6 +7,8 @@
 #include <random>
 #include <set>
 
+#include "rollout/engine/lookup_drafter.h"
+
 namespace nibble {
 namespace {
 
@@ -59,6 +61,11 @@ void expect_sound_keys(const StepPlan& plan, const int32_t* table, int epoch,
     if (span.sequence != nullptr) {
       const auto& drawn = span.sequence->completion.tokens;
       tokens.insert(tokens.end(), drawn.begin(), drawn.end());
+      // Guesses behind them.
+      if (span.is_decode) {
+        tokens.insert(tokens.end(), plan.tokens.begin() + span.row + 1,
+                      plan.tokens.begin() + span.row + span.num_tokens);
+      }
       is_stale = is_stale || span.sequence->is_stale;
     }
     std::vector<uint64_t> prefix;
@@ -96,14 +103,15 @@ void record_routes(const StepPlan& plan) {
 }
 
 void run_step(Scheduler& scheduler, StepPlan& plan) {
-  for (Draw& draw : plan.draws) draw.token = 1;
+  int32_t number = 0;
+  for (Draw& draw : plan.draws) draw.token = number++ % 7 == 6 ? 2 : 1;
   scheduler.accept(plan, 1);
   record_routes(plan);
   scheduler.commit(plan);
 }
 
 struct Totals {
-  int64_t preemptions = 0, cached = 0, drawn_before = 0;
+  int64_t preemptions = 0, cached = 0, drawn_before = 0, guessed = 0, accepted = 0;
 };
 
 void run_traffic(unsigned seed, Totals& totals) {
@@ -115,7 +123,10 @@ void run_traffic(unsigned seed, Totals& totals) {
   config.max_positions = config.kv_slots;
   config.max_running = traffic.between(1, 6);
   config.max_step_tokens = traffic.between(1, 12);
-  Scheduler scheduler(config, 1);
+  config.max_draft_tokens = seed % 2 == 0 ? 3 : 0;
+  Scheduler scheduler(
+      config, 1,
+      seed % 2 == 0 ? std::make_unique<LookupDrafter>(LookupDrafter::Limits{100, 3}) : nullptr);
   StepPlan plan;
   std::map<int32_t, Written> cache;
   int epoch = 0;
@@ -183,6 +194,8 @@ void run_traffic(unsigned seed, Totals& totals) {
   EXPECT_EQ(scheduler.stats().free_slots, config.kv_slots);
   totals.preemptions += stats.num_preemptions;
   totals.cached += stats.cached_tokens;
+  totals.guessed += stats.guessed_tokens;
+  totals.accepted += stats.accepted_tokens;
 }
 
 TEST(Scheduler, FinishesRandomTrafficInScarceSlotsAndGivesAllBack) {
@@ -196,6 +209,8 @@ TEST(Scheduler, FinishesRandomTrafficInScarceSlotsAndGivesAllBack) {
   EXPECT_GT(totals.preemptions, 100);
   EXPECT_GT(totals.cached, 100);
   EXPECT_GT(totals.drawn_before, 20);
+  EXPECT_GT(totals.accepted, 1000);
+  EXPECT_GT(totals.guessed, totals.accepted + 100);
 }
 
 TEST(Scheduler, AStepTooSmallForAllDecodesServesThemInTurn) {
