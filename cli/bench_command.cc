@@ -6,6 +6,7 @@
 
 #include "cli/bench_layout.h"
 #include "cli/command.h"
+#include "cli/engine_bench.h"
 #include "cli/planned_model.h"
 #include "cli/sync_bench.h"
 #include "core/base/fail.h"
@@ -121,8 +122,34 @@ void run_sync(const BenchFlags& flags) {
 
 void list_benchmarks() {
   fmt::print(
-      "sync  publishing weights between processes of this machine, from any layout to any other\n"
+      "decode   tokens a second of the rollout engine, by batch\n"
+      "prefill  the same of prompts\n"
+      "sync     publishing weights between processes of this machine, from any layout to any "
+      "other\n"
       "`nibble bench NAME --help` says what is measured.\n");
+}
+
+void add_engine_benches(CLI::App& command, CommandContext& context) {
+  CLI::App* decode =
+      command.add_subcommand("decode", "tokens a second of the rollout engine, by batch");
+  auto decode_flags = std::make_shared<EngineBenchFlags>();
+  add_engine_bench_flags(*decode, *decode_flags, true);
+  decode->footer(
+      "weight_gb_per_s counts what a step reads of the weights; share_of_stream is its part of "
+      "what\nmemory gives to plain reads in the same run. Steps with prompts are not counted.\n"
+      "Example:\n  nibble bench decode --model models/Qwen3-0.6B-int4 --batch 1,8,32 --json");
+  decode->callback([decode_flags, &context] {
+    context.run = [decode_flags] { run_decode_bench(*decode_flags); };
+  });
+  CLI::App* prefill = command.add_subcommand("prefill", "tokens a second of prompts");
+  auto prefill_flags = std::make_shared<EngineBenchFlags>();
+  prefill_flags->prompt_tokens = 512;
+  add_engine_bench_flags(*prefill, *prefill_flags, false);
+  prefill->footer(
+      "Example:\n  nibble bench prefill --model models/Qwen3-0.6B-int4 --prompt-tokens 512 --json");
+  prefill->callback([prefill_flags, &context] {
+    context.run = [prefill_flags] { run_prefill_bench(*prefill_flags); };
+  });
 }
 
 }  // namespace
@@ -156,6 +183,7 @@ void add_bench_command(CLI::App& app, CommandContext& context) {
   sync->add_flag("--json", flags->json, "print one JSON object in a line");
   sync->footer(kSyncHelp);
   sync->callback([flags, &context] { context.run = [flags] { run_sync(*flags); }; });
+  add_engine_benches(*command, context);
   command->callback([command, &context] {
     if (command->get_subcommands().empty()) context.run = list_benchmarks;
   });
