@@ -52,16 +52,20 @@ std::unique_ptr<Engine> make_engine(const LoadedModel& model, const EngineBenchF
   config.kv_slots = batch * (config.max_positions + config.block_tokens);
   config.max_requests = std::max<int64_t>(batch, 16);
   if (!model.gpu) {
-    return std::make_unique<Engine>(model.spec, config, ops::torch_parallel(),
-                                    activation_type(flags.model));
+    auto engine = std::make_unique<Engine>(model.spec, config, ops::torch_parallel(),
+                                           activation_type(flags.model));
+    engine->set_weights(model.weights, 1);
+    return engine;
   }
   config.max_logit_rows = std::max(config.max_logit_rows, batch * (1 + flags.max_draft_tokens));
   ops::bind_cuda_thread();
-  return std::make_unique<Engine>(
+  auto engine = std::make_unique<Engine>(
       model.spec, config,
       cuda_step_runner(*model.gpu,
                        {numerics(flags.model),
                         default_graph_batches(std::min(config.max_logit_rows, kMaxGraphBatch))}));
+  engine->set_weights(model.weights, 1);
+  return engine;
 }
 
 std::vector<GenerateRequest> random_requests(const LoadedModel& model,
@@ -239,7 +243,6 @@ void run_decode_bench(EngineBenchFlags flags) {
   const double stream = model->gpu ? 0.0 : memory_read_gb_per_s(ops::torch_parallel());
   for (const int64_t batch : flags.batches) {
     const auto engine = make_engine(*model, flags, batch);
-    engine->set_weights(model->weights, 1);
     Times warm_up;
     run_batch(*engine, random_requests(*model, flags, 0, batch), warm_up);
     Times times;
@@ -270,7 +273,7 @@ void run_prefill_bench(EngineBenchFlags flags) {
   const auto engine = make_engine(*model, flags, 1);
   std::vector<double> ms;
   for (int64_t round = 0; round <= flags.rounds; ++round) {
-    engine->set_weights(model->weights, 1 + round);
+    if (round > 0) engine->set_weights(model->weights, 1 + round);
     Times times;
     run_batch(*engine, random_requests(*model, flags, round, 1), times);
     if (round > 0) ms.push_back(times.prefill_s * 1e3);

@@ -10,80 +10,105 @@
 namespace nibble::kernels {
 namespace {
 
-// NT consecutive weight rows, read sixteen inputs at a time. begin_block(k) is called once per
-// kBlock inputs (a multiple of every group size is not needed: groups are multiples of 32).
-template <int NT>
-struct FloatRows {
-  static constexpr int64_t kBlock = 32;
-  const float* row[NT];
-  FloatRows(const float* panel, int64_t cols, int64_t first) {
-    for (int j = 0; j < NT; ++j) row[j] = panel + (first + j) * cols;
-  }
-  void begin_block(int64_t) {}
-  F32x16 at(int j, int64_t k) const { return load(row[j] + k); }
-};
+// Tiles: MT rows of x by NT rows of weights, whose sums fit the registers. x is read from a copy
+// [cols / 16][MT][16], one line after the other; of INT4 weights in the lanes in which they decode.
+#if defined(__AVX512F__)
+constexpr int kPanelMt = 6;
+constexpr int kPanelNt = 4;
+constexpr int kDirectSums = 16;
+#else
+constexpr int kPanelMt = 3;
+constexpr int kPanelNt = 2;
+constexpr int kDirectSums = 4;
+#endif
+constexpr int kMaxDirectMt = 8;  // up to here, weights are expanded in registers
 
+constexpr int direct_nt(int mt) {
+  return 4 * mt <= kDirectSums ? 4 : 2 * mt <= kDirectSums ? 2 : 1;
+}
+
+// NT consecutive weight rows, read sixteen inputs at a time. begin_block() is called before every
+// 32 inputs in turn: groups are multiples of that.
 template <int NT>
 struct Bf16Rows {
+  static constexpr bool kHasInt4Lanes = false;
   const uint16_t* row[NT];
   Bf16Rows(const WeightView& w, int64_t first) {
     for (int j = 0; j < NT; ++j) row[j] = w.bf16() + (first + j) * w.cols;
   }
-  void begin_block(int64_t) {}
+  void begin_block() {}
   F32x16 at(int j, int64_t k) const { return load_bf16(row[j] + k); }
 };
 
 template <int NT>
 struct Int4Rows {
+  static constexpr bool kHasInt4Lanes = true;
   const uint32_t* row[NT];
-  const uint16_t* scale[NT];
-  int64_t group;
+  const uint16_t* scale[NT];  // of the group that comes next
+  int64_t blocks_a_group;
+  int64_t blocks_left = 0;  // of this group: counted, for a division takes as long as a block
   Int4Group current[NT];
-  Int4Rows(const WeightView& w, int64_t first) : group(w.group) {
+  Int4Rows(const WeightView& w, int64_t first) : blocks_a_group(w.group / 32) {
     for (int j = 0; j < NT; ++j) {
       row[j] = w.words() + (first + j) * (w.cols / 8);
       scale[j] = w.scale + (first + j) * (w.cols / w.group);
-      current[j] = int4_group(0.0f);  // begin_block(0) sets it; the compiler cannot see that
+      current[j] = int4_group(0);  // begin_block() sets it; the compiler cannot see that
     }
   }
-  void begin_block(int64_t k) {
-    if (k % group != 0) return;
-    for (int j = 0; j < NT; ++j) current[j] = int4_group(bf16_value(scale[j][k / group]));
+  void begin_block() {
+    if (blocks_left-- > 0) return;
+    blocks_left = blocks_a_group - 1;
+    for (int j = 0; j < NT; ++j) current[j] = int4_group(*scale[j]++);
   }
   F32x16 at(int j, int64_t k) const { return int4_weights(current[j], row[j] + k / 8); }
 };
 
-// acc[i][j] for MT rows of x and NT rows of w, all of K.
+// Weights that were expanded to [cols / 16][NT][16], in the lanes of Rows.
+template <int NT, bool is_int4>
+struct PanelRows {
+  static constexpr bool kHasInt4Lanes = is_int4;
+  const float* panel;
+  void begin_block() {}
+  F32x16 at(int j, int64_t k) const { return load(panel + k * NT + j * kLanes); }
+};
+
+template <int MT, int NT>
+inline void add_products(const float* x, const F32x16 (&w)[NT], F32x16 (&acc)[MT][NT]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < MT; ++i) {
+    const F32x16 xi = load(x + i * kLanes);
+#pragma GCC unroll 8
+    for (int j = 0; j < NT; ++j) acc[i][j] = fma(xi, w[j], acc[i][j]);
+  }
+}
+
+// y[i][j] for MT rows of x and NT rows of w, all of K.
 template <int MT, int NT, typename Rows>
-inline void tile(const float* x, int64_t ldx, Rows rows, int64_t cols, float* y, int64_t ldy) {
+inline void tile(const float* x, Rows rows, int64_t cols, float* y, int64_t ldy) {
   F32x16 acc[MT][NT];
   for (int i = 0; i < MT; ++i) {
     for (int j = 0; j < NT; ++j) acc[i][j] = zero();
   }
+  F32x16 w[NT];
   int64_t k = 0;
   for (; k + 32 <= cols; k += 32) {
-    rows.begin_block(k);
+    rows.begin_block();
 #pragma GCC unroll 2
     for (int64_t half = k; half < k + 32; half += kLanes) {
-      F32x16 w[NT];
 #pragma GCC unroll 8
       for (int j = 0; j < NT; ++j) w[j] = rows.at(j, half);
-#pragma GCC unroll 8
-      for (int i = 0; i < MT; ++i) {
-        const F32x16 xi = load(x + i * ldx + half);
-#pragma GCC unroll 8
-        for (int j = 0; j < NT; ++j) acc[i][j] = fma(xi, w[j], acc[i][j]);
-      }
+      add_products<MT, NT>(x + half * MT, w, acc);
     }
   }
   if (k < cols) {  // unquantized widths that are 16 mod 32
-    rows.begin_block(k);
-    for (int j = 0; j < NT; ++j) {
-      const F32x16 w = rows.at(j, k);
-      for (int i = 0; i < MT; ++i) acc[i][j] = fma(load(x + i * ldx + k), w, acc[i][j]);
-    }
+    rows.begin_block();
+    for (int j = 0; j < NT; ++j) w[j] = rows.at(j, k);
+    add_products<MT, NT>(x + k * MT, w, acc);
   }
   for (int i = 0; i < MT; ++i) {
+    if constexpr (Rows::kHasInt4Lanes) {
+      for (int j = 0; j < NT; ++j) acc[i][j] = from_int4_lanes(acc[i][j]);
+    }
     if constexpr (NT == 4) {
       store_sums(y + i * ldy, acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
     } else {
@@ -92,52 +117,28 @@ inline void tile(const float* x, int64_t ldx, Rows rows, int64_t cols, float* y,
   }
 }
 
-template <int NT, typename Rows>
-inline void tile_rows(const float* x, int64_t m, Rows rows, int64_t cols, float* y, int64_t ldy) {
-  int64_t i = 0;
-  for (; i + 4 <= m; i += 4) tile<4, NT>(x + i * cols, cols, rows, cols, y + i * ldy, ldy);
-  switch (m - i) {
-    case 3:
-      tile<3, NT>(x + i * cols, cols, rows, cols, y + i * ldy, ldy);
-      break;
-    case 2:
-      tile<2, NT>(x + i * cols, cols, rows, cols, y + i * ldy, ldy);
-      break;
-    case 1:
-      tile<1, NT>(x + i * cols, cols, rows, cols, y + i * ldy, ldy);
-      break;
-    default:
-      break;
-  }
-}
-
-// Few rows of x: weights are dequantized in registers and read once.
-template <template <int> typename Rows>
-inline void linear_direct(const float* x, const WeightView& w, int64_t m, float* y, int64_t ldy,
-                          int64_t begin, int64_t end) {
-  int64_t n = begin;
-  for (; n + 4 <= end; n += 4) tile_rows<4>(x, m, Rows<4>(w, n), w.cols, y + n, ldy);
-  for (; n < end; ++n) tile_rows<1>(x, m, Rows<1>(w, n), w.cols, y + n, ldy);
-}
-
-template <template <int> typename Rows>
-inline void expand_rows(const WeightView& w, int64_t begin, int64_t end, float* panel) {
-  for (int64_t n = begin; n < end; ++n) {
-    Rows<1> row(w, n);
-    float* out = panel + (n - begin) * w.cols;
-    for (int64_t k = 0; k < w.cols; k += kLanes) {
-      if (k % 32 == 0) row.begin_block(k);
-      store(out + k, row.at(0, k));
+// Copies MT rows of x for tile().
+template <int MT>
+inline void copy_rows(const float* x, int64_t cols, bool to_int4, float* out) {
+  for (int64_t k = 0; k < cols; k += kLanes) {
+#pragma GCC unroll 8
+    for (int i = 0; i < MT; ++i) {
+      const F32x16 lanes = load(x + i * cols + k);
+      store(out + k * MT + i * kLanes, to_int4 ? to_int4_lanes(lanes) : lanes);
     }
   }
 }
 
-inline void expand(const WeightView& w, int64_t begin, int64_t end, float* panel) {
-  if (w.format == WeightFormat::kInt4) {
-    expand_rows<Int4Rows>(w, begin, end, panel);
-  } else {
-    expand_rows<Bf16Rows>(w, begin, end, panel);
+// Calls body<MT>() for a number of rows that is known only now.
+template <int kMost, typename Body>
+inline void with_rows(int64_t rows, const Body& body) {
+  if constexpr (kMost > 1) {
+    if (rows < kMost) {
+      with_rows<kMost - 1>(rows, body);
+      return;
+    }
   }
+  body.template operator()<kMost>();
 }
 
 // 64-byte aligned scratch without std:: templates (see simd.h).
@@ -158,53 +159,128 @@ class Scratch {
   float* data_;
 };
 
-constexpr int64_t kDirectRows = 8;  // up to here, weights are expanded in registers
-constexpr int64_t kPanelRows = 48;  // expanded rows a thread keeps in its L2
+constexpr int64_t kPanelRows = 48;   // expanded rows a thread keeps in its L2
+constexpr int64_t kChunkTiles = 32;  // tiles of x that are copied at a time
 
+// Few rows of x, copied: weights are dequantized in registers and read once.
+template <int MT, template <int> typename Rows>
+inline void linear_direct(const float* x, const WeightView& w, float* y, int64_t ldy, int64_t begin,
+                          int64_t end) {
+  constexpr int kNt = direct_nt(MT);
+  int64_t n = begin;
+  for (; n + kNt <= end; n += kNt) tile<MT, kNt>(x, Rows<kNt>(w, n), w.cols, y + n, ldy);
+  for (; n < end; ++n) tile<MT, 1>(x, Rows<1>(w, n), w.cols, y + n, ldy);
+}
+
+// NT rows to [cols / 16][NT][16].
+template <template <int> typename Rows>
+inline void expand_panel(const WeightView& w, int64_t first, float* panel) {
+  Rows<kPanelNt> rows(w, first);
+  for (int64_t k = 0; k < w.cols; k += kLanes) {
+    if (k % 32 == 0) rows.begin_block();
+#pragma GCC unroll 8
+    for (int j = 0; j < kPanelNt; ++j) store(panel + k * kPanelNt + j * kLanes, rows.at(j, k));
+  }
+}
+
+// Many rows of x, copied in tiles of kPanelMt and one of what is left.
+template <template <int> typename Rows>
 inline void linear_panels(const float* x, const WeightView& w, int64_t m, float* y, int64_t ldy,
                           int64_t begin, int64_t end) {
+  using Panel = PanelRows<kPanelNt, Rows<1>::kHasInt4Lanes>;
   const Scratch panel(kPanelRows * w.cols);
-  for (int64_t n0 = begin; n0 < end; n0 += kPanelRows) {
-    const int64_t n1 = min_of(n0 + kPanelRows, end);
-    expand(w, n0, n1, panel.data());
-    for (int64_t i = 0; i < m; i += 4) {
-      const int64_t rows = min_of(4, m - i);
-      const float* xi = x + i * w.cols;
-      float* yi = y + i * ldy;
-      int64_t n = n0;
-      for (; n + 4 <= n1; n += 4) {
-        tile_rows<4>(xi, rows, FloatRows<4>(panel.data(), w.cols, n - n0), w.cols, yi + n, ldy);
-      }
-      for (; n < n1; ++n) {
-        tile_rows<1>(xi, rows, FloatRows<1>(panel.data(), w.cols, n - n0), w.cols, yi + n, ldy);
-      }
+  const auto for_each_tile = [&](const auto& body) {
+    for (int64_t i = 0; i < m; i += kPanelMt) {
+      with_rows<kPanelMt>(min_of(kPanelMt, m - i), [&]<int MT>() {
+        body.template operator()<MT>(x + i * w.cols, y + i * ldy);
+      });
     }
+  };
+  int64_t n0 = begin;
+  for (; n0 + kPanelNt <= end;) {
+    int64_t n1 = n0;
+    for (; n1 + kPanelNt <= min_of(n0 + kPanelRows, end); n1 += kPanelNt) {
+      expand_panel<Rows>(w, n1, panel.data() + (n1 - n0) * w.cols);
+    }
+    for_each_tile([&]<int MT>(const float* xi, float* yi) {
+      for (int64_t n = n0; n < n1; n += kPanelNt) {
+        tile<MT, kPanelNt>(xi, Panel{panel.data() + (n - n0) * w.cols}, w.cols, yi + n, ldy);
+      }
+    });
+    n0 = n1;
+  }
+  for_each_tile([&]<int MT>(const float* xi, float* yi) {
+    for (int64_t n = n0; n < end; ++n) tile<MT, 1>(xi, Rows<1>(w, n), w.cols, yi + n, ldy);
+  });
+}
+
+template <template <int> typename Rows>
+inline void linear_rows(const float* x, const WeightView& w, int64_t m, float* y, int64_t ldy,
+                        const Parallel& parallel) {
+  constexpr bool kToInt4 = Rows<1>::kHasInt4Lanes;
+  const bool is_direct = m <= kMaxDirectMt;
+  const int64_t chunk = is_direct ? m : min_of(m, kChunkTiles * kPanelMt);
+  const Scratch copy(chunk * w.cols);
+  for (int64_t first = 0; first < m; first += chunk) {
+    const int64_t count = min_of(chunk, m - first);
+    const float* from = x + first * w.cols;
+    float* to = y + first * ldy;
+    const int64_t most = is_direct ? count : kPanelMt;
+    parallel.run((count + most - 1) / most, max_of(1, 262144 / (most * w.cols)),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t i = begin * most; i < min_of(end * most, count); i += most) {
+                     with_rows<kMaxDirectMt>(min_of(most, count - i), [&]<int MT>() {
+                       copy_rows<MT>(from + i * w.cols, w.cols, kToInt4, copy.data() + i * w.cols);
+                     });
+                   }
+                 });
+    // Threads take whole tiles of four output rows.
+    const int64_t macs_per_tile = 4 * w.cols * count;
+    parallel.run((w.rows + 3) / 4, max_of(1, 65536 / macs_per_tile),
+                 [&](int64_t first_tile, int64_t last_tile) {
+                   const int64_t begin = first_tile * 4;
+                   const int64_t end = min_of(last_tile * 4, w.rows);
+                   if (is_direct) {
+                     with_rows<kMaxDirectMt>(count, [&]<int MT>() {
+                       linear_direct<MT, Rows>(copy.data(), w, to, ldy, begin, end);
+                     });
+                   } else {
+                     linear_panels<Rows>(copy.data(), w, count, to, ldy, begin, end);
+                   }
+                 });
   }
 }
 
 [[maybe_unused]] void linear_isa(const float* x, const WeightView& w, int64_t m, float* y,
                                  int64_t ldy, const Parallel& parallel) {
   if (m <= 0) return;
-  // Threads take whole tiles of four output rows.
-  const int64_t tiles = (w.rows + 3) / 4;
-  const int64_t macs_per_tile = 4 * w.cols * m;
-  const int64_t grain = max_of(1, 65536 / macs_per_tile);
-  parallel.run(tiles, grain, [&](int64_t first, int64_t last) {
-    const int64_t begin = first * 4;
-    const int64_t end = min_of(last * 4, w.rows);
-    if (m > kDirectRows) {
-      linear_panels(x, w, m, y, ldy, begin, end);
-    } else if (w.format == WeightFormat::kInt4) {
-      linear_direct<Int4Rows>(x, w, m, y, ldy, begin, end);
-    } else {
-      linear_direct<Bf16Rows>(x, w, m, y, ldy, begin, end);
+  if (w.format == WeightFormat::kInt4) {
+    linear_rows<Int4Rows>(x, w, m, y, ldy, parallel);
+  } else {
+    linear_rows<Bf16Rows>(x, w, m, y, ldy, parallel);
+  }
+}
+
+template <template <int> typename Rows>
+inline void dequantize_rows_isa(const WeightView& w, float* weight, const Parallel& parallel) {
+  parallel.run(w.rows, max_of(1, 65536 / w.cols), [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      Rows<1> row(w, n);
+      for (int64_t k = 0; k < w.cols; k += kLanes) {
+        if (k % 32 == 0) row.begin_block();
+        const F32x16 lanes = row.at(0, k);
+        store(weight + n * w.cols + k, Rows<1>::kHasInt4Lanes ? from_int4_lanes(lanes) : lanes);
+      }
     }
   });
 }
 
 [[maybe_unused]] void dequantize_isa(const WeightView& w, float* weight, const Parallel& parallel) {
-  parallel.run(w.rows, max_of(1, 65536 / w.cols),
-               [&](int64_t begin, int64_t end) { expand(w, begin, end, weight + begin * w.cols); });
+  if (w.format == WeightFormat::kInt4) {
+    dequantize_rows_isa<Int4Rows>(w, weight, parallel);
+  } else {
+    dequantize_rows_isa<Bf16Rows>(w, weight, parallel);
+  }
 }
 
 }  // namespace
