@@ -102,7 +102,10 @@ INSTANTIATE_TEST_SUITE_P(Sizes, Linear,
                                            LinearCase{3, 65, 96, 0}, LinearCase{9, 50, 112, 0},
                                            LinearCase{1, 5, 32, 32}, LinearCase{2, 33, 128, 64},
                                            LinearCase{5, 97, 256, 128}, LinearCase{8, 12, 96, 32},
-                                           LinearCase{37, 101, 288, 32}));
+                                           LinearCase{4, 12, 64, 32}, LinearCase{6, 9, 64, 0},
+                                           LinearCase{7, 10, 96, 32}, LinearCase{13, 50, 96, 32},
+                                           LinearCase{37, 101, 288, 32},
+                                           LinearCase{400, 6, 64, 32}));
 
 TEST(Dequantize, IsExactOnEveryIsa) {
   const Matrix matrix = int4_matrix(13, 96, 32);
@@ -117,9 +120,10 @@ TEST(Dequantize, IsExactOnEveryIsa) {
   }
 }
 
-TEST(Dequantize, CoversEveryCodeUnderEveryScaleMantissa) {
-  for (int mantissa = 0; mantissa < 128; ++mantissa) {
-    const auto scale_bits = static_cast<uint16_t>(0x3c00 | mantissa);
+// From the smallest subnormal scale to the last whose largest product is finite.
+TEST(Dequantize, CoversEveryCodeUnderEveryScale) {
+  for (int bits = 1; bits < 0x7d80; ++bits) {
+    const auto scale_bits = static_cast<uint16_t>(bits);
     std::vector<uint16_t> scale(1, scale_bits);
     std::vector<uint32_t> words(4);
     std::vector<int8_t> code(32);
@@ -133,7 +137,7 @@ TEST(Dequantize, CoversEveryCodeUnderEveryScaleMantissa) {
       for (size_t i = 0; i < 32; ++i) {
         const float want =
             quant::bf16_to_float(quant::dequantize_code(code[i], quant::bf16_to_float(scale_bits)));
-        ASSERT_EQ(std::memcmp(&weight[i], &want, 4), 0) << mantissa << " " << i;
+        ASSERT_EQ(std::memcmp(&weight[i], &want, 4), 0) << bits << " " << i;
       }
     }
   }
