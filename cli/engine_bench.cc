@@ -171,7 +171,7 @@ double median(std::vector<double> values) {
 }
 
 void print_decode(const EngineBenchFlags& flags, const LoadedModel& model, int64_t batch,
-                  const Times& times, const EngineStats& stats, double stream_gb_per_s) {
+                  const Times& times, const EngineTotals& stats, double stream_gb_per_s) {
   const double seconds = times.decode_s();
   const double rate = static_cast<double>(times.decoded) / seconds;
   const double steps_per_s = static_cast<double>(times.decode_ms.size()) / seconds;
@@ -255,13 +255,8 @@ void run_decode_bench(EngineBenchFlags flags) {
       for (GenerateRequest& request : requests) request.seed = static_cast<uint64_t>(1 + round);
       run_batch(*engine, std::move(requests), times);
     }
-    EngineStats stats = engine->stats();
-    stats.prompt_tokens -= before.prompt_tokens;
-    stats.guessed_tokens -= before.guessed_tokens;
-    stats.accepted_tokens -= before.accepted_tokens;
-    stats.decoded_tokens -= before.decoded_tokens;
-    stats.decode_spans -= before.decode_spans;
-    print_decode(flags, *model, batch, times, stats, stream);
+    const EngineTotals done = engine->stats().since(before);
+    print_decode(flags, *model, batch, times, done, stream);
   }
 }
 

@@ -19,6 +19,7 @@ constexpr int64_t kMaxRunning = 4096;
 // Samples in flight for each that runs: what hides the tail of the longest one.
 constexpr int64_t kAhead = 4;
 constexpr int64_t kMaxGraphBatch = 256;
+constexpr int64_t kMaxDraft = 64;
 
 void check_range(const char* flag, int64_t value, int64_t most) {
   if (value >= 1 && value <= most) return;
@@ -34,6 +35,7 @@ EngineConfig engine_config(const LoadedModel& model, const SamplingFlags& flags)
   config.max_running = flags.max_running;
   config.max_step_tokens = std::max(config.max_step_tokens, flags.max_running);
   config.kv_slots = flags.kv_tokens;
+  config.max_draft_tokens = flags.max_draft_tokens;
   config.max_positions = std::min(model.spec.config.max_position, flags.max_positions);
   config.max_requests = kAhead * flags.max_running + flags.samples;
   // A CUDA graph covers the head as well.
@@ -78,6 +80,10 @@ void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
   command
       .add_option("--max-positions", flags.max_positions, "longest prompt and response together")
       ->capture_default_str();
+  command
+      .add_option("--max-draft-tokens", flags.max_draft_tokens,
+                  "tokens of a sample guessed ahead in a step; the samples stay the same; 0: none")
+      ->capture_default_str();
   command.add_option("--kv-tokens", flags.kv_tokens, "capacity of the KV cache, in tokens")
       ->capture_default_str();
 }
@@ -89,6 +95,10 @@ void check_sampling_flags(const SamplingFlags& flags) {
   check_range("--max-running", flags.max_running, kMaxRunning);
   check_range("--max-positions", flags.max_positions, int64_t{1} << 24);
   check_range("--kv-tokens", flags.kv_tokens, int64_t{1} << 28);
+  if (flags.max_draft_tokens < 0 || flags.max_draft_tokens > kMaxDraft) {
+    fail(ErrorCode::kInvalidArgument, "--max-draft-tokens is {}; it must be from 0 to {}",
+         flags.max_draft_tokens, kMaxDraft);
+  }
   if (flags.seed < 0) {
     fail(ErrorCode::kInvalidArgument, "--seed is {}; it must be at least 0", flags.seed);
   }

@@ -35,6 +35,10 @@ struct RunLoop::Rollout {
   double generate_ms = 0.0;           // slowest engine
   double reward_ms = 0.0;
   int64_t generated_tokens = 0;
+  int64_t guessed_tokens = 0;
+  int64_t accepted_tokens = 0;
+  int64_t cached_prompt_tokens = 0;
+  int64_t preemptions = 0;
 
   double reward_mean() const {
     double sum = 0.0;
@@ -159,6 +163,10 @@ RunLoop::Rollout RunLoop::generate_on_all(const GenerateTask& base,
       rollout.generate_ms = std::max(rollout.generate_ms, result.generate_ms);
       rollout.reward_ms = std::max(rollout.reward_ms, result.reward_ms);
       rollout.generated_tokens += result.generated_tokens;
+      rollout.guessed_tokens += result.guessed_tokens;
+      rollout.accepted_tokens += result.accepted_tokens;
+      rollout.cached_prompt_tokens += result.cached_prompt_tokens;
+      rollout.preemptions += result.preemptions;
     });
   }
   run_parallel(calls);
@@ -263,6 +271,10 @@ void RunLoop::add_rollout_figures(const Rollout& rollout, MetricsRow& row) const
   }
   row.set("zero_std_groups", static_cast<double>(zero_std));
   row.set("generated_tokens", static_cast<double>(rollout.generated_tokens));
+  row.set("guessed_tokens", static_cast<double>(rollout.guessed_tokens));
+  row.set("accepted_tokens", static_cast<double>(rollout.accepted_tokens));
+  row.set("cached_prompt_tokens", static_cast<double>(rollout.cached_prompt_tokens));
+  row.set("preemptions", static_cast<double>(rollout.preemptions));
   row.set("generate_ms", rollout.generate_ms);
   row.set("reward_ms", rollout.reward_ms);
 }

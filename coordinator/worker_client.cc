@@ -222,7 +222,11 @@ GenerateResult RolloutClient::generate(const GenerateTask& task, milliseconds ti
                         response.generate_ms(),
                         response.reward_ms(),
                         response.generated_tokens(),
-                        response.prefill_tokens()};
+                        response.prefill_tokens(),
+                        response.guessed_tokens(),
+                        response.accepted_tokens(),
+                        response.cached_prompt_tokens(),
+                        response.preemptions()};
   for (const v1::GroupSummary& group : response.groups()) {
     int64_t scored = 0;
     for (const v1::SampleSummary& s : group.samples()) {

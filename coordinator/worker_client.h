@@ -150,6 +150,10 @@ struct GenerateResult {
   double reward_ms = 0.0;
   int64_t generated_tokens = 0;
   int64_t prefill_tokens = 0;
+  int64_t guessed_tokens = 0;        ///< checked by speculation
+  int64_t accepted_tokens = 0;       ///< of these, drawn as guessed
+  int64_t cached_prompt_tokens = 0;  ///< found in the engine's cache
+  int64_t preemptions = 0;           ///< sequences stopped for want of memory
 };
 
 /// Calls to one rollout worker; errors as in TrainerClient.

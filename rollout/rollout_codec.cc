@@ -45,6 +45,10 @@ void encode_outcome(const RolloutOutcome& outcome, v1::GenerateResponse& respons
   response.set_reward_ms(outcome.reward_ms);
   response.set_generated_tokens(outcome.generated_tokens);
   response.set_prefill_tokens(outcome.prefill_tokens);
+  response.set_guessed_tokens(outcome.engine.guessed_tokens);
+  response.set_accepted_tokens(outcome.engine.accepted_tokens);
+  response.set_cached_prompt_tokens(outcome.engine.cached_tokens);
+  response.set_preemptions(outcome.engine.num_preemptions);
 }
 
 }  // namespace nibble

@@ -32,6 +32,7 @@ struct RolloutConfig {
   double memory_fraction = 0.7;
   int64_t graph_max_batch = 256;
   int64_t max_positions = 2048;
+  int64_t max_draft_tokens = 0;
   KvPolicy kv_policy = KvPolicy::kKeep;
   int64_t timeout_ms = 600'000;
 };
@@ -65,6 +66,11 @@ void visit_fields(Visitor& v, RolloutConfig& c) {
           Range{0, 4096});
   v.field("max_positions", c.max_positions, "tokens", "longest prompt and response together",
           AtLeast{2});
+  v.field("max_draft_tokens", c.max_draft_tokens, "tokens",
+          "tokens of a sample that a step may guess ahead and check (speculation, from the prompt, "
+          "sibling samples and earlier epochs); samples stay as they are, and only what pays is "
+          "guessed; 0: none",
+          Range{0, 64});
   v.field("kv_policy", c.kv_policy, "",
           "sequences that run when weights are swapped: keep (go on), recompute (go on once their "
           "cache was computed anew), abort (end)");

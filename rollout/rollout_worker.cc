@@ -23,6 +23,7 @@ EngineConfig engine_config(const RolloutConfig& c) {
   config.max_step_tokens = c.max_step_tokens;
   config.kv_slots = c.kv_tokens;
   config.max_positions = c.max_positions;
+  config.max_draft_tokens = c.max_draft_tokens;
   config.max_requests =
       std::max<int64_t>(config.max_requests, c.prompts_per_step * c.samples_per_prompt);
   return config;
@@ -38,6 +39,11 @@ EngineConfig gpu_engine_config(const RolloutWorkerOptions& options, const ModelS
   EngineConfig config = engine_config(options.rollout);
   config.max_logit_rows =
       std::max<int64_t>(config.max_logit_rows, std::min<int64_t>(config.max_running, 1024));
+  // Guesses are checked in steps that CUDA graphs cover too.
+  if (config.max_draft_tokens > 0) {
+    config.max_logit_rows = std::max(
+        config.max_logit_rows, std::min(config.max_step_tokens, options.rollout.graph_max_batch));
+  }
   // Without a trainer beside it: what is served, and a shadow.
   const SharedGpu gpu = options.shared_gpu
                             ? *options.shared_gpu
@@ -90,11 +96,14 @@ std::unique_ptr<Engine> make_engine(const RolloutWorkerOptions& options, const M
     return std::make_unique<Engine>(spec, engine_config(options.rollout), ops::torch_parallel());
   }
   ops::bind_cuda_thread();
+  const RolloutConfig& rollout = options.rollout;
+  // A step has a token of each sequence, and guesses.
+  const int64_t most = rollout.max_draft_tokens > 0 ? rollout.max_step_tokens : rollout.max_running;
   return std::make_unique<Engine>(
       spec, gpu_engine_config(options, spec),
-      cuda_step_runner(*options.gpu, {options.numerics, default_graph_batches(std::min(
-                                                            options.rollout.graph_max_batch,
-                                                            options.rollout.max_running))}));
+      cuda_step_runner(*options.gpu,
+                       {options.numerics,
+                        default_graph_batches(std::min(rollout.graph_max_batch, most))}));
 }
 
 std::string capped(std::string text) {
@@ -208,7 +217,9 @@ RolloutOutcome RolloutWorker::generate(const RolloutJob& job, Deadline deadline,
                         engine_->config().kv_slots);
     outcome.prefill_tokens += static_cast<int64_t>(running.prompts.back().size());
   }
+  const EngineTotals before = engine_->stats();
   running.completions = run_engine(job, running, deadline, thread);
+  outcome.engine = engine_->stats().since(before);
   outcome.generate_ms = clock.restart_ms();
   score(job, running, outcome);
   outcome.reward_ms = clock.elapsed_ms();

@@ -61,6 +61,7 @@ struct RolloutOutcome {
   double reward_ms = 0.0;
   int64_t generated_tokens = 0;
   int64_t prefill_tokens = 0;
+  EngineTotals engine;  ///< what the engine did for it
 };
 
 /// A GPU that the engine shares with a trainer of the same process (cluster.placement: colocated).

@@ -25,6 +25,13 @@ void check_ids_are_new(const std::vector<GenerateRequest>& requests,
 
 }  // namespace
 
+EngineTotals EngineTotals::since(const EngineTotals& earlier) const {
+  return {prompt_tokens - earlier.prompt_tokens,     cached_tokens - earlier.cached_tokens,
+          num_preemptions - earlier.num_preemptions, guessed_tokens - earlier.guessed_tokens,
+          accepted_tokens - earlier.accepted_tokens, decoded_tokens - earlier.decoded_tokens,
+          decode_spans - earlier.decode_spans};
+}
+
 Scheduler::Scheduler(const EngineConfig& config, int64_t route_bytes,
                      std::unique_ptr<Drafter> drafter)
     : config_(config),
@@ -245,7 +252,8 @@ void Scheduler::recompute_started() {
 std::vector<Completion> Scheduler::take_finished() { return std::exchange(finished_, {}); }
 
 EngineStats Scheduler::stats() const {
-  EngineStats stats = totals_;
+  EngineStats stats;
+  static_cast<EngineTotals&>(stats) = totals_;
   stats.num_waiting = static_cast<int64_t>(waiting_.size());
   stats.num_running = static_cast<int64_t>(running_.size());
   stats.num_finished = static_cast<int64_t>(finished_.size());

@@ -17,15 +17,8 @@
 
 namespace nibble {
 
-/// Where an engine's requests and slots are, and what it has done.
-struct EngineStats {
-  int64_t num_waiting = 0;
-  int64_t num_running = 0;
-  int64_t num_finished = 0;    ///< not yet taken
-  int64_t free_slots = 0;      ///< those that hold what nobody uses included
-  int64_t reusable_slots = 0;  ///< hold the beginning of a prompt that may come again
-  int64_t route_bytes = 0;     ///< kept with these
-  // Totals since the engine was made.
+/// What an engine has done.
+struct EngineTotals {
   int64_t prompt_tokens = 0;    ///< computed, for the first time or anew
   int64_t cached_tokens = 0;    ///< of prompts, found in the cache
   int64_t num_preemptions = 0;  ///< sequences that were stopped for want of memory
@@ -33,7 +26,19 @@ struct EngineStats {
   int64_t accepted_tokens = 0;  ///< of these, drawn as guessed
   int64_t decoded_tokens = 0;   ///< drawn after the first of a sample
   int64_t decode_spans = 0;     ///< a sample in a step: decoded_tokens without guesses
-  int64_t draft_bytes = 0;      ///< what guesses are made from
+
+  EngineTotals since(const EngineTotals& earlier) const;
+};
+
+/// Where an engine's requests and slots are, and what it has done since it was made.
+struct EngineStats : EngineTotals {
+  int64_t num_waiting = 0;
+  int64_t num_running = 0;
+  int64_t num_finished = 0;    ///< not yet taken
+  int64_t free_slots = 0;      ///< those that hold what nobody uses included
+  int64_t reusable_slots = 0;  ///< hold the beginning of a prompt that may come again
+  int64_t route_bytes = 0;     ///< kept with these
+  int64_t draft_bytes = 0;     ///< what guesses are made from
 };
 
 enum class SubmitOutcome { kAccepted, kQueueFull };
@@ -129,7 +134,7 @@ class Scheduler {
   int64_t num_steps_ = 0;   // planned
   size_t next_decode_ = 0;  // where decodes go on if a step was too small for all
   std::vector<Completion> finished_;
-  EngineStats totals_;
+  EngineTotals totals_;
 };
 
 }  // namespace nibble
