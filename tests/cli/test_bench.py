@@ -1,4 +1,4 @@
-"""`nibble bench sync`: real publications between processes, small ones. No times are asserted."""
+"""`nibble bench`: publications between processes and the rollout engine, small ones. No times are asserted."""
 
 import json
 import math
@@ -83,7 +83,8 @@ class BenchSync(CliTestCase):
             self.assertIn(part, text)
 
     def test_alone_it_lists_what_there_is(self):
-        self.assertTrue(self.succeed("bench").startswith("sync "))
+        names = [line.split()[0] for line in self.succeed("bench").splitlines()]
+        self.assertEqual(names[:3], ["decode", "prefill", "sync"])
         self.assertIn("transaction", self.succeed("bench", "sync", "--help"))
         self.refuse("bench", "snyc", says=["unknown command 'snyc'", "'sync'"])
         self.refuse("bench", "sync", "--form", "dp2", says=["`bench sync`", "'--from'"])
@@ -124,6 +125,41 @@ class BenchSync(CliTestCase):
                 self.assertEqual((code, out), (1, ""), err)
                 lines = [line for line in err.split("\n") if line]
                 self.assertTrue(lines[-1].startswith(f"nibble: {says}"), err)
+
+
+class BenchEngine(CliTestCase):
+    def test_decoding_prints_a_line_for_each_batch(self):
+        out = self.succeed("bench", "decode", "--model", MOE, "--batch", "1,3", "--prompt-tokens", 5,
+                           "--new-tokens", 9, "--rounds", 2, "--json")
+        lines = [json.loads(line) for line in out.splitlines()]
+        self.assertEqual([line["batch"] for line in lines], [1, 3])
+        for line in lines:
+            self.assertEqual((line["bench"], line["device"], line["n"]), ("decode", "cpu", 2))
+            self.assertGreater(line["tokens_per_s"], 0)
+            self.assertTrue(math.isclose(line["share_of_stream"],
+                                         line["weight_gb_per_s"] / line["stream_gb_per_s"]))
+            self.assertNotIn("guessed_tokens", line)
+
+    def test_a_greedy_second_round_is_guessed_right(self):
+        out = self.succeed("bench", "decode", "--model", TIED, "--batch", 2, "--prompt-tokens", 5, "--new-tokens", 40,
+                           "--rounds", 3, "--temperature", 0, "--max-draft-tokens", 4, "--json")
+        line = json.loads(out)
+        self.assertGreater(line["accepted_tokens"], 0)
+        self.assertGreaterEqual(line["guessed_tokens"], line["accepted_tokens"])
+        self.assertGreater(line["tokens_per_sample_step"], 1)
+
+    def test_prompts_alone(self):
+        line = json.loads(self.succeed("bench", "prefill", "--model", TIED, "--prompt-tokens", 17, "--rounds", 2,
+                                       "--json"))
+        self.assertEqual((line["bench"], line["prompt_tokens"], line["n"]), ("prefill", 17, 2))
+        self.assertGreater(line["tokens_per_s"], 0)
+
+    def test_what_makes_no_sense_is_refused(self):
+        for flags, says in ((("--batch", 0), "--batch"), (("--new-tokens", 0), "--new-tokens"),
+                            (("--prompt-tokens", 1 << 19), "--prompt-tokens"), (("--rounds", 0), "--rounds"),
+                            (("--max-draft-tokens", -1), "--max-draft-tokens")):
+            with self.subTest(flags):
+                self.refuse("bench", "decode", "--model", TIED, *flags, says=says)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,8 @@ class Generate(CliTestCase):
         want = self.generate(MODEL, rows, *flags)
         self.assertEqual(len(want), 90)
         self.assertEqual(len({tuple(answer["output_ids"]) for answer in want[:3]}), 3)
-        for other in (["--max-running", 1], ["--threads", 2, "--max-running", 4]):
+        for other in (["--max-running", 1], ["--threads", 2, "--max-running", 4], ["--max-draft-tokens", 8],
+                      ["--kv-tokens", 64, "--max-positions", 64]):
             self.assertEqual(self.generate(MODEL, rows, *flags, *other), want)
         self.assertEqual(self.generate(MODEL, rows[:1], *flags), want[:3])
         self.assertNotEqual(self.generate(MODEL, rows[:1], *flags[:-1], 12), want[:3])
