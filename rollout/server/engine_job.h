@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -33,6 +34,8 @@ struct EngineJob {
   std::shared_ptr<JobListener> listener;  // shared: with the answer that is written meanwhile
 
   int64_t size() const { return std::ssize(samples) + std::ssize(prompts_to_score); }
+  /// What it counts of an engine's capacity: scoring goes beside the samples.
+  int64_t weight() const { return std::max(std::ssize(samples), std::ssize(prompts_to_score)); }
 };
 
 }  // namespace nibble

@@ -15,9 +15,10 @@ constexpr std::chrono::milliseconds kIdle{200};
 }  // namespace
 
 EngineThread::EngineThread(std::function<ServedEngine()> make, int64_t capacity)
-    : capacity_(capacity) {
-  thread_.emplace(
-      [this, make = std::move(make)](const std::stop_token& stop) { run(make, stop); });
+    : capacity_(capacity), make_(std::move(make)) {}
+
+void EngineThread::start() {
+  thread_.emplace([this](const std::stop_token& stop) { run(stop); });
 }
 
 EngineThread::~EngineThread() { stop(Deadline::after(std::chrono::milliseconds(0))); }
@@ -25,10 +26,11 @@ EngineThread::~EngineThread() { stop(Deadline::after(std::chrono::milliseconds(0
 EngineThread::Enqueued EngineThread::enqueue(EngineJob job) {
   const std::lock_guard lock(mutex_);
   if (is_closed_ || snapshot_.state != EngineState::kReady) return {EnqueueOutcome::kNotServing};
-  if (job.size() > capacity_ - num_open_) return {EnqueueOutcome::kFull};
-  num_open_ += job.size();
+  const int64_t weight = job.weight();
+  if (weight > capacity_ - num_open_) return {EnqueueOutcome::kFull};
+  num_open_ += weight;
   const uint64_t number = next_job_++;
-  arrivals_.push_back({number, std::move(job)});
+  arrivals_.push_back({number, weight, std::move(job)});
   wake_.notify_all();
   return {EnqueueOutcome::kAccepted, number};
 }
@@ -46,6 +48,10 @@ EngineSnapshot EngineThread::snapshot() const {
   return snapshot;
 }
 
+void EngineThread::check() const {
+  if (thread_) thread_->check();
+}
+
 void EngineThread::stop(Deadline deadline) {
   if (!thread_) return;
   {
@@ -54,7 +60,8 @@ void EngineThread::stop(Deadline deadline) {
     fewer_.wait_until(lock, deadline.time(), [this] { return num_open_ == 0; });
   }
   thread_->request_stop();
-  thread_.reset();
+  std::unique_lock lock(mutex_);
+  ended_.wait(lock, [this] { return has_ended_; });
 }
 
 void EngineThread::publish(EngineState state, const std::string& failure) {
@@ -67,19 +74,30 @@ void EngineThread::publish(EngineState state, const std::string& failure) {
   snapshot_.version = served_.engine->version();
 }
 
-void EngineThread::run(const std::function<ServedEngine()>& make, const std::stop_token& stop) {
+void EngineThread::run(const std::stop_token& stop) {
   try {
-    served_ = make();
+    served_ = make_();
     publish(EngineState::kReady);
     serve(stop);
     end_all(Error(ErrorCode::kUnavailable, "the server is shutting down"));
     publish(EngineState::kStopped);
+    end();
   } catch (const std::exception& error) {
     // Who waits for an answer must hear of it, before the thread keeps it for check().
     publish(EngineState::kFailed, error.what());
     end_all(Error(ErrorCode::kInternal, fmt::format("the engine failed: {}", error.what())));
+    end();
     throw;
   }
+}
+
+// Nothing of the engine, nor of a listener, is held from here on.
+void EngineThread::end() {
+  scorer_.reset();
+  served_ = {};
+  const std::lock_guard lock(mutex_);
+  has_ended_ = true;
+  ended_.notify_all();
 }
 
 void EngineThread::serve(const std::stop_token& stop) {
@@ -105,16 +123,18 @@ bool EngineThread::take_arrivals(const std::stop_token& stop) {
     arrivals.swap(arrivals_);
     cancelled.swap(cancelled_);
   }
-  for (Arrival& arrival : arrivals) begin(arrival.number, std::move(arrival.job));
+  for (Arrival& arrival : arrivals) begin(std::move(arrival));
   for (const uint64_t job : cancelled) end_job(job, Error(ErrorCode::kCancelled, "cancelled"));
   return !stop.stop_requested();
 }
 
-void EngineThread::begin(uint64_t number, EngineJob job) {
-  OpenJob& open = jobs_[number];
-  open.weight = open.num_missing = job.size();
-  std::vector<GenerateRequest> samples = std::move(job.samples);
-  open.job = std::move(job);
+void EngineThread::begin(Arrival arrival) {
+  const uint64_t number = arrival.number;
+  std::vector<GenerateRequest> samples = std::move(arrival.job.samples);
+  OpenJob& open =
+      jobs_.emplace(number, OpenJob{.job = std::move(arrival.job), .weight = arrival.weight})
+          .first->second;
+  open.num_missing = std::ssize(samples) + std::ssize(open.job.prompts_to_score);
   for (size_t i = 0; i < samples.size(); ++i) {
     samples[i].id = next_id_++;
     samples[i].on_token = [listener = open.job.listener.get(), i](const Completion& so_far) {
@@ -146,7 +166,13 @@ void EngineThread::score_prompts() {
   if (scorer_ == nullptr || !scorer_->is_busy()) {
     for (auto& [number, open] : jobs_) {
       if (open.next_prompt == open.job.prompts_to_score.size()) continue;
-      if (scorer_ == nullptr) scorer_ = served_.make_scorer();
+      try {
+        if (scorer_ == nullptr) scorer_ = served_.make_scorer();
+      } catch (const std::exception& error) {
+        // It takes memory that this machine may lack; requests without it go on.
+        return end_job(number, Error(ErrorCode::kResourceExhausted,
+                                     fmt::format("cannot score prompts: {}", error.what())));
+      }
       scored_job_ = number;
       scorer_->begin(open.job.prompts_to_score[open.next_prompt], open.job.num_top_of_prompts);
       break;
@@ -201,7 +227,7 @@ void EngineThread::end_all(const Error& error) {
   for (const Arrival& arrival : arrivals) {
     arrival.job.listener->failed(error);
     const std::lock_guard lock(mutex_);
-    num_open_ -= arrival.job.size();
+    num_open_ -= arrival.weight;
   }
   while (!jobs_.empty()) end_job(jobs_.begin()->first, error);
   const std::lock_guard lock(mutex_);

@@ -44,12 +44,15 @@ enum class EnqueueOutcome { kAccepted, kFull, kNotServing };
 /// Where an engine lives. Any thread may call any method; none waits for a step.
 class EngineThread {
  public:
-  /// `make` runs on the new thread, since an engine belongs to one. `capacity`: samples and prompts
-  /// that may be open at a time; the engine's max_requests must not be lower.
+  /// `make` will run on the thread, since an engine belongs to one. `capacity`: samples that may be
+  /// open at a time; the engine's max_requests must not be lower.
   EngineThread(std::function<ServedEngine()> make, int64_t capacity);
   EngineThread(const EngineThread&) = delete;
   EngineThread& operator=(const EngineThread&) = delete;
   ~EngineThread();
+
+  /// Starts the thread, once. Until the engine is made, enqueue() says kNotServing.
+  void start();
 
   struct Enqueued {
     EnqueueOutcome outcome = EnqueueOutcome::kNotServing;
@@ -62,29 +65,31 @@ class EngineThread {
   EngineSnapshot snapshot() const;
   int64_t capacity() const { return capacity_; }
   /// Rethrows what ended the thread, if something did.
-  void check() const { thread_->check(); }
+  void check() const;
 
   /// Accepts nothing more, waits until all jobs are over or until `deadline`, ends those left with
-  /// kUnavailable, and joins. A second call does nothing.
+  /// kUnavailable, and lets the engine go. Waits for a step, or for the model, that is under way.
   void stop(Deadline deadline);
 
  private:
   struct OpenJob {
     EngineJob job;
     std::vector<uint64_t> sample_ids;
+    int64_t weight = 0;       // what it counts of capacity_
     int64_t num_missing = 0;  // samples and prompts
     size_t next_prompt = 0;   // to be scored
-    int64_t weight = 0;       // what it counts of capacity_
   };
   struct Arrival {
     uint64_t number;
+    int64_t weight;
     EngineJob job;
   };
 
-  void run(const std::function<ServedEngine()>& make, const std::stop_token& stop);
+  void run(const std::stop_token& stop);
+  void end();
   void serve(const std::stop_token& stop);
   bool take_arrivals(const std::stop_token& stop);
-  void begin(uint64_t number, EngineJob job);
+  void begin(Arrival arrival);
   void end_late_jobs();
   void score_prompts();
   void hand_out_finished();
@@ -94,24 +99,28 @@ class EngineThread {
   void publish(EngineState state, const std::string& failure = {});
 
   const int64_t capacity_;
+  const std::function<ServedEngine()> make_;
 
   // Of the engine's thread.
   ServedEngine served_;
   std::unique_ptr<GivenScorer> scorer_;
   uint64_t scored_job_ = 0;  // whose prompt the scorer works on
   std::map<uint64_t, OpenJob> jobs_;
-  std::unordered_map<uint64_t, std::pair<uint64_t, size_t>> sample_of_;  // engine's id -> job, index
+  std::unordered_map<uint64_t, std::pair<uint64_t, size_t>>
+      sample_of_;  // engine's id -> job, index
   uint64_t next_id_ = 1;
 
   mutable std::mutex mutex_;
   std::condition_variable_any wake_;
   std::condition_variable fewer_;
-  std::deque<Arrival> arrivals_;       // guarded by mutex_
-  std::vector<uint64_t> cancelled_;    // guarded by mutex_
-  uint64_t next_job_ = 1;              // guarded by mutex_
-  int64_t num_open_ = 0;               // guarded by mutex_
-  bool is_closed_ = false;             // guarded by mutex_: accepts nothing more
-  EngineSnapshot snapshot_;            // guarded by mutex_
+  std::condition_variable ended_;
+  std::deque<Arrival> arrivals_;          // guarded by mutex_
+  std::vector<uint64_t> cancelled_;       // guarded by mutex_
+  uint64_t next_job_ = 1;                 // guarded by mutex_
+  int64_t num_open_ = 0;                  // guarded by mutex_
+  bool is_closed_ = false;                // guarded by mutex_: accepts nothing more
+  bool has_ended_ = false;                // guarded by mutex_
+  EngineSnapshot snapshot_;               // guarded by mutex_
   std::optional<BackgroundTask> thread_;  // last member
 };
 

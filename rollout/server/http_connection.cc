@@ -110,6 +110,7 @@ HttpRequest HttpConnection::head() const {
   request.method = std::string(message.method_string());
   request.path = target.substr(0, target.find('?'));
   request.authorization = std::string(message[http::field::authorization]);
+  request.num_connections = host_.num_connections;
   return request;
 }
 
@@ -192,17 +193,17 @@ void HttpConnection::dispatch() {
 // its next request early, which can wait.
 void HttpConnection::watch_client() {
   if (buffer_.size() > 0) return;
-  socket_.async_wait(
-      asio::ip::tcp::socket::wait_read,
-      [self = shared_from_this(), request = request_](const error_code& error) {
-        if (error || self->phase_ != Phase::kWorking || self->request_ != request) return;
-        char byte = 0;
-        error_code failed;
-        const size_t count = self->socket_.receive(
-            asio::buffer(&byte, 1), asio::ip::tcp::socket::message_peek, failed);
-        if (failed == asio::error::would_block) return self->watch_client();
-        if (failed || count == 0) self->close();
-      });
+  socket_.async_wait(asio::ip::tcp::socket::wait_read,
+                     [self = shared_from_this(), request = request_](const error_code& error) {
+                       if (error || self->phase_ != Phase::kWorking || self->request_ != request)
+                         return;
+                       char byte = 0;
+                       error_code failed;
+                       const size_t count = self->socket_.receive(
+                           asio::buffer(&byte, 1), asio::ip::tcp::socket::message_peek, failed);
+                       if (failed == asio::error::would_block) return self->watch_client();
+                       if (failed || count == 0) self->close();
+                     });
 }
 
 std::string HttpConnection::head_of(const HttpResponse& response,
@@ -261,15 +262,14 @@ void HttpConnection::write_more() {
   in_flight_ = std::exchange(unsent_, {});
   arm(host_.options.write_timeout);
   // In parts: the deadline is for each, so that a large answer has time as long as it moves.
-  asio::async_write(socket_, asio::buffer(in_flight_),
-                    [self = shared_from_this()](const error_code& error, size_t bytes) -> size_t {
-                      if (error) return 0;
-                      if (bytes > 0) self->arm(self->host_.options.write_timeout);
-                      return kReadBytes;
-                    },
-                    [self = shared_from_this()](const error_code& error, size_t) {
-                      self->written(error);
-                    });
+  asio::async_write(
+      socket_, asio::buffer(in_flight_),
+      [self = shared_from_this()](const error_code& error, size_t bytes) -> size_t {
+        if (error) return 0;
+        if (bytes > 0) self->arm(self->host_.options.write_timeout);
+        return kReadBytes;
+      },
+      [self = shared_from_this()](const error_code& error, size_t) { self->written(error); });
 }
 
 void HttpConnection::written(const error_code& error) {

@@ -26,6 +26,7 @@ struct ConnectionHost {
   const HttpServerOptions& options;
   const HttpHandlers& handlers;
   boost::asio::thread_pool& workers;
+  const std::atomic<int64_t>& num_connections;
   std::function<void(uint64_t id)> closed;  ///< on the socket thread, once for each connection
 };
 
@@ -96,7 +97,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
 };
 
 /// A reply that goes to a connection.
-class ConnectionReply final : public HttpReply, public std::enable_shared_from_this<ConnectionReply> {
+class ConnectionReply final : public HttpReply,
+                              public std::enable_shared_from_this<ConnectionReply> {
  public:
   ConnectionReply(std::shared_ptr<HttpConnection> connection, boost::asio::thread_pool& workers,
                   uint64_t request);
@@ -118,7 +120,7 @@ class ConnectionReply final : public HttpReply, public std::enable_shared_from_t
   const uint64_t request_;
   std::atomic<bool> has_ended_{false};
   std::mutex mutex_;
-  bool is_gone_ = false;           // guarded by mutex_
+  bool is_gone_ = false;            // guarded by mutex_
   std::function<void()> callback_;  // guarded by mutex_
 };
 

@@ -8,10 +8,11 @@ namespace nibble {
 
 /// One request, as far as the API looks at it.
 struct HttpRequest {
-  std::string method;         ///< "GET", "POST", ...
-  std::string path;           ///< without the query
-  std::string authorization;  ///< header of that name
-  std::string body;           ///< empty while only the head has been read
+  std::string method;           ///< "GET", "POST", ...
+  std::string path;             ///< without the query
+  std::string authorization;    ///< header of that name
+  std::string body;             ///< empty while only the head has been read
+  int64_t num_connections = 0;  ///< that the server has
 };
 
 /// One answer that is known whole.

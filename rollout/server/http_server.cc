@@ -38,7 +38,7 @@ struct HttpServer::Parts {
       : options(std::move(server_options)),
         handlers(std::move(server_handlers)),
         workers(static_cast<size_t>(options.num_workers)),
-        host{options, handlers, workers, [this](uint64_t id) { forget(id); }},
+        host{options, handlers, workers, num_connections, [this](uint64_t id) { forget(id); }},
         acceptor(sockets) {}
 
   void listen();
@@ -120,10 +120,10 @@ void HttpServer::Parts::admit(tcp::socket socket) {
 void HttpServer::Parts::turn_away(tcp::socket socket) {
   const HttpResponse response =
       handlers.make_error(503, "too many connections; try again in a moment");
-  const std::string text =
-      fmt::format("HTTP/1.1 503 Service Unavailable\r\nContent-Type: {}\r\nRetry-After: 1\r\n"
-                  "Content-Length: {}\r\nConnection: close\r\n\r\n{}",
-                  response.content_type, response.body.size(), response.body);
+  const std::string text = fmt::format(
+      "HTTP/1.1 503 Service Unavailable\r\nContent-Type: {}\r\nRetry-After: 1\r\n"
+      "Content-Length: {}\r\nConnection: close\r\n\r\n{}",
+      response.content_type, response.body.size(), response.body);
   error_code ignored;
   socket.non_blocking(true, ignored);
   socket.write_some(asio::buffer(text), ignored);
@@ -164,8 +164,6 @@ HttpServer::HttpServer(HttpServerOptions options, HttpHandlers handlers)
 }
 
 HttpServer::~HttpServer() { shutdown(Deadline::after(std::chrono::milliseconds(0))); }
-
-int64_t HttpServer::num_connections() const { return parts_->num_connections; }
 
 void HttpServer::shutdown(Deadline deadline) {
   if (std::exchange(parts_->is_stopped, true)) return;

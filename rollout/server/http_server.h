@@ -50,7 +50,6 @@ class HttpServer {
   ~HttpServer();
 
   int port() const { return port_; }
-  int64_t num_connections() const;
 
   /// Takes no more connections and no second request on the present ones; waits until they have
   /// their answers, or until `deadline`; then closes what is left. A second call does nothing.
