@@ -30,7 +30,8 @@ struct ConnectionHost {
   std::function<void(uint64_t id)> closed;  ///< on the socket thread, once for each connection
 };
 
-/// One client. Lives as long as an operation of it is under way. All methods on the socket thread.
+/// One client. Its host holds it (shared: with operations under way) until it tells that it has
+/// closed. All methods on the socket thread.
 class HttpConnection final : public std::enable_shared_from_this<HttpConnection> {
  public:
   HttpConnection(uint64_t id, boost::asio::ip::tcp::socket socket, const ConnectionHost& host);

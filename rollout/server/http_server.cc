@@ -56,7 +56,7 @@ struct HttpServer::Parts {
   std::atomic<int64_t> num_connections{0};  // changed under mutex
   bool is_stopped = false;                  // of the thread that calls shutdown()
   bool is_draining = false;                 // of the socket thread, like what follows
-  std::unordered_map<uint64_t, std::weak_ptr<HttpConnection>> connections;
+  std::unordered_map<uint64_t, std::shared_ptr<HttpConnection>> connections;
   uint64_t next_id = 0;
   asio::thread_pool workers;
   const ConnectionHost host;
@@ -136,8 +136,8 @@ void HttpServer::Parts::forget(uint64_t id) {
   has_fewer.notify_all();
 }
 
-// What one connection throws (no memory is left) ends that one: its operation is gone, and with it
-// the last that held it.
+// What one connection throws (no memory is left) ends that one: no operation of it is left, and its
+// timer closes it.
 void HttpServer::Parts::run(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
     try {
@@ -150,9 +150,8 @@ void HttpServer::Parts::run(const std::stop_token& stop) {
 }
 
 void HttpServer::Parts::close_all() {
-  for (const auto& [id, weak] : std::unordered_map(connections)) {
-    if (const auto connection = weak.lock()) connection->close();
-  }
+  // Of a copy: who closes takes itself out.
+  for (const auto& [id, connection] : std::unordered_map(connections)) connection->close();
 }
 
 HttpServer::HttpServer(HttpServerOptions options, HttpHandlers handlers)
@@ -171,9 +170,7 @@ void HttpServer::shutdown(Deadline deadline) {
   asio::post(parts.sockets, [&parts] {
     error_code ignored;
     parts.acceptor.close(ignored);
-    for (const auto& [id, weak] : std::unordered_map(parts.connections)) {
-      if (const auto connection = weak.lock()) connection->drain();
-    }
+    for (const auto& [id, connection] : std::unordered_map(parts.connections)) connection->drain();
   });
   {
     std::unique_lock lock(parts.mutex);
