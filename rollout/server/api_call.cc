@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "core/base/log.h"
 #include "rollout/server/request_error.h"
 
 namespace nibble {
@@ -21,7 +22,8 @@ ApiCall::ApiCall(ApiRequest request, const ServedModel& model, ServerMetrics& me
     : request_(std::move(request)),
       model_(model),
       metrics_(metrics),
-      codec_(request_, model, std::move(id)),
+      codec_(request_, model, id),
+      id_(std::move(id)),
       reply_(std::move(reply)),
       progress_(static_cast<size_t>(request_.num_answers())),
       answers_(static_cast<size_t>(request_.num_answers())),
@@ -33,6 +35,13 @@ ApiCall::ApiCall(ApiRequest request, const ServedModel& model, ServerMetrics& me
                                                     DecodeOptions{request_.skips_special});
   }
   usage_.prompt_tokens = request_.num_prompt_tokens();
+}
+
+void ApiCall::count(Outcome outcome) {
+  metrics_.count_request(endpoint_path(request_.endpoint), outcome);
+  get_logger("serve")->debug("request={} outcome={} prompt_tokens={} generated_tokens={} ms={:.0f}",
+                             id_, outcome_name(outcome), usage_.prompt_tokens,
+                             usage_.completion_tokens, since_arrival_.elapsed_ms());
 }
 
 EngineJob ApiCall::job(uint64_t random_seed, Deadline deadline) {
@@ -55,7 +64,7 @@ void ApiCall::begin() {
 
 void ApiCall::refuse(const HttpResponse& response) {
   is_over_ = true;
-  metrics_.count_request(endpoint_path(request_.endpoint), outcome_of(response.status));
+  count(outcome_of(response.status));
   reply_->send(response);
 }
 
@@ -187,7 +196,7 @@ void ApiCall::add_prompts() {
 void ApiCall::finish_if_done() {
   if (is_over_ || num_missing_ > 0) return;
   is_over_ = true;
-  metrics_.count_request(endpoint_path(request_.endpoint), Outcome::kOk);
+  count(Outcome::kOk);
   if (is_streaming()) {
     if (request_.wants_usage) reply_->write(codec_.usage_event(usage_));
     reply_->write(std::string(kSseDone));
@@ -204,7 +213,7 @@ void ApiCall::finish_if_done() {
 void ApiCall::fail_with(int status, const std::string& message, Outcome outcome) {
   if (is_over_) return;
   is_over_ = true;
-  metrics_.count_request(endpoint_path(request_.endpoint), outcome);
+  count(outcome);
   if (!is_streaming()) return reply_->send(error_response(status, message));
   // The status has been sent: an event says what went wrong, and no [DONE] follows.
   reply_->write(sse_event(error_object(status, message)));

@@ -56,12 +56,14 @@ class ApiCall final : public JobListener, public std::enable_shared_from_this<Ap
   void add_prompts();
   void finish_if_done();
   void fail_with(int status, const std::string& message, Outcome outcome);
+  void count(Outcome outcome);
   bool is_streaming() const { return request_.wants_stream; }
 
   const ApiRequest request_;
   const ServedModel& model_;
   ServerMetrics& metrics_;
   const ResponseCodec codec_;
+  const std::string id_;
   const std::shared_ptr<HttpReply> reply_;  // shared: with the server that fills it
   const Stopwatch since_arrival_;
 

@@ -25,7 +25,13 @@ constexpr std::array kRoutes = {Route{"/v1/completions", "POST", Endpoint::kComp
                                 Route{"/health", "GET", std::nullopt},
                                 Route{"/metrics", "GET", std::nullopt}};
 
+constexpr std::string_view kModels = "/v1/models";
+// What is refused below the API, or by its head, counts under this path.
+constexpr std::string_view kOther = "other";
+
 const Route* find_route(std::string_view path) {
+  // One model of the list has a path of its own.
+  if (path.starts_with(kModels) && path.substr(kModels.size()).starts_with('/')) path = kModels;
   for (const Route& route : kRoutes) {
     if (route.path == path) return &route;
   }
@@ -66,11 +72,16 @@ ApiServer::ApiServer(ApiOptions options, const ServedModel& model, EngineThread&
 
 HttpHandlers ApiServer::handlers() {
   HttpHandlers handlers;
-  handlers.screen = [this](const HttpRequest& head) { return screen(head); };
+  handlers.screen = [this](const HttpRequest& head) {
+    auto refusal = screen(head);
+    if (refusal) metrics_.count_request(kOther, outcome_of(refusal->status));
+    return refusal;
+  };
   handlers.handle = [this](HttpRequest request, const std::shared_ptr<HttpReply>& reply) {
     handle(std::move(request), reply);
   };
-  handlers.make_error = [](int status, const std::string& message) {
+  handlers.make_error = [this](int status, const std::string& message) {
+    metrics_.count_request(kOther, outcome_of(status));
     return error_response(status, message);
   };
   return handlers;
@@ -98,7 +109,7 @@ void ApiServer::handle(HttpRequest request, const std::shared_ptr<HttpReply>& re
   if (route->endpoint) return call(*route->endpoint, request.body, reply);
   if (route->path == "/health") return reply->send(health());
   if (route->path == "/metrics") return reply->send(metrics(request.num_connections));
-  reply->send(models());
+  reply->send(models(request.path));
 }
 
 void ApiServer::call(Endpoint endpoint, std::string_view body,
@@ -148,17 +159,23 @@ HttpResponse ApiServer::health() const {
   return response;
 }
 
-HttpResponse ApiServer::models() const {
+HttpResponse ApiServer::models(const std::string& path) const {
   OrderedJson model;
   model["id"] = model_.name;
   model["object"] = "model";
   model["created"] = model_.created_s;
   model["owned_by"] = "nibble";
   model["max_model_len"] = model_.max_tokens;
+  HttpResponse response;
+  if (path != kModels) {
+    const std::string name = path.substr(kModels.size() + 1);
+    if (name != model_.name) return error_response(404, fmt::format("no model '{}' here", name));
+    response.body = dump_json(model);
+    return response;
+  }
   OrderedJson list;
   list["object"] = "list";
   list["data"] = OrderedJson::array({model});
-  HttpResponse response;
   response.body = dump_json(list);
   return response;
 }

@@ -37,7 +37,7 @@ class ApiServer {
   void call(Endpoint endpoint, std::string_view body, const std::shared_ptr<HttpReply>& reply);
   HttpResponse not_accepted(EnqueueOutcome outcome) const;
   HttpResponse health() const;
-  HttpResponse models() const;
+  HttpResponse models(const std::string& path) const;
   HttpResponse metrics(int64_t num_connections) const;
   std::string next_id(Endpoint endpoint);
   uint64_t random_seed();

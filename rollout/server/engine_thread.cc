@@ -49,7 +49,8 @@ EngineSnapshot EngineThread::snapshot() const {
 }
 
 void EngineThread::check() const {
-  if (thread_) thread_->check();
+  const std::lock_guard lock(mutex_);
+  if (failure_) std::rethrow_exception(failure_);
 }
 
 void EngineThread::stop(Deadline deadline) {
@@ -81,21 +82,21 @@ void EngineThread::run(const std::stop_token& stop) {
     serve(stop);
     end_all(Error(ErrorCode::kUnavailable, "the server is shutting down"));
     publish(EngineState::kStopped);
-    end();
+    end(nullptr);
   } catch (const std::exception& error) {
-    // Who waits for an answer must hear of it, before the thread keeps it for check().
+    // Who waits for an answer must hear of it, before it is kept for check().
     publish(EngineState::kFailed, error.what());
     end_all(Error(ErrorCode::kInternal, fmt::format("the engine failed: {}", error.what())));
-    end();
-    throw;
+    end(std::current_exception());
   }
 }
 
 // Nothing of the engine, nor of a listener, is held from here on.
-void EngineThread::end() {
+void EngineThread::end(std::exception_ptr failure) {
   scorer_.reset();
   served_ = {};
   const std::lock_guard lock(mutex_);
+  failure_ = std::move(failure);
   has_ended_ = true;
   ended_.notify_all();
 }

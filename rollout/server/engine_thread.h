@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <functional>
 #include <map>
 #include <memory>
@@ -86,7 +87,7 @@ class EngineThread {
   };
 
   void run(const std::stop_token& stop);
-  void end();
+  void end(std::exception_ptr failure);
   void serve(const std::stop_token& stop);
   bool take_arrivals(const std::stop_token& stop);
   void begin(Arrival arrival);
@@ -119,6 +120,7 @@ class EngineThread {
   uint64_t next_job_ = 1;                 // guarded by mutex_
   int64_t num_open_ = 0;                  // guarded by mutex_
   bool is_closed_ = false;                // guarded by mutex_: accepts nothing more
+  std::exception_ptr failure_;            // guarded by mutex_
   bool has_ended_ = false;                // guarded by mutex_
   EngineSnapshot snapshot_;               // guarded by mutex_
   std::optional<BackgroundTask> thread_;  // last member

@@ -83,6 +83,7 @@ void HttpConnection::read_request() {
   parser_->body_limit(static_cast<uint64_t>(host_.options.max_body_bytes));
   unsent_.clear();
   has_all_ = false;
+  is_late_ = false;
   keeps_alive_ = false;
   if (buffer_.size() > 0) return read_head();
   phase_ = Phase::kIdle;
@@ -240,8 +241,8 @@ void HttpConnection::refuse(const HttpResponse& response) {
   phase_ = Phase::kWorking;
   disarm();
   const auto size = static_cast<int64_t>(response.body.size());
-  const std::string head = head_of(response, size);
-  begin_answer(head + response.body, true);
+  const bool wants_body = parser_->get().method() != http::verb::head;
+  begin_answer(head_of(response, size) + (wants_body ? response.body : ""), true);
 }
 
 void HttpConnection::begin_answer(std::string head, bool is_last) {

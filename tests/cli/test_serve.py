@@ -303,6 +303,9 @@ class Refusals(ServeTestCase):
             self.assertEqual("Allow" in headers, want == 405)
         status, _, text = self.server.request("GET", "/v1/models?x=1")
         self.assertEqual((status, json.loads(text)["data"][0]["id"]), (200, "bf16"))
+        status, _, text = self.server.request("GET", "/v1/models/bf16")
+        self.assertEqual((status, json.loads(text)["id"]), (200, "bf16"))
+        self.assertEqual(self.server.request("GET", "/v1/models/other")[0], 404)
 
 
 class Operation(CliTestCase):

@@ -17,8 +17,15 @@ using namespace std::chrono_literals;
 class Recorder final : public JobListener {
  public:
   void token_drawn(size_t /*sample*/, const Completion& so_far) override {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
     num_tokens_ = std::max(num_tokens_, so_far.tokens.size());
+    changed_.notify_all();
+    changed_.wait_for(lock, 60s, [this] { return !is_holding_; });
+  }
+  // While it is held, the engine's thread stands still after a token.
+  void hold(bool is_holding) {
+    const std::lock_guard lock(mutex_);
+    is_holding_ = is_holding;
     changed_.notify_all();
   }
   void sample_done(size_t sample, Completion done) override {
@@ -48,6 +55,7 @@ class Recorder final : public JobListener {
   size_t num_tokens_ = 0;
 
  private:
+  bool is_holding_ = false;  // guarded by mutex_
   std::mutex mutex_;
   std::condition_variable changed_;
 };
@@ -155,10 +163,12 @@ TEST_F(EngineThreadTest, GivenTokensAreScoredAsTheEngineDrewThem) {
 TEST_F(EngineThreadTest, WhatDoesNotFitIsRefusedAndComesInLater) {
   start();
   const auto recorder = std::make_shared<Recorder>();
+  recorder->hold(true);
   const auto accepted = thread_->enqueue(job(recorder, 10, 120));
   EXPECT_EQ(accepted.outcome, EnqueueOutcome::kAccepted);
   EXPECT_EQ(thread_->enqueue(job(recorder, 7, 1)).outcome, EnqueueOutcome::kFull);
   thread_->cancel(accepted.job);
+  recorder->hold(false);
   ASSERT_TRUE(recorder->wait_until([](const Recorder& r) { return !r.failures_.empty(); }));
   EXPECT_EQ(recorder->failures_, std::vector{ErrorCode::kCancelled});
   const Deadline deadline = Deadline::after(60s);
