@@ -94,16 +94,18 @@ class Server:
         return [json.loads(line[len("data: "):]) for line in lines]
 
     def metrics(self):
-        """name{labels} -> value."""
-        _, _, text = self.request("GET", "/metrics")
+        """name{labels} -> value; nothing while the server takes no more connections."""
+        status, _, text = self.request("GET", "/metrics")
+        if status != 200:
+            return {}
         lines = [line for line in text.splitlines() if line and not line.startswith("#")]
         return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
     def wait_for_metric(self, name, is_right):
         """Waits until a metric is what it should become; fails if it does not."""
         deadline = time.monotonic() + WAIT_S
-        while not is_right(self.metrics().get(name, 0)):
-            assert time.monotonic() < deadline, f"{name} stayed {self.metrics().get(name)}"
+        while not (metrics := self.metrics()) or not is_right(metrics.get(name, 0)):
+            assert time.monotonic() < deadline, f"{name} stayed {metrics.get(name)}"
             time.sleep(0.02)
 
     def raw(self, data, wait_s=WAIT_S):
