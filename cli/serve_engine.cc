@@ -19,6 +19,7 @@ EngineConfig engine_config(const ServeEngineFlags& flags, const LoadedModel& mod
   config.kv_slots = flags.kv_tokens;
   config.max_positions = std::min(model.spec.config.max_position, flags.max_positions);
   config.max_requests = flags.capacity();
+  config.max_draft_tokens = flags.max_draft_tokens;
   // A CUDA graph covers the head as well.
   if (model.gpu) config.max_logit_rows = std::max(config.max_logit_rows, flags.max_running);
   return config;

@@ -24,6 +24,18 @@ std::string engine_text(const EngineSnapshot& engine) {
                  engine.stats.free_slots);
   text +=
       metric("nibble_kv_slots", "gauge", "Capacity of the KV cache, in tokens.", engine.kv_slots);
+  text += metric("nibble_kv_slots_reusable", "gauge",
+                 "Of the free ones, those with the beginning of a prompt that may come again.",
+                 engine.stats.reusable_slots);
+  text += metric("nibble_cached_prompt_tokens_total", "counter",
+                 "Tokens of prompts that were found in the KV cache.", engine.stats.cached_tokens);
+  text += metric("nibble_preemptions_total", "counter",
+                 "Samples that were stopped for want of memory, to go on later.",
+                 engine.stats.num_preemptions);
+  text += metric("nibble_guessed_tokens_total", "counter", "Guessed tokens that were checked.",
+                 engine.stats.guessed_tokens);
+  text += metric("nibble_accepted_tokens_total", "counter", "Of these, drawn as guessed.",
+                 engine.stats.accepted_tokens);
   text += metric("nibble_weight_version", "gauge", "Version of the weights that are served.",
                  engine.version);
   return text;

@@ -212,6 +212,14 @@ class Answers(ServeTestCase):
             status, error = server.refusal(CHAT, {**fields, "tools": [TOOL]})
             self.assertEqual((status, error["param"]), (400, "tools"))
 
+    def test_guessed_tokens_change_no_answer(self):
+        fields = {"prompt": [5, 6, 7] * 20, "n": 3, "seed": 1, "max_tokens": 60, "logprobs": 1}
+        want = self.server.post(COMPLETIONS, fields)["choices"]
+        with Server(MODEL, "--max-draft-tokens", 6) as server:
+            self.assertEqual(server.post(COMPLETIONS, fields)["choices"], want)
+            texts, _ = joined_text(server.events(COMPLETIONS, fields))
+            self.assertEqual([texts[i] for i in range(3)], [choice["text"] for choice in want])
+
     def test_many_streams_at_once_do_not_disturb_each_other(self):
         fields = {"prompt": PROMPT, "max_tokens": 40}
         want = {seed: self.server.post(COMPLETIONS, {**fields, "seed": seed})["choices"][0]["text"]
