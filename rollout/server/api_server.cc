@@ -77,8 +77,8 @@ HttpHandlers ApiServer::handlers() {
     if (refusal) metrics_.count_request(kOther, outcome_of(refusal->status));
     return refusal;
   };
-  handlers.handle = [this](HttpRequest request, const std::shared_ptr<HttpReply>& reply) {
-    handle(std::move(request), reply);
+  handlers.handle = [this](const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
+    handle(request, reply);
   };
   handlers.make_error = [this](int status, const std::string& message) {
     metrics_.count_request(kOther, outcome_of(status));
@@ -104,7 +104,7 @@ std::optional<HttpResponse> ApiServer::screen(const HttpRequest& head) const {
   return response;
 }
 
-void ApiServer::handle(HttpRequest request, const std::shared_ptr<HttpReply>& reply) {
+void ApiServer::handle(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
   const Route* route = find_route(request.path);
   if (route->endpoint) return call(*route->endpoint, request.body, reply);
   if (route->path == "/health") return reply->send(health());

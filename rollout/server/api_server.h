@@ -29,7 +29,7 @@ class ApiServer {
 
   /// Refuses by its head what has no right or no sense: 401, 404, 405.
   std::optional<HttpResponse> screen(const HttpRequest& head) const;
-  void handle(HttpRequest request, const std::shared_ptr<HttpReply>& reply);
+  void handle(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
   /// Both, for an HttpServer, which must not outlive this.
   HttpHandlers handlers();
 

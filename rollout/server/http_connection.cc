@@ -181,7 +181,7 @@ void HttpConnection::dispatch() {
   auto held = std::make_shared<HttpRequest>(std::move(request));
   reply->post([reply, held, &host = host_] {
     try {
-      host.handlers.handle(std::move(*held), reply);
+      host.handlers.handle(*held, reply);
     } catch (const std::exception& error) {
       get_logger("serve")->error("a request failed: {}", error.what());
       reply->send(host.handlers.make_error(500, "the server failed to answer; see its log"));
@@ -245,15 +245,15 @@ void HttpConnection::refuse(const HttpResponse& response) {
   begin_answer(head_of(response, size) + (wants_body ? response.body : ""), true);
 }
 
-void HttpConnection::begin_answer(std::string head, bool is_last) {
+void HttpConnection::begin_answer(const std::string& head, bool is_last) {
   unsent_ += head;
   has_all_ = is_last;
   if (!is_writing_) write_more();
 }
 
-void HttpConnection::add_to_answer(std::string bytes, bool is_last) {
+void HttpConnection::add_to_answer(const std::string& bytes, bool is_last) {
   if (std::ssize(unsent_) + std::ssize(bytes) > host_.options.max_unsent_bytes) return close();
-  begin_answer(std::move(bytes), is_last);
+  begin_answer(bytes, is_last);
 }
 
 void HttpConnection::drop_answer() { close(); }
@@ -309,7 +309,7 @@ void HttpConnection::read_leftovers() {
                           });
 }
 
-ConnectionReply::ConnectionReply(std::shared_ptr<HttpConnection> connection,
+ConnectionReply::ConnectionReply(const std::shared_ptr<HttpConnection>& connection,
                                  asio::thread_pool& workers, uint64_t request)
     : connection_(connection),
       sockets_(connection->socket_.get_executor()),

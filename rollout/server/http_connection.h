@@ -60,8 +60,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void watch_client();
 
   // From a reply.
-  void begin_answer(std::string head, bool is_last);
-  void add_to_answer(std::string bytes, bool is_last);
+  void begin_answer(const std::string& head, bool is_last);
+  void add_to_answer(const std::string& bytes, bool is_last);
   void drop_answer();
   std::string head_of(const HttpResponse& response, std::optional<int64_t> body_bytes);
   std::string chunk_of(const std::string& piece) const;
@@ -101,8 +101,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
 class ConnectionReply final : public HttpReply,
                               public std::enable_shared_from_this<ConnectionReply> {
  public:
-  ConnectionReply(std::shared_ptr<HttpConnection> connection, boost::asio::thread_pool& workers,
-                  uint64_t request);
+  ConnectionReply(const std::shared_ptr<HttpConnection>& connection,
+                  boost::asio::thread_pool& workers, uint64_t request);
   ~ConnectionReply() override;
   void send(HttpResponse response) override;
   void begin_stream() override;

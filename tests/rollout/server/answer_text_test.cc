@@ -34,8 +34,8 @@ std::string cut(const std::string& text, const std::vector<std::string>& stop) {
 TEST_F(AnswerTextTest, PiecesAreWholeCharactersAndJoinToTheTextBeforeTheStopString) {
   int num_cut = 0;
   for (int trial = 0; trial < 300; ++trial) {
-    std::vector<int32_t> ids;
-    for (int i = 0; i < 40; ++i) ids.push_back(static_cast<int32_t>(random_() % 512));
+    std::vector<int32_t> ids(40);
+    for (int32_t& id : ids) id = static_cast<int32_t>(random_() % 512);
     const DecodeOptions options{.skip_special = trial % 2 == 0};
     const std::string whole = tokenizer().decode(ids, options);
     std::vector<std::string> stop;

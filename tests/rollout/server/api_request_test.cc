@@ -13,7 +13,6 @@ using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-using ::testing::Not;
 
 class ApiRequestTest : public ::testing::Test {
  protected:
@@ -57,7 +56,11 @@ TEST_F(ApiRequestTest, PromptsComeInFourForms) {
 }
 
 TEST_F(ApiRequestTest, WrongFieldsAreNamed) {
-  const std::pair<const char*, const char*> cases[] = {
+  struct Case {
+    const char* fields;
+    const char* name;
+  };
+  const Case cases[] = {
       {R"(, "temperature": -0.1)", "temperature"},
       {R"(, "temperature": 0.0001)", "temperature"},
       {R"(, "top_p": 0)", "top_p"},
@@ -77,8 +80,9 @@ TEST_F(ApiRequestTest, WrongFieldsAreNamed) {
       {R"(, "response_format": {"type": "json_object"})", "response_format"},
       {R"(, "stop_token_ids": [512])", "stop_token_ids"},
   };
-  for (const auto& [fields, name] : cases) {
-    EXPECT_EQ(refusal_of([&] { completion(fields); }), std::string("400 ") + name) << fields;
+  for (const Case& one : cases) {
+    EXPECT_EQ(refusal_of([&] { completion(one.fields); }), std::string("400 ") + one.name)
+        << one.fields;
   }
   EXPECT_EQ(refusal_of([&] { completion(R"(, "model": "other")"); }), "404 model");
   EXPECT_EQ(refusal_of([&] { chat(R"(, "top_logprobs": 2)"); }), "400 top_logprobs");

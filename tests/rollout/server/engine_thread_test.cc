@@ -74,7 +74,7 @@ class EngineThreadTest : public ::testing::Test {
   }
 
   // `may_load`: what loading waits for.
-  void start(std::shared_future<void> may_load = {}) {
+  void start(const std::shared_future<void>& may_load = {}) {
     thread_.emplace(
         [this, may_load] {
           if (may_load.valid()) may_load.wait();

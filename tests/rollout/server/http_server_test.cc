@@ -53,8 +53,8 @@ class Client {
 
 class HttpServerTest : public ::testing::Test {
  protected:
-  using Handle = std::function<void(HttpRequest, std::shared_ptr<HttpReply>)>;
-  void serve(Handle handle, HttpServerOptions options = {}) {
+  using Handle = std::function<void(const HttpRequest&, const std::shared_ptr<HttpReply>&)>;
+  void serve(Handle handle, const HttpServerOptions& options = {}) {
     HttpHandlers handlers;
     handlers.screen = [](const HttpRequest&) { return std::nullopt; };
     handlers.handle = std::move(handle);
@@ -80,7 +80,7 @@ class HttpServerTest : public ::testing::Test {
 };
 
 TEST_F(HttpServerTest, AHandlerSeesTheRequestAndAnswersIt) {
-  serve([](HttpRequest request, const std::shared_ptr<HttpReply>& reply) {
+  serve([](const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
     HttpResponse response;
     response.status = 418;
     response.body = request.method + " " + request.path + " " + request.body;
