@@ -145,6 +145,7 @@ HttpResponse ApiServer::not_accepted(EnqueueOutcome outcome) const {
     case EngineState::kFailed:
       return error_response(503, fmt::format("the engine failed: {}", snapshot.failure));
     case EngineState::kReady:
+    case EngineState::kStopping:
     case EngineState::kStopped:
       break;
   }

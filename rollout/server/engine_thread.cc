@@ -45,6 +45,7 @@ EngineSnapshot EngineThread::snapshot() const {
   const std::lock_guard lock(mutex_);
   EngineSnapshot snapshot = snapshot_;
   snapshot.open_samples = num_open_;
+  if (is_closed_ && snapshot.state == EngineState::kReady) snapshot.state = EngineState::kStopping;
   return snapshot;
 }
 

@@ -28,7 +28,7 @@ struct ServedEngine {
   std::function<std::unique_ptr<GivenScorer>()> make_scorer;  ///< called when first needed
 };
 
-enum class EngineState { kLoading, kReady, kFailed, kStopped };
+enum class EngineState { kLoading, kReady, kStopping, kStopped, kFailed };
 
 /// What an engine's thread says about itself.
 struct EngineSnapshot {

@@ -202,8 +202,16 @@ TEST_F(EngineThreadTest, StoppingEndsOpenJobsAndRefusesOthers) {
 TEST_F(EngineThreadTest, StoppingWaitsForJobsUntilItsDeadline) {
   start();
   const auto recorder = std::make_shared<Recorder>();
+  recorder->hold(true);
   (void)thread_->enqueue(job(recorder, 4, 60));
-  thread_->stop(Deadline::after(60s));
+  ASSERT_TRUE(recorder->wait_until([](const Recorder& r) { return r.num_tokens_ > 0; }));
+  {
+    const BackgroundTask stopper(
+        [this](const std::stop_token&) { thread_->stop(Deadline::after(60s)); });
+    wait_for(EngineState::kStopping);
+    EXPECT_EQ(thread_->enqueue(job(recorder, 1, 1)).outcome, EnqueueOutcome::kNotServing);
+    recorder->hold(false);
+  }
   EXPECT_EQ(recorder->done_.size(), 4u);
   EXPECT_TRUE(recorder->failures_.empty());
 }
