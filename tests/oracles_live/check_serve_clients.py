@@ -10,6 +10,7 @@ compares lm-eval's loglikelihoods of a small local task with those of `nibble lo
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -114,7 +115,8 @@ def expected_log_likelihoods(model):
 
 def check_lm_eval(server, model, name):
     python = os.environ.get("NIBBLE_LM_EVAL_PYTHON", sys.executable)
-    if subprocess.run([python, "-c", "import lm_eval"], capture_output=True).returncode != 0:
+    has_it = [python, "-c", "import lm_eval"]
+    if not shutil.which(python) or subprocess.run(has_it, capture_output=True).returncode != 0:
         print(f"lm-eval: not there ({python}); not checked")
         return
     with tempfile.TemporaryDirectory(prefix="nibble_lm_eval_") as name_of_folder:
