@@ -129,6 +129,7 @@ std::unique_ptr<ParsedCommand> parse_command_line(int argc, const char* const* a
   add_tokenize_command(app, parsed->context);
   add_logprobs_command(app, parsed->context);
   add_generate_command(app, parsed->context);
+  add_serve_command(app, parsed->context);
   add_score_command(app, parsed->context);
   add_eval_command(app, parsed->context);
   add_inspect_command(app, parsed->context);

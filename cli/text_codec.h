@@ -21,6 +21,7 @@ class TextCodec {
   TextCodec(const TextCodec&) = delete;
   TextCodec& operator=(const TextCodec&) = delete;
 
+  bool has_tokenizer() const { return tokenizer_.has_value(); }
   /// Throw Error{kInvalidArgument} saying what to do if there is no tokenizer.
   const Tokenizer& tokenizer() const;
   const PromptEncoder& encoder() const;

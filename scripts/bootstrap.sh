@@ -14,7 +14,7 @@ packages=(
   libgrpc++-dev protobuf-compiler-grpc protobuf-compiler libprotobuf-dev
   libyaml-cpp-dev libspdlog-dev libfmt-dev nlohmann-json3-dev libcli11-dev libsqlite3-dev
   libgtest-dev libgmock-dev libbenchmark-dev libpcre2-dev libutf8proc-dev libcairo2-dev
-  libgloo-dev zlib1g-dev libzstd-dev libssl-dev patchelf
+  libgloo-dev libboost-dev zlib1g-dev libzstd-dev libssl-dev patchelf
 )
 optional_packages=(clang-format-14 clang-tidy-14 iproute2)  # without them their checks are skipped
 # The C++ libraries of torch; of its CUDA packages only what libtorch_cpu.so itself links.

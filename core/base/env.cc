@@ -50,6 +50,8 @@ Env read_env() {
   return env;
 }
 
+std::optional<std::string> read_env_variable(const std::string& name) { return get(name.c_str()); }
+
 void set_env(const std::string& name, const std::string& value) {
   (void)setenv(name.c_str(), value.c_str(), /*overwrite=*/0);
 }

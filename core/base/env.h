@@ -18,6 +18,9 @@ struct Env {
 /// Reads the variables above. Throws Error{kInvalidArgument} naming a variable with a bad value.
 Env read_env();
 
+/// A variable whose name a user gave; nullopt if it is not set, or empty.
+std::optional<std::string> read_env_variable(const std::string& name);
+
 /// Sets a variable that a library reads, unless it is set already. Before threads are started.
 void set_env(const std::string& name, const std::string& value);
 

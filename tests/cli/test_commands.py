@@ -8,7 +8,7 @@ import unittest
 
 from nibble_cli import MODELS, CliTestCase, directory_tensors, weights_sha256
 
-COMMANDS = ("convert", "export", "generate", "tokenize", "logprobs", "score", "eval", "inspect",
+COMMANDS = ("convert", "export", "generate", "serve", "tokenize", "logprobs", "score", "eval", "inspect",
             "doctor", "plan", "bench", "plot")
 
 

@@ -31,6 +31,15 @@ TEST_F(EnvTest, AbsentVariablesOverrideNothing) {
   EXPECT_FALSE(env.fake_qat_group.has_value());
 }
 
+TEST_F(EnvTest, AVariableThatAUserNamesIsReadUnlessItIsEmpty) {
+  setenv("NIBBLE_TEST_KEY", "secret", 1);
+  EXPECT_EQ(read_env_variable("NIBBLE_TEST_KEY"), "secret");
+  setenv("NIBBLE_TEST_KEY", "", 1);
+  EXPECT_FALSE(read_env_variable("NIBBLE_TEST_KEY").has_value());
+  unsetenv("NIBBLE_TEST_KEY");
+  EXPECT_FALSE(read_env_variable("NIBBLE_TEST_KEY").has_value());
+}
+
 TEST_F(EnvTest, BadValueIsRefusedByName) {
   setenv("OPEN_TRAINING_INT4_GROUP_SIZE", "48", 1);
   try {
