@@ -12,8 +12,8 @@
 
 namespace nibble {
 
-/// JSON lines, ending in LF or CR LF; empty lines are no records. Opening it reads it once, to find where lines begin: 16
-/// bytes are kept for every 64 records.
+/// JSON lines, ending in LF or CR LF; empty lines are no records. Opening it reads it once, to find
+/// where lines begin: 16 bytes are kept for every 64 records.
 class JsonlFile : public RecordFile {
  public:
   /// Throws Error{kNotFound} if it cannot be opened, Error{kInvalidArgument} for a line of more

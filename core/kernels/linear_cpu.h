@@ -27,6 +27,13 @@ constexpr int direct_nt(int mt) {
   return 4 * mt <= kDirectSums ? 4 : 2 * mt <= kDirectSums ? 2 : 1;
 }
 
+// Weights come from memory once, in the order in which they lie: rows are short, and the
+// processor's own prefetching begins anew with each.
+constexpr int64_t kFetchAhead = 4096;  // bytes
+inline void prefetch(const void* at, int64_t bytes_ahead) {
+  __builtin_prefetch(static_cast<const char*>(at) + bytes_ahead);
+}
+
 // NT consecutive weight rows, read sixteen inputs at a time. begin_block() is called before every
 // 32 inputs in turn: groups are multiples of that.
 template <int NT>
@@ -37,6 +44,9 @@ struct Bf16Rows {
     for (int j = 0; j < NT; ++j) row[j] = w.bf16() + (first + j) * w.cols;
   }
   void begin_block() {}
+  void fetch_ahead(int64_t k) const {
+    for (int j = 0; j < NT; ++j) prefetch(row[j] + k, kFetchAhead);
+  }
   F32x16 at(int j, int64_t k) const { return load_bf16(row[j] + k); }
 };
 
@@ -60,6 +70,10 @@ struct Int4Rows {
     blocks_left = blocks_a_group - 1;
     for (int j = 0; j < NT; ++j) current[j] = int4_group(*scale[j]++);
   }
+  void fetch_ahead(int64_t k) const {
+    if (k % 128 != 0) return;  // a line
+    for (int j = 0; j < NT; ++j) prefetch(row[j] + k / 8, kFetchAhead);
+  }
   F32x16 at(int j, int64_t k) const { return int4_weights(current[j], row[j] + k / 8); }
 };
 
@@ -69,6 +83,7 @@ struct PanelRows {
   static constexpr bool kHasInt4Lanes = is_int4;
   const float* panel;
   void begin_block() {}
+  void fetch_ahead(int64_t) const {}  // is in L2
   F32x16 at(int j, int64_t k) const { return load(panel + k * NT + j * kLanes); }
 };
 
@@ -93,6 +108,7 @@ inline void tile(const float* x, Rows rows, int64_t cols, float* y, int64_t ldy)
   int64_t k = 0;
   for (; k + 32 <= cols; k += 32) {
     rows.begin_block();
+    rows.fetch_ahead(k);
 #pragma GCC unroll 2
     for (int64_t half = k; half < k + 32; half += kLanes) {
 #pragma GCC unroll 8

@@ -2,34 +2,64 @@
 
 // w' = bf16(q * s) of sixteen INT4 codes at once, exactly as core/quant/group_codec.h defines it.
 // Included only by isa_*.cc, after simd.h.
-//
-// Products are rounded by Veltkamp's splitting: with p = q s, which is exact, and r = p (2^16 + 1),
-// rounded, r - (r - p) is p rounded to 24 - 16 = 8 bits. That is four operations in place of the
-// six of a rounding in integers, and gives the same bits for every scale below 2^109 (each was
-// tried, with every code); larger ones take the other way.
 
 #include "core/kernels/simd.h"
 
 namespace nibble::kernels {
 namespace {
 
-constexpr uint16_t kLeastHugeScale = 0x7600;  // 2^109; negative ones, which nobody writes, too
-
 #if defined(__AVX512F__)
+
+// What rounding does depends on the scale's mantissa alone; its exponent only shifts the result. So
+// a group's sixteen weights are one line of a table times a power of two, which is exact. Both
+// tables fit the first-level cache.
+struct Int4Tables {
+  alignas(64) float weight[128][16];  // bf16(q * 1.mantissa), q = -8 .. 7
+  alignas(64) float power[256];       // 2^(exponent - 127); not of exponent 0, nor of signs
+};
+
+constexpr float rounded_product(int code, int mantissa) {
+  int size = (code < 0 ? -code : code) * (128 + mantissa);  // times 2^7; exact
+  int unit = 1;
+  while (size >= 256 * unit) unit *= 2;  // of the last of eight bits
+  const int rest = size % unit;
+  size -= rest;
+  if (2 * rest > unit || (2 * rest == unit && size / unit % 2 == 1)) size += unit;
+  const float value = static_cast<float>(size) / 128.0f;
+  return code < 0 ? -value : value;
+}
+
+constexpr Int4Tables make_int4_tables() {
+  Int4Tables tables{};
+  for (int mantissa = 0; mantissa < 128; ++mantissa) {
+    for (int code = -8; code < 8; ++code) {
+      tables.weight[mantissa][code + 8] = rounded_product(code, mantissa);
+    }
+  }
+  tables.power[127] = 1.0f;
+  for (int e = 128; e < 255; ++e) tables.power[e] = tables.power[e - 1] * 2.0f;
+  for (int e = 126; e > 0; --e) tables.power[e] = tables.power[e + 1] / 2.0f;
+  return tables;
+}
+
+constexpr Int4Tables kInt4Tables = make_int4_tables();
 
 /// A group's sixteen possible weights: one register holds them all, so that dequantization is one
 /// permute for sixteen weights.
 struct Int4Group {
   __m512 table;
 };
-inline Int4Group int4_group(uint16_t scale_bits) {
+/// Scales that the tables do not have: subnormal ones, which only other quantizers write, and none
+/// that is sound.
+[[gnu::noinline]] inline Int4Group odd_int4_group(uint16_t scale_bits) {
   const __m512 codes = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-  const __m512 scale = _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(scale_bits) << 16));
-  const __m512 product = _mm512_mul_ps(codes, scale);
-  if (scale_bits >= kLeastHugeScale) return {round_bf16({product}).v};
-  const __m512 split = _mm512_mul_ps(_mm512_mul_ps(codes, _mm512_set1_ps(65537.0f)),
-                                     scale);  // the first is constant
-  return {_mm512_sub_ps(split, _mm512_sub_ps(split, product))};
+  return {round_bf16({_mm512_mul_ps(codes, _mm512_set1_ps(bf16_value(scale_bits)))}).v};
+}
+inline Int4Group int4_group(uint16_t scale_bits) {
+  const unsigned exponent = scale_bits >> 7;
+  if (__builtin_expect(exponent - 1 >= 254, 0)) return odd_int4_group(scale_bits);
+  return {_mm512_mul_ps(_mm512_load_ps(kInt4Tables.weight[scale_bits & 127]),
+                        _mm512_set1_ps(kInt4Tables.power[exponent]))};
 }
 
 /// Lanes of int4_weights() hold inputs 0, 8, 1, 9, ..., 7, 15: so that both words of sixteen codes
@@ -52,6 +82,11 @@ inline F32x16 int4_weights(const Int4Group& group, const uint32_t* words) {
 }
 
 #elif defined(__AVX2__)
+
+// Products are rounded by Veltkamp's splitting: with p = q s, which is exact, and r = p (2^16 + 1),
+// rounded, r - (r - p) is p rounded to 24 - 16 = 8 bits: fewer operations than rounding in
+// integers, and the same bits for every scale below 2^109.
+constexpr uint16_t kLeastHugeScale = 0x7600;  // 2^109; negative ones, which nobody writes, too
 
 struct Int4Group {
   __m256 scale;
