@@ -193,7 +193,10 @@ template <template <int> typename Rows>
 inline void expand_panel(const WeightView& w, int64_t first, float* panel) {
   Rows<kPanelNt> rows(w, first);
   for (int64_t k = 0; k < w.cols; k += kLanes) {
-    if (k % 32 == 0) rows.begin_block();
+    if (k % 32 == 0) {
+      rows.begin_block();
+      rows.fetch_ahead(k);
+    }
 #pragma GCC unroll 8
     for (int j = 0; j < kPanelNt; ++j) store(panel + k * kPanelNt + j * kLanes, rows.at(j, k));
   }

@@ -37,13 +37,19 @@ struct Cut {
   int64_t max_step_tokens = 64;
   int64_t max_running = 16;
   std::vector<int64_t> graphs;
+  int64_t kv_slots = 80;  // not enough for everything at once
+  int64_t block_tokens = 16;
+  int64_t max_draft_tokens = 0;
 };
 
 std::unique_ptr<Engine> make_engine(const GpuModel& model, Numerics numerics, const Cut& cut) {
   EngineConfig config;
   config.max_step_tokens = cut.max_step_tokens;
   config.max_running = cut.max_running;
-  config.kv_slots = 80;  // not enough for everything at once
+  config.kv_slots = cut.kv_slots;
+  config.block_tokens = cut.block_tokens;
+  config.max_draft_tokens = cut.max_draft_tokens;
+  config.drafts_adapt = false;
   config.max_positions = 32;
   config.max_logit_rows = 8;
   return std::make_unique<Engine>(model.host.spec, config,
@@ -97,6 +103,59 @@ TEST_P(EngineCuda, ExactSamplesDoNotDependOnCutsOrGraphsAndAreTheTrainersToTheBi
   const auto trained = gpu.log_probs(pack_groups(groups));
   ASSERT_EQ(trained.size(), sampled.size());
   EXPECT_EQ(std::memcmp(trained.data(), sampled.data(), sampled.size() * sizeof(float)), 0);
+}
+
+// Samples that are stopped for want of memory; prompts from the cache; guesses, in steps with and
+// without a graph.
+TEST_P(EngineCuda, ExactSamplesDoNotDependOnMemoryCacheOrGuesses) {
+  GpuModel gpu = model(Numerics::kExact);
+  const std::vector<Completion> want = generate(gpu, Numerics::kExact, kCuts[0]);
+  for (const std::vector<int64_t>& graphs : {std::vector<int64_t>{}, {1, 2, 4, 8}}) {
+    for (const int64_t draft : {0, 5}) {
+      const Cut scarce{64, 16, graphs, 28, 2, draft};
+      const auto small = make_engine(gpu, Numerics::kExact, scarce);
+      small->set_weights(borrowed(*gpu.weights), 1);
+      submit_all(*small, workload(gpu.host));
+      expect_same(finish_all(*small), want);
+      EXPECT_GT(small->stats().num_preemptions, 0);
+
+      const Cut roomy{64, 16, graphs, 512, 4, draft};
+      const auto large = make_engine(gpu, Numerics::kExact, roomy);
+      large->set_weights(borrowed(*gpu.weights), 1);
+      for (int epoch = 0; epoch < 2; ++epoch) {
+        submit_all(*large, workload(gpu.host));
+        expect_same(finish_all(*large), want);
+      }
+      EXPECT_GT(large->stats().cached_tokens, 0);
+      EXPECT_EQ(large->stats().accepted_tokens > 0, draft > 0);
+    }
+  }
+}
+
+TEST_P(EngineCuda, LogProbsAtTemperatureOneAndOfTheLikeliestTokens) {
+  GpuModel gpu = model(Numerics::kExact);
+  for (const Cut& cut : {kCuts[0], kCuts[2]}) {
+    const auto engine = make_engine(gpu, Numerics::kExact, cut);
+    engine->set_weights(borrowed(*gpu.weights), 1);
+    std::vector<GenerateRequest> requests = workload(gpu.host);
+    for (GenerateRequest& request : requests) {
+      request.sampling.top_k = 1;  // the likeliest
+      request.want_plain_log_probs = true;
+      request.num_top_log_probs = 3;
+    }
+    submit_all(*engine, std::move(requests));
+    for (const Completion& done : finish_all(*engine)) {
+      ASSERT_EQ(done.plain_log_probs.size(), done.tokens.size());
+      for (size_t t = 0; t < done.tokens.size(); ++t) {
+        ASSERT_EQ(done.top_log_probs[t].size(), 3u);
+        EXPECT_EQ(done.top_log_probs[t][0].token, done.tokens[t]);
+        EXPECT_EQ(done.top_log_probs[t][0].log_prob, done.plain_log_probs[t]);
+        // The CPU's exponential and the GPU's, of the same logits.
+        EXPECT_NEAR(done.plain_log_probs[t], done.log_probs[t], 1e-4);
+        EXPECT_GE(done.top_log_probs[t][0].log_prob, done.top_log_probs[t][1].log_prob);
+      }
+    }
+  }
 }
 
 TEST_P(EngineCuda, FastSamplesHaveLogProbsNearTheTrainers) {
