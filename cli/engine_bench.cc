@@ -235,7 +235,7 @@ void add_engine_bench_flags(CLI::App& command, EngineBenchFlags& flags, bool is_
   command.add_flag("--json", flags.json, "print a JSON object a line");
 }
 
-void run_decode_bench(EngineBenchFlags flags) {
+void run_decode_bench(const EngineBenchFlags& flags) {
   const auto model = load_model(flags.model);
   check_flags(flags, *model);
   check_range("--max-draft-tokens", flags.max_draft_tokens, 0, 256);

@@ -29,7 +29,7 @@ void add_engine_bench_flags(CLI::App& command, EngineBenchFlags& flags, bool is_
 /// Decodes batches of random prompts and prints tokens a second, the rate at which weights were
 /// read, and its share of what memory gives. Checks first that a sample is what it is alone.
 /// Throws Error naming a flag that is out of range.
-void run_decode_bench(EngineBenchFlags flags);
+void run_decode_bench(const EngineBenchFlags& flags);
 
 /// Computes one prompt at a time and prints tokens a second.
 void run_prefill_bench(EngineBenchFlags flags);

@@ -101,9 +101,8 @@ std::unique_ptr<Engine> make_engine(const RolloutWorkerOptions& options, const M
   const int64_t most = rollout.max_draft_tokens > 0 ? rollout.max_step_tokens : rollout.max_running;
   return std::make_unique<Engine>(
       spec, gpu_engine_config(options, spec),
-      cuda_step_runner(*options.gpu,
-                       {options.numerics,
-                        default_graph_batches(std::min(rollout.graph_max_batch, most))}));
+      cuda_step_runner(*options.gpu, {options.numerics, default_graph_batches(std::min(
+                                                            rollout.graph_max_batch, most))}));
 }
 
 std::string capped(std::string text) {

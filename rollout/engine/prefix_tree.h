@@ -26,11 +26,11 @@ class PrefixTree {
 
    private:
     friend class PrefixTree;
-    Node* parent = nullptr;
-    std::map<std::vector<int32_t>, std::unique_ptr<Node>> children;
-    int64_t users = 0;
-    uint64_t last_use = 0;
-    bool is_detached = false;
+    Node* parent_ = nullptr;
+    std::map<std::vector<int32_t>, std::unique_ptr<Node>> children_;
+    int64_t users_ = 0;
+    uint64_t last_use_ = 0;
+    bool is_detached_ = false;
   };
 
   /// `pool` gets back what is forgotten, and outlives the tree.
@@ -51,7 +51,7 @@ class PrefixTree {
   void acquire(Node& node);
   void release(Node& node);
 
-  bool is_idle(const Node& node) const { return node.users == 0; }
+  bool is_idle(const Node& node) const { return node.users_ == 0; }
 
   /// Gives one block that nobody uses back to the pool; false if there is none.
   bool evict();
