@@ -9,20 +9,18 @@
 #include <random>
 
 #include "cli/memory_stream.h"
+#include "cli/model_engine.h"
 #include "core/base/clock.h"
 #include "core/base/fail.h"
 #include "core/base/json.h"
-#include "core/device/cuda_device.h"
 #include "core/ops/torch_parallel.h"
 #include "rollout/engine/engine.h"
-#include "rollout/engine_cuda/cuda_step_runner.h"
 
 namespace nibble {
 namespace {
 
 constexpr int64_t kMaxBatch = 4096;
 constexpr int64_t kMaxTokens = 1 << 20;
-constexpr int64_t kMaxGraphBatch = 256;
 
 void check_range(const char* flag, int64_t value, int64_t least, int64_t most) {
   if (value >= least && value <= most) return;
@@ -41,8 +39,8 @@ void check_flags(const EngineBenchFlags& flags, const LoadedModel& model) {
        model.spec.config.max_position);
 }
 
-std::unique_ptr<Engine> make_engine(const LoadedModel& model, const EngineBenchFlags& flags,
-                                    int64_t batch) {
+std::unique_ptr<Engine> engine_for(const LoadedModel& model, const EngineBenchFlags& flags,
+                                   int64_t batch) {
   EngineConfig config;
   config.max_running = batch;
   config.max_draft_tokens = flags.max_draft_tokens;
@@ -51,21 +49,7 @@ std::unique_ptr<Engine> make_engine(const LoadedModel& model, const EngineBenchF
   // A block more for each: a sequence may end within one.
   config.kv_slots = batch * (config.max_positions + config.block_tokens);
   config.max_requests = std::max<int64_t>(batch, 16);
-  if (!model.gpu) {
-    auto engine = std::make_unique<Engine>(model.spec, config, ops::torch_parallel(),
-                                           activation_type(flags.model));
-    engine->set_weights(model.weights, 1);
-    return engine;
-  }
-  config.max_logit_rows = std::max(config.max_logit_rows, batch * (1 + flags.max_draft_tokens));
-  ops::bind_cuda_thread();
-  auto engine = std::make_unique<Engine>(
-      model.spec, config,
-      cuda_step_runner(*model.gpu,
-                       {numerics(flags.model),
-                        default_graph_batches(std::min(config.max_logit_rows, kMaxGraphBatch))}));
-  engine->set_weights(model.weights, 1);
-  return engine;
+  return make_engine(model, flags.model, config);
 }
 
 std::vector<GenerateRequest> random_requests(const LoadedModel& model,
@@ -128,10 +112,10 @@ void check_against_alone(const LoadedModel& model, const EngineBenchFlags& flags
   brief.new_tokens = std::min<int64_t>(6, flags.new_tokens);
   Times ignored;
   const auto together =
-      run_batch(*make_engine(model, brief, 5), random_requests(model, brief, 0, 5), ignored);
+      run_batch(*engine_for(model, brief, 5), random_requests(model, brief, 0, 5), ignored);
   for (size_t i = 0; i < together.size(); ++i) {
     const auto alone =
-        run_batch(*make_engine(model, brief, 1),
+        run_batch(*engine_for(model, brief, 1),
                   random_requests(model, brief, static_cast<int64_t>(i), 1), ignored);
     if (alone.at(0).tokens == together[i].tokens &&
         alone.at(0).log_probs == together[i].log_probs) {
@@ -242,7 +226,7 @@ void run_decode_bench(const EngineBenchFlags& flags) {
   check_against_alone(*model, flags);
   const double stream = model->gpu ? 0.0 : memory_read_gb_per_s(ops::torch_parallel());
   for (const int64_t batch : flags.batches) {
-    const auto engine = make_engine(*model, flags, batch);
+    const auto engine = engine_for(*model, flags, batch);
     Times warm_up;
     run_batch(*engine, random_requests(*model, flags, 0, batch), warm_up);
     Times times;
@@ -265,7 +249,7 @@ void run_prefill_bench(EngineBenchFlags flags) {
   flags.new_tokens = 1;
   check_flags(flags, *model);
   check_against_alone(*model, flags);
-  const auto engine = make_engine(*model, flags, 1);
+  const auto engine = engine_for(*model, flags, 1);
   std::vector<double> ms;
   for (int64_t round = 0; round <= flags.rounds; ++round) {
     if (round > 0) engine->set_weights(model->weights, 1 + round);

@@ -5,10 +5,8 @@
 #include <cmath>
 #include <utility>
 
+#include "cli/model_engine.h"
 #include "core/base/fail.h"
-#include "core/device/cuda_device.h"
-#include "core/ops/torch_parallel.h"
-#include "rollout/engine_cuda/cuda_step_runner.h"
 #include "rollout/text_stop.h"
 
 namespace nibble {
@@ -18,7 +16,6 @@ constexpr int64_t kMaxSamples = 1 << 16;
 constexpr int64_t kMaxRunning = 4096;
 // Samples in flight for each that runs: what hides the tail of the longest one.
 constexpr int64_t kAhead = 4;
-constexpr int64_t kMaxGraphBatch = 256;
 constexpr int64_t kMaxDraft = 64;
 
 void check_range(const char* flag, int64_t value, int64_t most) {
@@ -38,23 +35,7 @@ EngineConfig engine_config(const LoadedModel& model, const SamplingFlags& flags)
   config.max_draft_tokens = flags.max_draft_tokens;
   config.max_positions = std::min(model.spec.config.max_position, flags.max_positions);
   config.max_requests = kAhead * flags.max_running + flags.samples;
-  // A CUDA graph covers the head as well.
-  if (model.gpu) config.max_logit_rows = std::max(config.max_logit_rows, flags.max_running);
   return config;
-}
-
-std::unique_ptr<Engine> make_engine(const LoadedModel& model, const SamplingFlags& flags) {
-  const EngineConfig config = engine_config(model, flags);
-  if (!model.gpu) {
-    return std::make_unique<Engine>(model.spec, config, ops::torch_parallel(),
-                                    activation_type(flags.model));
-  }
-  ops::bind_cuda_thread();
-  return std::make_unique<Engine>(
-      model.spec, config,
-      cuda_step_runner(*model.gpu,
-                       {numerics(flags.model),
-                        default_graph_batches(std::min(flags.max_running, kMaxGraphBatch))}));
 }
 
 }  // namespace
@@ -123,9 +104,8 @@ OfflineGenerator::OfflineGenerator(const LoadedModel& model, const TextCodec& co
       max_position_(model.spec.config.max_position),
       limit_(position_limit(model, flags)),
       vocab_(model.spec.config.vocab),
-      engine_(make_engine(model, flags)) {
+      engine_(make_engine(model, flags.model, engine_config(model, flags))) {
   if (!flags.stop.empty()) (void)codec.tokenizer();
-  engine_->set_weights(model.weights, 1);
 }
 
 bool OfflineGenerator::has_room() const {

@@ -66,7 +66,7 @@ class KvPlacement {
   const int64_t max_positions_;
   const int64_t route_bytes_;
   BlockPool pool_;
-  mutable PrefixTree tree_;
+  PrefixTree tree_;
   std::vector<int32_t> slot_table_;  // [max_running, max_positions]
 };
 

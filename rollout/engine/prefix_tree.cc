@@ -6,7 +6,7 @@ namespace nibble {
 
 PrefixTree::PrefixTree(BlockPool& pool) : pool_(pool) {}
 
-PrefixTree::Node* PrefixTree::find(const Node* parent, std::span<const int32_t> tokens) {
+PrefixTree::Node* PrefixTree::find(const Node* parent, std::span<const int32_t> tokens) const {
   const auto& children = (parent == nullptr ? root_ : *parent).children_;
   const auto found = children.find(std::vector<int32_t>(tokens.begin(), tokens.end()));
   return found == children.end() ? nullptr : found->second.get();

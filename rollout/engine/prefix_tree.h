@@ -40,7 +40,7 @@ class PrefixTree {
   ~PrefixTree() { invalidate(); }  // without recursion
 
   /// The block after `parent` (null: the first) with these tokens; null if it is not known.
-  Node* find(const Node* parent, std::span<const int32_t> tokens);
+  Node* find(const Node* parent, std::span<const int32_t> tokens) const;
   /// Adds one, which find() does not know; its block is the tree's from now on. Nobody uses it yet.
   Node* insert(Node* parent, std::span<const int32_t> tokens, int32_t block,
                std::vector<uint8_t> routes);

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "cli/model_flags.h"
+#include "rollout/engine/engine.h"
+#include "rollout/engine/step_runner.h"
+
+namespace nibble {
+
+/// Computes steps where the model's weights are. `model` outlives what is made of it.
+///   graph_batches  steps of so many tokens get a CUDA graph; empty: none do
+StepRunnerFactory step_runner_factory(const LoadedModel& model, const ModelFlags& flags,
+                                      std::vector<int64_t> graph_batches);
+
+/// An engine that serves the model as version 1. On a GPU its logits and CUDA graphs cover steps of
+/// all running sequences, and of their guesses. Errors as of Engine.
+std::unique_ptr<Engine> make_engine(const LoadedModel& model, const ModelFlags& flags,
+                                    EngineConfig config);
+
+}  // namespace nibble
