@@ -7,6 +7,7 @@
 #include "cli/bench_layout.h"
 #include "cli/command.h"
 #include "cli/engine_bench.h"
+#include "cli/engine_ranks.h"
 #include "cli/planned_model.h"
 #include "cli/sync_bench.h"
 #include "core/base/fail.h"
@@ -139,7 +140,9 @@ void add_engine_benches(CLI::App& command, CommandContext& context) {
       "what\nmemory gives to plain reads in the same run. Steps with prompts are not counted.\n"
       "Example:\n  nibble bench decode --model models/Qwen3-0.6B-int4 --batch 1,8,32 --json");
   decode->callback([decode_flags, &context] {
-    context.run = [decode_flags] { run_decode_bench(*decode_flags); };
+    context.run = [decode_flags] {
+      run_on_ranks(decode_flags->model, [&] { run_decode_bench(*decode_flags); });
+    };
   });
   CLI::App* prefill = command.add_subcommand("prefill", "tokens a second of prompts");
   auto prefill_flags = std::make_shared<EngineBenchFlags>();
@@ -148,7 +151,9 @@ void add_engine_benches(CLI::App& command, CommandContext& context) {
   prefill->footer(
       "Example:\n  nibble bench prefill --model models/Qwen3-0.6B-int4 --prompt-tokens 512 --json");
   prefill->callback([prefill_flags, &context] {
-    context.run = [prefill_flags] { run_prefill_bench(*prefill_flags); };
+    context.run = [prefill_flags] {
+      run_on_ranks(prefill_flags->model, [&] { run_prefill_bench(*prefill_flags); });
+    };
   });
 }
 

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "cli/command.h"
+#include "cli/engine_ranks.h"
 #include "cli/eval_stats.h"
 #include "cli/offline_generator.h"
 #include "cli/reward_flags.h"
@@ -152,7 +153,9 @@ void add_eval_command(CLI::App& app, CommandContext& context) {
       "the\nchance that one of k samples has a reward of 1 (unbiased, from all K).\n"
       "Example:\n  nibble eval --model models/Qwen3-0.6B-int4 --data test.jsonl --reward "
       "last_number \\\n      --samples 8 --temperature 1 --max-new-tokens 256");
-  command->callback([flags, &context] { context.run = [flags] { run_eval(*flags); }; });
+  command->callback([flags, &context] {
+    context.run = [flags] { run_on_ranks(flags->sampling.model, [&] { run_eval(*flags); }); };
+  });
 }
 
 }  // namespace nibble

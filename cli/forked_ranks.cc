@@ -91,6 +91,11 @@ class Children {
       if (!write_all(ports_.write_end, bytes)) fail(ErrorCode::kInternal, "a pipe broke");
     }
   }
+  std::vector<pid_t> processes() const {
+    std::vector<pid_t> ids;
+    for (const Child& child : children_) ids.push_back(child.pid);
+    return ids;
+  }
   std::vector<std::string> collect(Deadline deadline);
 
  private:
@@ -215,8 +220,11 @@ std::vector<std::string> Children::collect(Deadline deadline) {
 
 }  // namespace
 
-std::vector<std::string> run_forked(const std::vector<ForkedRank>& ranks, Deadline deadline) {
+std::vector<std::string> run_forked(
+    const std::vector<ForkedRank>& ranks, Deadline deadline,
+    const std::function<void(const std::vector<pid_t>&)>& on_start) {
   Children children(ranks);
+  if (on_start) on_start(children.processes());
   const RendezvousServer server;  // starts a thread, so after the last fork
   children.tell_port(server.port());
   return children.collect(deadline);

@@ -3,6 +3,7 @@
 
 #include "cli/chat_line.h"
 #include "cli/command.h"
+#include "cli/engine_ranks.h"
 #include "cli/json_lines.h"
 #include "cli/offline_generator.h"
 #include "core/base/context.h"
@@ -98,7 +99,9 @@ void add_generate_command(CLI::App& app, CommandContext& context) {
       "Example:\n  echo '{\"messages\": [{\"role\": \"user\", \"content\": \"What is 2+2?\"}]}' | "
       "\\\n"
       "      nibble generate --model models/Qwen3-0.6B-int4 --max-new-tokens 64 --temperature 0");
-  command->callback([flags, &context] { context.run = [flags] { run_generate(*flags); }; });
+  command->callback([flags, &context] {
+    context.run = [flags] { run_on_ranks(flags->sampling.model, [&] { run_generate(*flags); }); };
+  });
 }
 
 }  // namespace nibble

@@ -38,7 +38,7 @@ class LogProbPath {
 std::unique_ptr<LogProbPath> make_trainer_path(LoadedModel& model, const LogProbOptions& options);
 
 /// The rollout engine's: chunk after chunk through static buffers and a KV cache.
-std::unique_ptr<LogProbPath> make_rollout_path(const LoadedModel& model,
+std::unique_ptr<LogProbPath> make_rollout_path(const LoadedModel& model, const ModelFlags& flags,
                                                const LogProbOptions& options);
 
 /// Positions to make room for, so that growing sequences do not remake tables every time: the next

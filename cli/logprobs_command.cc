@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "cli/command.h"
+#include "cli/engine_ranks.h"
 #include "cli/json_lines.h"
 #include "cli/log_prob_path.h"
 #include "cli/model_flags.h"
@@ -26,6 +27,9 @@ LogProbOptions checked_options(const LogprobsFlags& flags) {
     fail(ErrorCode::kInvalidArgument, "--path '{}' is unknown; use trainer or rollout", flags.path);
   }
   check_model_flags(flags.model);
+  if (flags.path == "trainer" && flags.model.has_ranks()) {
+    fail(ErrorCode::kInvalidArgument, "--tensor {} goes with --path rollout", flags.model.tensor);
+  }
   options.activations = activation_type(flags.model);
   options.numerics = numerics(flags.model);
   if (!(options.temperature > 0.0f) || !std::isfinite(options.temperature)) {
@@ -92,7 +96,7 @@ void run_logprobs(const LogprobsFlags& flags) {
   const auto model = load_model(flags.model);
   const ModelSpec& spec = model->spec;
   const auto path = flags.path == "trainer" ? make_trainer_path(*model, options)
-                                            : make_rollout_path(*model, options);
+                                            : make_rollout_path(*model, flags.model, options);
   OrderedJson line;
   while (reader.next(line)) {
     const auto ids = read_ids(line, spec.config, reader.where());
@@ -126,7 +130,9 @@ void add_logprobs_command(CLI::App& app, CommandContext& context) {
       "One object a line: {\"input_ids\": [n ids]} -> {\"logprobs\": [n-1 values]}\n"
       "Example:\n  echo '{\"input_ids\": [9707, 11, 1879]}' | \\\n"
       "      nibble logprobs --model models/Qwen3-0.6B-int4 --path rollout");
-  command->callback([flags, &context] { context.run = [flags] { run_logprobs(*flags); }; });
+  command->callback([flags, &context] {
+    context.run = [flags] { run_on_ranks(flags->model, [&] { run_logprobs(*flags); }); };
+  });
 }
 
 }  // namespace nibble

@@ -10,8 +10,13 @@
 
 namespace nibble {
 
-/// Computes steps where the model's weights are. `model` outlives what is made of it.
+/// Computes this process's part of steps, where the model's weights are. `model` outlives what is
+/// made of it; the next two likewise.
 ///   graph_batches  steps of so many tokens get a CUDA graph; empty: none do
+StepRunnerFactory own_runner_factory(const LoadedModel& model, const ModelFlags& flags,
+                                     std::vector<int64_t> graph_batches);
+
+/// Computes steps, with the model's other ranks where it has some.
 StepRunnerFactory step_runner_factory(const LoadedModel& model, const ModelFlags& flags,
                                       std::vector<int64_t> graph_batches);
 

@@ -1,9 +1,12 @@
 #include "cli/model_flags.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
 
 #include "core/base/fail.h"
 #include "core/base/log.h"
+#include "core/comm_cuda/nccl_group.h"
 #include "core/device/cuda_backend.h"
 #include "core/device/cuda_device.h"
 #include "core/ops/torch_parallel.h"
@@ -38,8 +41,8 @@ bool wants_gpu(const ModelFlags& flags) {
        "--device cpu");
 }
 
-std::unique_ptr<const ops::Backend> use_gpu(const char* logger, Numerics numerics) {
-  const auto info = ops::use_cuda_device(0);
+std::unique_ptr<const ops::Backend> use_gpu(const char* logger, Numerics numerics, int index = 0) {
+  const auto info = ops::use_cuda_device(index);
   get_logger(logger)->info("gpu={} name='{}'", info.index, info.name);
   return ops::make_cuda_backend(numerics);
 }
@@ -56,6 +59,43 @@ std::unique_ptr<ResidentWeights> load_as_flags_say(const HfDirectory& directory,
          flags.fake_quant_group, flags.targets, flags.model.string());
   }
   return load_weights_quantized(directory, spec.table, plan, ops::torch_parallel());
+}
+
+constexpr int kMaxRanks = 64;
+constexpr auto kMeetTimeout = std::chrono::minutes(5);
+
+// Where the ranks of this process's model meet.
+std::unique_ptr<ModelRanks> join_ranks(const ModelFlags& flags, const ModelSpec& spec,
+                                       bool is_on_gpu) {
+  const int number = flags.rank->number;
+  const auto at = [&](const char* name) {
+    return Rendezvous{"127.0.0.1", flags.rank->port, name, kMeetTimeout};
+  };
+  auto ranks = std::make_unique<ModelRanks>();
+  ranks->held = rank_table(spec.table, flags.mesh(), number);
+  ranks->control = join_gloo_group(at("engine.control"), number, flags.tensor);
+  if (is_on_gpu) ranks->steps = join_nccl_group(at("engine.steps"), number, flags.tensor);
+  ranks->step_ranks = {ranks->steps ? ranks->steps.get() : ranks->control.get(), flags.expert > 1};
+  if (number == 0) ranks->leader = std::make_unique<RankLeader>(*ranks->control);
+  return ranks;
+}
+
+std::unique_ptr<ResidentWeights> load_part(const HfDirectory& directory, const ModelSpec& spec,
+                                           const ModelFlags& flags, const ModelRanks& ranks) {
+  const int number = flags.rank->number;
+  if (flags.fake_quant_group == 0) {
+    return load_rank_weights(directory, spec.table, ranks.held, flags.mesh(), number);
+  }
+  return rank_weights(*load_as_flags_say(directory, spec, flags), spec.table, ranks.held,
+                      flags.mesh(), number);
+}
+
+// Several ranks on one GPU find each other over sockets.
+int gpu_of_rank(const ModelFlags& flags) {
+  if (!flags.rank) return 0;
+  const int gpus = ops::num_cuda_devices();
+  if (gpus < flags.tensor) share_gpu_between_nccl_ranks(flags.rank->number);
+  return flags.rank->number % gpus;
 }
 
 }  // namespace
@@ -75,7 +115,15 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
                      "round weights to INT4 in groups of this many, as a trainer with QAT does");
   command.add_option("--targets", flags.targets,
                      "what --fake-quant takes: experts, mlp or linear; default as in convert");
-  command.add_option("--threads", flags.threads, "CPU threads; default: all");
+  command.add_option("--threads", flags.threads, "CPU threads of a process; default: all");
+  command
+      .add_option("--tensor", flags.tensor,
+                  "processes that compute together, each with its heads and rows; on GPUs one each")
+      ->capture_default_str();
+  command
+      .add_option("--expert", flags.expert,
+                  "1: each of them has all experts of a layer; as many as --tensor: its part")
+      ->capture_default_str();
 }
 
 void check_model_flags(const ModelFlags& flags) {
@@ -99,6 +147,14 @@ void check_model_flags(const ModelFlags& flags) {
   if (group == 0 && !flags.targets.empty()) {
     fail(ErrorCode::kInvalidArgument, "--targets says what --fake-quant takes; give both");
   }
+  if (flags.tensor < 1 || flags.tensor > kMaxRanks) {
+    fail(ErrorCode::kInvalidArgument, "--tensor is {}; it must be from 1 to {}", flags.tensor,
+         kMaxRanks);
+  }
+  if (flags.expert != 1 && flags.expert != flags.tensor) {
+    fail(ErrorCode::kInvalidArgument, "--expert is {}; it must be 1 or --tensor, which is {}",
+         flags.expert, flags.tensor);
+  }
   constexpr int kMaxThreads = 1024;
   if (flags.threads < 0 || flags.threads > kMaxThreads) {
     fail(ErrorCode::kInvalidArgument, "--threads is {}; it must be from 1 to {} (0: all)",
@@ -121,13 +177,25 @@ std::unique_ptr<const ops::Backend> open_gpu(const std::string& device, Numerics
 std::unique_ptr<LoadedModel> load_model(const ModelFlags& flags) {
   check_model_flags(flags);
   const bool is_on_gpu = wants_gpu(flags);
-  if (flags.threads > 0) ops::set_num_threads(flags.threads);
+  if (flags.threads > 0) {
+    ops::set_num_threads(flags.threads);
+  } else if (flags.has_ranks()) {
+    ops::set_num_threads(std::max(1, ops::num_threads() / flags.tensor));
+  }
   const HfDirectory directory(flags.model);
   auto model = std::make_unique<LoadedModel>(spec_of(directory));
-  model->weights = load_as_flags_say(directory, model->spec, flags);
-  if (!is_on_gpu) return model;
-  model->gpu = use_gpu("model", numerics(flags));
-  model->weights = model->weights->to(DeviceKind::kCuda);
+  if (flags.has_ranks()) {
+    NIBBLE_CHECK(flags.rank.has_value(), "a rank without a number");
+    if (const auto problem = mesh_problem(model->spec.config, flags.mesh())) {
+      fail(ErrorCode::kInvalidArgument, "--tensor {} --expert {}: {}", flags.tensor, flags.expert,
+           *problem);
+    }
+  }
+  if (is_on_gpu) model->gpu = use_gpu("model", numerics(flags), gpu_of_rank(flags));
+  if (flags.has_ranks()) model->ranks = join_ranks(flags, model->spec, is_on_gpu);
+  model->weights = model->ranks ? load_part(directory, model->spec, flags, *model->ranks)
+                                : load_as_flags_say(directory, model->spec, flags);
+  if (is_on_gpu) model->weights = model->weights->to(DeviceKind::kCuda);
   return model;
 }
 

@@ -3,10 +3,9 @@
 #include <numeric>
 
 #include "cli/log_prob_path.h"
+#include "cli/model_engine.h"
 #include "core/device/cuda_device.h"
-#include "core/ops/torch_parallel.h"
 #include "rollout/engine/step_runner.h"
-#include "rollout/engine_cuda/cuda_step_runner.h"
 
 namespace nibble {
 namespace {
@@ -17,8 +16,8 @@ int64_t head_rows(int64_t vocab) { return std::max<int64_t>(16, (int64_t{4} << 2
 // The engine's own steps over one sequence, with draws whose outcome is given.
 class RolloutPath final : public LogProbPath {
  public:
-  RolloutPath(const LoadedModel& model, const LogProbOptions& options)
-      : model_(model), options_(options) {}
+  RolloutPath(const LoadedModel& model, const ModelFlags& flags, const LogProbOptions& options)
+      : model_(model), options_(options), make_runner_(step_runner_factory(model, flags, {})) {}
 
   ScoredSequence score(std::span<const int32_t> ids) override {
     reserve(static_cast<int64_t>(ids.size()));
@@ -43,14 +42,9 @@ class RolloutPath final : public LogProbPath {
     config_.kv_slots = positions;
     config_.max_logit_rows = std::min(options_.chunk_tokens, head_rows(model_.spec.config.vocab));
     runner_.reset();  // its memory first
-    if (model_.gpu) {
-      ops::bind_cuda_thread();
-      runner_ = cuda_step_runner(*model_.gpu, {options_.numerics, {}})(model_.spec, config_);
-    } else {
-      runner_ =
-          make_cpu_step_runner(model_.spec, config_, ops::torch_parallel(), options_.activations);
-    }
-    runner_->set_weights(*model_.weights);
+    if (model_.gpu) ops::bind_cuda_thread();
+    runner_ = make_runner_(model_.spec, config_);
+    runner_->set_weights(*model_.weights, 1);
     slot_.resize(static_cast<size_t>(positions));
     std::iota(slot_.begin(), slot_.end(), 0);
   }
@@ -83,6 +77,7 @@ class RolloutPath final : public LogProbPath {
 
   const LoadedModel& model_;
   const LogProbOptions options_;
+  const StepRunnerFactory make_runner_;
   EngineConfig config_;  // the runner's; it may keep a reference
   std::unique_ptr<StepRunner> runner_;
   std::vector<int32_t> slot_;  // 0, 1, 2, ...
@@ -91,9 +86,9 @@ class RolloutPath final : public LogProbPath {
 
 }  // namespace
 
-std::unique_ptr<LogProbPath> make_rollout_path(const LoadedModel& model,
+std::unique_ptr<LogProbPath> make_rollout_path(const LoadedModel& model, const ModelFlags& flags,
                                                const LogProbOptions& options) {
-  return std::make_unique<RolloutPath>(model, options);
+  return std::make_unique<RolloutPath>(model, flags, options);
 }
 
 }  // namespace nibble

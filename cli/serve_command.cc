@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "cli/command.h"
+#include "cli/engine_ranks.h"
 #include "cli/serve_engine.h"
 #include "cli/stop_signals.h"
 #include "cli/text_codec.h"
@@ -195,7 +196,9 @@ void add_serve_command(CLI::App& app, CommandContext& context) {
       "      '{\"messages\": [{\"role\": \"user\", \"content\": \"What is 2+2?\"}], "
       "\"max_tokens\": "
       "32}'");
-  command->callback([flags, &context] { context.run = [flags] { run_serve(*flags); }; });
+  command->callback([flags, &context] {
+    context.run = [flags] { run_on_ranks(flags->engine.model, [&] { run_serve(*flags); }); };
+  });
 }
 
 }  // namespace nibble

@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-build/gpu-bundle}
 deps=$(realpath -m "${NIBBLE_DEPS_DIR:-.deps}")
-tests=(kernels_cuda_test models_cuda_test engine_cuda_test nccl_group_test process_transaction_test mesh_test)
+tests=(kernels_cuda_test models_cuda_test engine_cuda_test ranks_cuda_test nccl_group_test process_transaction_test mesh_test)
 cmake --preset cuda "-DNIBBLE_DEPS_DIR=$deps"
 cmake --build --preset cuda --target nibble gpu_model_bench gpu_delta_bench gpu_exact_bench gpu_pair_bench "${tests[@]}"
 

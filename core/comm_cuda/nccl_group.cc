@@ -47,6 +47,12 @@ class Pause {
   const Deadline patience_ = Deadline::after(kSpin);
 };
 
+bool is_captured(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  NIBBLE_CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+
 // What a transfer and its group share; the group may be destroyed first.
 class Communicator {
  public:
@@ -203,7 +209,10 @@ class NcclTransfer final : public PendingTransfer {
   }
   void wait() override { wait_until(Deadline::after(comm_->timeout)); }
   void join() override {
-    done_.hold(c10::cuda::getCurrentCUDAStream());
+    const cudaStream_t stream = c10::cuda::getCurrentCUDAStream();
+    done_.hold(stream);
+    // In a graph it has no time of its own; whoever launches the graph waits for it.
+    if (is_captured(stream)) return;
     comm_->watch(std::move(done_), operation_, Deadline::after(comm_->timeout));
   }
   void wait_until(Deadline deadline) override {

@@ -15,6 +15,9 @@ namespace nibble {
 /// has given its communicator up (ncclCommAbort) and is spent; join another. If that takes longer
 /// than ten seconds, the process ends, because nothing on the GPU can be trusted to finish.
 ///
+/// Collectives may be captured in a CUDA graph with join(); whoever launches it waits for it with a
+/// deadline of their own, and aborts the group when it is missed.
+///
 /// Returns when all `world` ranks are there and connected with each other; throws
 /// Error{kDeadlineExceeded} naming the group if they are not within the timeout,
 /// Error{kUnimplemented} in a build without CUDA.

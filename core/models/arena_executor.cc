@@ -16,6 +16,13 @@
 namespace nibble {
 namespace {
 
+// What gathering from other ranks adds: parts and the whole, of attention's and an MLP's inner
+// width and of the stream; or parts of experts' results.
+int64_t gathered_floats_per_token(const ModelConfig& whole) {
+  const MoeConfig& moe = whole.moe;
+  return 2 * (whole.q_rows() + whole.intermediate) + 6 * whole.hidden + moe.top_k * whole.hidden;
+}
+
 // Floats a token needs in the widest layer, with every operation's result alive until its end.
 int64_t arena_floats_per_token(const ModelConfig& config) {
   const int64_t attention = 2 * config.hidden + 4 * config.q_rows() + 4 * config.kv_rows();
@@ -24,6 +31,20 @@ int64_t arena_floats_per_token(const ModelConfig& config) {
   const int64_t routed = 3 * config.hidden + 2 * moe.num_experts + moe.top_k +
                          moe.top_k * (2 * config.hidden + 3 * moe.intermediate);
   return attention + std::max(dense, routed) + config.hidden;
+}
+
+int64_t arena_floats(const ModelConfig& whole, const ModelConfig& own, int64_t max_tokens,
+                     const StepRanks& ranks) {
+  if (ranks.group == nullptr) return max_tokens * arena_floats_per_token(own);
+  return (max_tokens + ranks.world()) *
+         (arena_floats_per_token(own) + gathered_floats_per_token(whole));
+}
+
+std::span<const std::byte> bytes_of(const float* values, int64_t count) {
+  return std::as_bytes(std::span(values, static_cast<size_t>(count)));
+}
+std::span<std::byte> bytes_of(float* values, int64_t count) {
+  return std::as_writable_bytes(std::span(values, static_cast<size_t>(count)));
 }
 
 }  // namespace
@@ -39,14 +60,17 @@ int64_t KvCache::bytes_per_slot(const ModelConfig& config) {
 }
 
 ArenaExecutor::ArenaExecutor(const ModelSpec& spec, Limits limits,
-                             const kernels::Parallel& parallel, ActivationType activations)
+                             const kernels::Parallel& parallel, ActivationType activations,
+                             StepRanks ranks)
     : spec_(spec),
+      ranks_(ranks),
+      config_(rank_config(spec.config, ranks.mesh())),
       limits_(limits),
       parallel_(parallel),
       activations_(activations),
       rope_(make_rope_table(spec.config.rope, spec.config.head_dim, limits.max_positions)),
       residual_(static_cast<size_t>(limits.max_tokens * spec.config.hidden)),
-      arena_(static_cast<size_t>(limits.max_tokens * arena_floats_per_token(spec.config))),
+      arena_(static_cast<size_t>(arena_floats(spec.config, config_, limits.max_tokens, ranks))),
       routes_(
           static_cast<size_t>(spec.config.num_moe_layers()),
           std::vector<int32_t>(static_cast<size_t>(limits.max_tokens * spec.config.moe.top_k))) {}
@@ -132,9 +156,33 @@ ArenaExecutor::Value ArenaExecutor::rms_norm(Value x, int64_t parameter) {
 ArenaExecutor::Value ArenaExecutor::linear(Value x, int64_t parameter) {
   const kernels::WeightView w = weights_->weight(parameter);
   const auto tokens = static_cast<int64_t>(step_->tokens.size());
+  const bool gathers = ranks_.group != nullptr && spec_.table.is_output_projection(parameter);
+  if (gathers) x = gather_columns(x);
   float* y = allocate(w.rows, tokens);
   kernels::linear(x, w, tokens, y, w.rows, parallel_);
-  return rounded(y, tokens * w.rows);
+  rounded(y, tokens * w.rows);
+  return gathers ? gather_columns(y) : y;
+}
+
+void ArenaExecutor::all_gather(const float* part, int64_t count, float* all) const {
+  ranks_.group->all_gather(bytes_of(part, count), bytes_of(all, count * ranks_.world()))->join();
+}
+
+// [T, C] on each rank -> [T, ranks * C].
+ArenaExecutor::Value ArenaExecutor::gather_columns(Value x) {
+  const auto tokens = static_cast<int64_t>(step_->tokens.size());
+  const int64_t width = width_of(x);
+  const int64_t ranks = ranks_.world();
+  float* parts = allocate(ranks * width, tokens);
+  all_gather(x, tokens * width, parts);
+  float* y = allocate(ranks * width, tokens);
+  for (int64_t r = 0; r < ranks; ++r) {
+    for (int64_t t = 0; t < tokens; ++t) {
+      std::memcpy(y + (t * ranks + r) * width, parts + (r * tokens + t) * width,
+                  static_cast<size_t>(width) * sizeof(float));
+    }
+  }
+  return y;
 }
 
 ArenaExecutor::Value ArenaExecutor::rope(Value x) {
@@ -146,7 +194,7 @@ ArenaExecutor::Value ArenaExecutor::rope(Value x) {
 }
 
 ArenaExecutor::Value ArenaExecutor::attention(int64_t layer, Value q, Value k, Value v) {
-  const ModelConfig& config = spec_.config;
+  const ModelConfig& config = config_;
   const auto tokens = static_cast<int64_t>(step_->tokens.size());
   const int64_t width = cache_->slot_floats();
   for (int64_t t = 0; t < tokens; ++t) {
@@ -193,15 +241,44 @@ ArenaExecutor::Value ArenaExecutor::experts(Value x, const Routing& routing, int
   const MoeConfig& moe = spec_.config.moe;
   const int64_t hidden = spec_.config.hidden;
   const auto tokens = static_cast<int64_t>(step_->tokens.size());
+  const TokenShare own = token_share(tokens, ranks_);
+  const int64_t padded = own.rows * ranks_.world();
+  float* part = allocate(moe.top_k * hidden, padded);
+  if (ranks_.splits_experts) {
+    run_held_experts(x, routing.expert, tokens, first_expert, part);
+    exchange_parts(part, routing.expert, own);
+  } else if (own.count > 0) {
+    run_held_experts(x + own.begin * hidden, routing.expert + own.begin * moe.top_k, own.count,
+                     first_expert, part);
+  }
+  float* y = allocate(hidden, own.rows);
+  if (own.count > 0) {
+    kernels::combine_experts(part, routing.weight + own.begin * moe.top_k, own.count, moe.top_k,
+                             hidden, y, parallel_);
+  }
+  rounded(y, own.count * hidden);
+  if (ranks_.group == nullptr) return y;
+  std::fill(y + own.count * hidden, y + own.rows * hidden, 0.0f);
+  float* all = allocate(hidden, padded);
+  all_gather(y, own.rows * hidden, all);
+  return all;
+}
+
+// Takes tokens through this rank's experts.
+//   part  [tokens * k, hidden]: rows of pairs (token, choice) whose expert is here
+void ArenaExecutor::run_held_experts(const float* x, const int32_t* expert, int64_t tokens,
+                                     int64_t first_expert, float* part) {
+  const MoeConfig& moe = spec_.config.moe;
+  const int64_t hidden = spec_.config.hidden;
+  const auto order = kernels::order_by_expert(expert, tokens, moe.top_k, moe.num_experts);
+  const RowShard held = held_experts(moe.num_experts, ranks_.mesh(), ranks_.rank());
   const int64_t pairs = tokens * moe.top_k;
-  const auto order = kernels::order_by_expert(routing.expert, tokens, moe.top_k, moe.num_experts);
   float* input = allocate(hidden, pairs);
   float* gate = allocate(moe.intermediate, pairs);
   float* up = allocate(moe.intermediate, pairs);
   float* active = allocate(moe.intermediate, pairs);
-  float* part = allocate(hidden, pairs);
   const auto row_bytes = static_cast<size_t>(hidden) * sizeof(float);
-  for (int64_t e = 0; e < moe.num_experts; ++e) {
+  for (int64_t e = held.begin; e < held.end; ++e) {
     const int64_t begin = order.begin[static_cast<size_t>(e)];
     const int64_t count = order.begin[static_cast<size_t>(e) + 1] - begin;
     if (count == 0) continue;
@@ -219,9 +296,29 @@ ArenaExecutor::Value ArenaExecutor::experts(Value x, const Routing& routing, int
       std::memcpy(part + pair * hidden, input + i * hidden, row_bytes);
     }
   }
-  float* y = allocate(hidden, tokens);
-  kernels::combine_experts(part, routing.weight, tokens, moe.top_k, hidden, y, parallel_);
-  return rounded(y, tokens * hidden);
+}
+
+// Every rank has the pairs of all tokens whose experts are its own; afterwards it has all pairs of
+// its own tokens, at the beginning of `part`. Sizes do not depend on the routes: what a rank does
+// not have travels too, and is not looked at.
+void ArenaExecutor::exchange_parts(float* part, const int32_t* expert, const TokenShare& own) {
+  const MoeConfig& moe = spec_.config.moe;
+  const int64_t hidden = spec_.config.hidden;
+  const int64_t pairs = own.rows * moe.top_k;
+  float* arrived = allocate(moe.top_k * hidden, own.rows * ranks_.world());
+  const int64_t total = pairs * hidden * ranks_.world();
+  const std::vector<int64_t> bytes(static_cast<size_t>(ranks_.world()),
+                                   pairs * hidden * static_cast<int64_t>(sizeof(float)));
+  ranks_.group
+      ->all_to_all(bytes_of(static_cast<const float*>(part), total), bytes,
+                   bytes_of(arrived, total), bytes)
+      ->join();
+  const int64_t experts_here = moe.num_experts / ranks_.world();
+  for (int64_t p = 0; p < own.count * moe.top_k; ++p) {
+    const int64_t holder = expert[own.begin * moe.top_k + p] / experts_here;
+    std::memcpy(part + p * hidden, arrived + (holder * pairs + p) * hidden,
+                static_cast<size_t>(hidden) * sizeof(float));
+  }
 }
 
 }  // namespace nibble

@@ -11,6 +11,7 @@
 #include "core/models/activation_type.h"
 #include "core/models/decoder.h"
 #include "core/models/kv_cache.h"
+#include "core/models/step_ranks.h"
 #include "core/ops/weight_source.h"
 
 namespace nibble {
@@ -24,7 +25,9 @@ struct ArenaStep {
 };
 
 /// Runs a decoder over static buffers and a KV cache (run_decoder): nothing is allocated after
-/// construction. Same operations and summation order as TapeExecutor. One thread.
+/// construction. Same operations and summation order as TapeExecutor. With several ranks all run
+/// the same steps, each with its rows of the weights (used_rows()) and its heads' keys and values
+/// (rank_config()). One thread.
 class ArenaExecutor {
  public:
   using Value = float*;
@@ -38,7 +41,7 @@ class ArenaExecutor {
     int64_t max_positions = 0;  ///< of a sequence
   };
   ArenaExecutor(const ModelSpec& spec, Limits limits, const kernels::Parallel& parallel,
-                ActivationType activations = ActivationType::kFloat32);
+                ActivationType activations = ActivationType::kFloat32, StepRanks ranks = {});
 
   /// Final hidden states float32 [T, hidden], valid until the next call. `weights` may differ from
   /// step to step: that is how a new version is swapped in.
@@ -71,8 +74,15 @@ class ArenaExecutor {
   float* allocate(int64_t width, int64_t tokens);
   int64_t width_of(const float* value) const;
   Value rounded(Value value, int64_t count) const;
+  void all_gather(const float* part, int64_t count, float* all) const;
+  Value gather_columns(Value x);
+  void run_held_experts(const float* x, const int32_t* expert, int64_t tokens, int64_t first_expert,
+                        float* part);
+  void exchange_parts(float* part, const int32_t* expert, const TokenShare& own);
 
   const ModelSpec& spec_;
+  const StepRanks ranks_;
+  const ModelConfig config_;  // of this rank
   const Limits limits_;
   const kernels::Parallel& parallel_;
   const ActivationType activations_;

@@ -64,6 +64,13 @@ void check_finite(const HfDirectory& directory, const ParameterSpec& parameter,
        (*bad & 0x7fu) == 0 ? "infinite" : "NaN");
 }
 
+template <typename T>
+Array<T> rows_of(const Array<T>& values, int64_t row_elements, RowShard rows) {
+  if (values.size() == 0) return Array<T>();
+  const auto begin = values.data() + rows.begin * row_elements;
+  return Array<T>(std::span<const T>(begin, static_cast<size_t>(rows.rows() * row_elements)));
+}
+
 // Array or vector.
 template <typename Elements>
 Elements load_plain(const HfDirectory& directory, const ParameterSpec& parameter, Elements into) {
@@ -71,6 +78,16 @@ Elements load_plain(const HfDirectory& directory, const ParameterSpec& parameter
   std::memcpy(into.data(), view.bytes.data(), view.bytes.size());
   check_finite(directory, parameter, {into.data(), into.size()});
   return into;
+}
+
+StoredParameter load_stored(const HfDirectory& directory, const ParameterSpec& parameter,
+                            const QuantizationPlan& plan, bool quantized) {
+  if (quantized) return load_packed(directory, parameter, plan.config);
+  StoredParameter stored;
+  stored.bf16 =
+      load_plain(directory, parameter,
+                 Array<uint16_t>::uninitialized(static_cast<size_t>(parameter.num_elements())));
+  return stored;
 }
 
 }  // namespace
@@ -93,6 +110,13 @@ StoredParameter StoredParameter::make(const ParameterSpec& spec, int64_t rows,
   }
   return {Array<uint16_t>(device), Array<uint32_t>(count / 8, device),
           Array<uint16_t>(count / static_cast<size_t>(plan.config.group_size), device)};
+}
+
+StoredParameter StoredParameter::rows(const ParameterSpec& spec, const QuantizationPlan& plan,
+                                      RowShard rows) const {
+  const int64_t groups = words.size() == 0 ? 0 : spec.cols / plan.config.group_size;
+  return {rows_of(bf16, spec.cols, rows), rows_of(words, spec.cols / 8, rows),
+          rows_of(scale, groups, rows)};
 }
 
 StoredParameter StoredParameter::to(DeviceKind device) const {
@@ -172,14 +196,37 @@ std::unique_ptr<ResidentWeights> load_weights(const HfDirectory& directory,
   auto weights = std::make_unique<ResidentWeights>(table, checkpoint_plan(directory, table));
   check_checkpoint_tensors(directory, table, weights->plan());
   for (int64_t i = 0; i < table.size(); ++i) {
-    const ParameterSpec& parameter = table.at(i);
-    if (weights->plan().quantized[static_cast<size_t>(i)]) {
-      weights->stored(i) = load_packed(directory, parameter, weights->plan().config);
-    } else {
-      weights->stored(i).bf16 =
-          load_plain(directory, parameter,
-                     Array<uint16_t>::uninitialized(static_cast<size_t>(parameter.num_elements())));
-    }
+    weights->stored(i) = load_stored(directory, table.at(i), weights->plan(),
+                                     weights->plan().quantized[static_cast<size_t>(i)]);
+  }
+  return weights;
+}
+
+std::unique_ptr<ResidentWeights> load_rank_weights(const HfDirectory& directory,
+                                                   const ParameterTable& table,
+                                                   const ParameterTable& held, const Mesh& mesh,
+                                                   int rank) {
+  auto weights = std::make_unique<ResidentWeights>(held, checkpoint_plan(directory, table));
+  check_checkpoint_tensors(directory, table, weights->plan());
+  for (int64_t i = 0; i < table.size(); ++i) {
+    const RowShard rows = used_rows(table, i, mesh, rank);
+    if (rows.rows() == 0) continue;
+    StoredParameter whole = load_stored(directory, table.at(i), weights->plan(),
+                                        weights->plan().quantized[static_cast<size_t>(i)]);
+    const bool is_all = rows.rows() == table.at(i).rows;
+    weights->stored(i) = is_all ? std::move(whole) : whole.rows(table.at(i), weights->plan(), rows);
+  }
+  return weights;
+}
+
+std::unique_ptr<ResidentWeights> rank_weights(const ResidentWeights& whole,
+                                              const ParameterTable& table,
+                                              const ParameterTable& held, const Mesh& mesh,
+                                              int rank) {
+  auto weights = std::make_unique<ResidentWeights>(held, whole.plan());
+  for (int64_t i = 0; i < table.size(); ++i) {
+    weights->stored(i) =
+        whole.stored(i).rows(table.at(i), whole.plan(), used_rows(table, i, mesh, rank));
   }
   return weights;
 }

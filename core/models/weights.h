@@ -10,6 +10,7 @@
 #include "core/kernels/parallel.h"
 #include "core/models/decoder.h"
 #include "core/ops/weight_source.h"
+#include "core/spec/mesh.h"
 #include "core/spec/quantization.h"
 
 namespace nibble {
@@ -24,6 +25,9 @@ struct StoredParameter {
   static StoredParameter make(const ParameterSpec& spec, int64_t rows, const QuantizationPlan& plan,
                               bool quantized, DeviceKind device);
   StoredParameter to(DeviceKind device) const;
+  /// Some rows of a parameter in host memory.
+  StoredParameter rows(const ParameterSpec& spec, const QuantizationPlan& plan,
+                       RowShard rows) const;
   kernels::WeightView view(const ParameterSpec& spec, const QuantizationPlan& plan,
                            bool quantized) const;
 };
@@ -77,6 +81,18 @@ class ResidentWeights : public ops::WeightSource {
 /// Throws Error naming the tensor if one is missing, misshapen or of another type.
 std::unique_ptr<ResidentWeights> load_weights(const HfDirectory& directory,
                                               const ParameterTable& table);
+
+/// The rows of such a checkpoint that one rank of several multiplies with.
+///   held  rank_table(table, mesh, rank); must outlive the result
+std::unique_ptr<ResidentWeights> load_rank_weights(const HfDirectory& directory,
+                                                   const ParameterTable& table,
+                                                   const ParameterTable& held, const Mesh& mesh,
+                                                   int rank);
+/// The same rows of weights in host memory.
+std::unique_ptr<ResidentWeights> rank_weights(const ResidentWeights& whole,
+                                              const ParameterTable& table,
+                                              const ParameterTable& held, const Mesh& mesh,
+                                              int rank);
 
 /// Reads a checkpoint and quantizes it by `plan` (sym7): what a trainer with QAT multiplies with.
 /// An INT4 checkpoint is dequantized to masters first. Throws Error{kInvalidArgument} naming

@@ -15,6 +15,7 @@
 #include "core/kernels_cuda/linear.h"
 #include "core/kernels_cuda/norm.h"
 #include "core/kernels_cuda/panel_linear.h"
+#include "core/kernels_cuda/rank_parts.h"
 #include "core/kernels_cuda/router.h"
 #include "core/models/rope_table.h"
 
@@ -40,13 +41,27 @@ int64_t arena_values(const ModelConfig& config, int64_t tokens) {
          4 * moe.num_experts;
 }
 
+// What gathering from other ranks adds, as in ArenaExecutor.
+int64_t gathered_values(const ModelConfig& whole, int64_t tokens) {
+  const MoeConfig& moe = whole.moe;
+  return tokens * (2 * (whole.q_rows() + whole.intermediate) + 6 * whole.hidden +
+                   2 * moe.top_k * (whole.hidden + 1)) +
+         12 * kAlignment;
+}
+
+int64_t arena_values(const ModelConfig& whole, const Mesh& mesh, int64_t tokens) {
+  if (mesh.world == 1) return arena_values(whole, tokens);
+  tokens += mesh.world;  // parts are filled up
+  return arena_values(rank_config(whole, mesh), tokens) + gathered_values(whole, tokens);
+}
+
 // The largest matrix that linear() multiplies with.
-int64_t panel_values(const ParameterTable& table) {
+int64_t panel_values(const ParameterTable& table, const Mesh& mesh) {
   int64_t most = 0;
-  for (const ParameterSpec& parameter : table.parameters) {
-    const ParameterRole role = parameter.role;
+  for (int64_t p = 0; p < table.size(); ++p) {
+    const ParameterRole role = table.at(p).role;
     if (role == ParameterRole::kAttention || role == ParameterRole::kMlp) {
-      most = std::max(most, parameter.num_elements());
+      most = std::max(most, used_rows(table, p, mesh, 0).rows() * table.at(p).cols);
     }
   }
   return most;
@@ -71,16 +86,19 @@ int64_t CudaKvCache::bytes_per_slot(const ModelConfig& config) {
 }
 
 CudaArena::CudaArena(const ModelSpec& spec, Limits limits, const ops::Backend& backend,
-                     Numerics numerics)
+                     Numerics numerics, StepRanks ranks)
     : spec_(spec),
+      ranks_(ranks),
+      config_(rank_config(spec.config, ranks.mesh())),
       limits_(limits),
       numerics_(numerics),
       rope_(backend.place(
           make_rope_table(spec.config.rope, spec.config.head_dim, limits.max_positions))),
-      table_(static_cast<size_t>(spec.table.size()), DeviceKind::kCuda),
+      table_(static_cast<size_t>(spec.table.size() + 1), DeviceKind::kCuda),
       residual_(static_cast<size_t>(limits.max_tokens * spec.config.hidden), DeviceKind::kCuda),
-      arena_(static_cast<size_t>(arena_values(spec.config, limits.max_tokens)), DeviceKind::kCuda),
-      panel_(static_cast<size_t>(panel_values(spec.table)), DeviceKind::kCuda),
+      arena_(static_cast<size_t>(arena_values(spec.config, ranks.mesh(), limits.max_tokens)),
+             DeviceKind::kCuda),
+      panel_(static_cast<size_t>(panel_values(spec.table, ranks.mesh())), DeviceKind::kCuda),
       routes_(static_cast<size_t>(spec.config.num_moe_layers() * limits.max_tokens *
                                   spec.config.moe.top_k),
               DeviceKind::kCuda) {}
@@ -88,15 +106,20 @@ CudaArena::CudaArena(const ModelSpec& spec, Limits limits, const ops::Backend& b
 void CudaArena::set_weights(const ops::WeightSource& weights, cudaStream_t stream) {
   views_.clear();
   for (int64_t p = 0; p < spec_.table.size(); ++p) views_.push_back(weights.weight(p));
+  kernels::WeightView head = views_[static_cast<size_t>(spec_.table.lm_head)];
+  const RowShard own = head_share(head.rows, ranks_.rank(), ranks_.world());
+  head.data = head.bf16() + own.begin * head.cols;
+  head.rows = own.rows();
+  views_.push_back(head);
   NIBBLE_CUDA_CHECK(cudaMemcpyAsync(table_.data(), views_.data(),
                                     views_.size() * sizeof(kernels::WeightView),
                                     cudaMemcpyHostToDevice, stream));
 }
 
-int64_t CudaArena::num_bytes(const ModelSpec& spec, Limits limits) {
+int64_t CudaArena::num_bytes(const ModelSpec& spec, Limits limits, const Mesh& mesh) {
   const ModelConfig& config = spec.config;
-  return 2 * (limits.max_tokens * config.hidden + arena_values(config, limits.max_tokens) +
-              panel_values(spec.table)) +
+  return 2 * (limits.max_tokens * config.hidden + arena_values(config, mesh, limits.max_tokens) +
+              panel_values(spec.table, mesh)) +
          4 * config.num_moe_layers() * limits.max_tokens * config.moe.top_k +
          4 * limits.max_positions * config.head_dim;
 }
@@ -104,6 +127,8 @@ int64_t CudaArena::num_bytes(const ModelSpec& spec, Limits limits) {
 kernels::cuda::DeviceWeight CudaArena::weight(int64_t parameter) const {
   return {views_[static_cast<size_t>(parameter)], table_.data() + parameter};
 }
+
+kernels::cuda::DeviceWeight CudaArena::head() const { return weight(spec_.table.size()); }
 
 const int32_t* CudaArena::routes(int64_t moe_layer) const {
   return routes_.data() + moe_layer * limits_.max_tokens * spec_.config.moe.top_k;
@@ -147,7 +172,34 @@ CudaArena::Value CudaArena::rms_norm(Value x, int64_t parameter) {
   return y;
 }
 
+void CudaArena::all_gather(const uint16_t* part, int64_t count, uint16_t* all) const {
+  const auto size = static_cast<size_t>(count);
+  ranks_.group
+      ->all_gather(
+          std::as_bytes(std::span(part, size)),
+          std::as_writable_bytes(std::span(all, size * static_cast<size_t>(ranks_.world()))))
+      ->join();
+}
+
+// [T, C] on each rank -> [T, ranks * C].
+CudaArena::Value CudaArena::gather_columns(Value x) {
+  const int64_t tokens = step_->num_tokens;
+  const int64_t world = ranks_.world();
+  uint16_t* parts = allocate(world * tokens * x.width);
+  all_gather(bf16(x), tokens * x.width, parts);
+  const Value y{allocate(world * tokens * x.width), world * x.width};
+  kernels::cuda::join_columns(parts, world, tokens, x.width, bf16(y), stream_);
+  return y;
+}
+
 CudaArena::Value CudaArena::linear(Value x, int64_t parameter) {
+  if (ranks_.group == nullptr || !spec_.table.is_output_projection(parameter)) {
+    return own_linear(x, parameter);
+  }
+  return gather_columns(own_linear(gather_columns(x), parameter));
+}
+
+CudaArena::Value CudaArena::own_linear(Value x, int64_t parameter) {
   const auto w = weight(parameter);
   const int64_t tokens = step_->num_tokens;
   const Value y{allocate(w.view.rows * tokens), w.view.rows};
@@ -193,7 +245,7 @@ CudaArena::Value CudaArena::rope(Value x) {
 }
 
 CudaArena::Value CudaArena::attention(int64_t layer, Value q, Value k, Value v) {
-  const ModelConfig& config = spec_.config;
+  const ModelConfig& config = config_;
   const int64_t tokens = step_->num_tokens;
   kernels::cuda::scatter_rows(bf16(k), step_->slot, tokens, k.width, cache_->keys(layer), stream_);
   kernels::cuda::scatter_rows(bf16(v), step_->slot, tokens, v.width, cache_->values(layer),
@@ -231,32 +283,77 @@ CudaArena::Routing CudaArena::route(int64_t /*layer*/, Value logits) {
 }
 
 CudaArena::Value CudaArena::experts(Value x, const Routing& routing, int64_t first_expert) {
+  const int64_t top_k = spec_.config.moe.top_k;
+  const TokenShare own = token_share(step_->num_tokens, ranks_);
+  const Value y{allocate(own.rows * x.width), x.width};
+  if (ranks_.splits_experts || own.count > 0) {
+    const int64_t begin = ranks_.splits_experts ? 0 : own.begin;
+    const int64_t tokens = ranks_.splits_experts ? step_->num_tokens : own.count;
+    PairParts parts = run_held_experts(bf16(x) + begin * x.width, routing.expert + begin * top_k,
+                                       tokens, first_expert);
+    if (ranks_.splits_experts) parts = exchange_parts(parts, routing.expert, own);
+    if (own.count > 0) {
+      kernels::cuda::combine_experts(parts.part, parts.place, routing.weight + own.begin * top_k,
+                                     own.count, top_k, x.width, bf16(y), stream_);
+    }
+  }
+  if (ranks_.group == nullptr) return y;
+  const Value all{allocate(own.rows * ranks_.world() * x.width), x.width};
+  all_gather(bf16(y), own.rows * x.width, bf16(all));
+  return all;
+}
+
+// Takes tokens through this rank's experts.
+CudaArena::PairParts CudaArena::run_held_experts(const uint16_t* x, const int32_t* expert,
+                                                 int64_t tokens, int64_t first_expert) {
   const MoeConfig& moe = spec_.config.moe;
-  const int64_t tokens = step_->num_tokens;
+  const int64_t hidden = spec_.config.hidden;
   const int64_t pairs = tokens * moe.top_k;
+  const RowShard held = held_experts(moe.num_experts, ranks_.mesh(), ranks_.rank());
   auto* begin = reinterpret_cast<int32_t*>(allocate(2 * (moe.num_experts + 1)));
   auto* pair = reinterpret_cast<int32_t*>(allocate(2 * pairs));
   auto* place = reinterpret_cast<int32_t*>(allocate(2 * pairs));
-  kernels::cuda::order_by_expert(routing.expert, pairs, moe.num_experts, begin, pair, stream_);
+  kernels::cuda::order_by_expert(expert, pairs, moe.num_experts, begin, pair, stream_);
   kernels::cuda::invert_pairs(pair, pairs, place, stream_);
-  uint16_t* input = allocate(pairs * x.width);
-  kernels::cuda::gather_pairs(bf16(x), pair, pairs, moe.top_k, x.width, input, stream_);
+  uint16_t* input = allocate(pairs * hidden);
+  kernels::cuda::gather_pairs(x, pair, pairs, moe.top_k, hidden, input, stream_);
   const auto product = [&](const uint16_t* from, int which) {
-    const auto w = weight(first_expert + which);
+    const auto w = weight(first_expert + 3 * held.begin + which);
     uint16_t* y = allocate(pairs * w.view.rows);
-    kernels::cuda::grouped_linear(from, {w.view, w.on_device, moe.num_experts, 3}, begin, pairs, y,
-                                  stream_);
+    kernels::cuda::grouped_linear(from, {w.view, w.on_device, held.rows(), 3}, begin + held.begin,
+                                  pairs, y, stream_);
     return y;
   };
   const uint16_t* gate = product(input, 0);
   const uint16_t* up = product(input, 1);
   uint16_t* active = allocate(pairs * moe.intermediate);
   kernels::cuda::silu_mul(gate, up, pairs * moe.intermediate, active, stream_);
-  const uint16_t* part = product(active, 2);
-  const Value y{allocate(tokens * x.width), x.width};
-  kernels::cuda::combine_experts(part, place, routing.weight, tokens, moe.top_k, x.width, bf16(y),
-                                 stream_);
-  return y;
+  return {product(active, 2), pair, place};
+}
+
+// Every rank has the pairs of all tokens whose experts are its own; the result has all pairs of
+// this rank's tokens. Sizes do not depend on the routes, so that a graph can be captured: what a
+// rank does not have travels too, and is not looked at.
+CudaArena::PairParts CudaArena::exchange_parts(const PairParts& parts, const int32_t* expert,
+                                               const TokenShare& own) {
+  const MoeConfig& moe = spec_.config.moe;
+  const int64_t hidden = spec_.config.hidden;
+  const int64_t world = ranks_.world();
+  const int64_t stride = own.rows * moe.top_k;
+  const int64_t values = stride * world * hidden;
+  uint16_t* by_pair = allocate(values);
+  kernels::cuda::scatter_rows(parts.part, parts.pair, step_->num_tokens * moe.top_k, hidden,
+                              by_pair, stream_);
+  uint16_t* arrived = allocate(values);
+  const std::vector<int64_t> bytes(static_cast<size_t>(world), stride * hidden * 2);
+  ranks_.group
+      ->all_to_all(std::as_bytes(std::span(by_pair, static_cast<size_t>(values))), bytes,
+                   std::as_writable_bytes(std::span(arrived, static_cast<size_t>(values))), bytes)
+      ->join();
+  auto* place = reinterpret_cast<int32_t*>(allocate(2 * stride));
+  kernels::cuda::places_from_holders(expert + own.begin * moe.top_k, own.count * moe.top_k,
+                                     moe.num_experts / world, stride, place, stream_);
+  return {arrived, nullptr, place};
 }
 
 }  // namespace nibble

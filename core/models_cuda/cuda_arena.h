@@ -11,6 +11,7 @@
 #include "core/kernels/rope.h"
 #include "core/kernels_cuda/device_weight.h"
 #include "core/models/decoder.h"
+#include "core/models/step_ranks.h"
 #include "core/ops/backend.h"
 #include "core/ops/numerics.h"
 #include "core/ops/weight_source.h"
@@ -44,7 +45,8 @@ struct CudaStep {
 /// ArenaExecutor's twin on the GPU: the same decoder over static device memory, BF16 activations.
 /// Nothing is allocated after construction, and every pointer that a captured kernel sees stays the
 /// same from step to step: weights are reached through a table on the device that set_weights()
-/// overwrites. So a step can be captured as a CUDA graph. One thread.
+/// overwrites. So a step can be captured as a CUDA graph, what ranks say to each other included.
+/// One thread.
 class CudaArena {
  public:
   struct Value {
@@ -60,7 +62,8 @@ class CudaArena {
     int64_t max_positions = 0;  ///< of a sequence
   };
   /// `spec` and `backend` (a CUDA one) must outlive this.
-  CudaArena(const ModelSpec& spec, Limits limits, const ops::Backend& backend, Numerics numerics);
+  CudaArena(const ModelSpec& spec, Limits limits, const ops::Backend& backend, Numerics numerics,
+            StepRanks ranks = {});
 
   /// Uses these weights (on the GPU, of the model's shapes) from the next step on. They must live
   /// until the next call.
@@ -69,12 +72,14 @@ class CudaArena {
   /// Enqueues a step; returns its final hidden states, BF16 [T, hidden], valid until the next one.
   const uint16_t* run(const CudaStep& step, CudaKvCache& cache, cudaStream_t stream);
 
+  /// This rank's rows of the head (head_share()).
+  kernels::cuda::DeviceWeight head() const;
   /// A parameter as kernels take it.
   kernels::cuda::DeviceWeight weight(int64_t parameter) const;
   /// Chosen experts of MoE layer `i` in the last step: device int32 [T, k].
   const int32_t* routes(int64_t moe_layer) const;
   /// Device memory of such an arena.
-  static int64_t num_bytes(const ModelSpec& spec, Limits limits);
+  static int64_t num_bytes(const ModelSpec& spec, Limits limits, const Mesh& mesh = {});
 
   // The operations of run_layer().
   Value embed(int64_t parameter);
@@ -94,13 +99,27 @@ class CudaArena {
 
  private:
   uint16_t* allocate(int64_t values);  // BF16, aligned; float32 and int32 take two each
+  void all_gather(const uint16_t* part, int64_t count, uint16_t* all) const;
+  Value gather_columns(Value x);
+  Value own_linear(Value x, int64_t parameter);
+  // Rows by expert, and the place there of each pair (token, choice).
+  struct PairParts {
+    const uint16_t* part;
+    const int32_t* pair;
+    const int32_t* place;
+  };
+  PairParts run_held_experts(const uint16_t* x, const int32_t* expert, int64_t tokens,
+                             int64_t first_expert);
+  PairParts exchange_parts(const PairParts& parts, const int32_t* expert, const TokenShare& own);
 
   const ModelSpec& spec_;
+  const StepRanks ranks_;
+  const ModelConfig config_;  // of this rank
   const Limits limits_;
   const Numerics numerics_;
   ops::SharedRope rope_;
-  std::vector<kernels::WeightView> views_;
-  Array<kernels::WeightView> table_;
+  std::vector<kernels::WeightView> views_;  // of the parameters, and of head()
+  Array<kernels::WeightView> table_;        // the same on the GPU
   Array<uint16_t> residual_;
   Array<uint16_t> arena_;
   Array<uint16_t> panel_;  // one dequantized matrix at a time

@@ -55,6 +55,21 @@ RowShard owned_rows(const ParameterTable& table, int64_t parameter, const Mesh& 
   return {used.begin + part.begin, used.begin + part.end};
 }
 
+ParameterTable rank_table(ParameterTable table, const Mesh& mesh, int rank) {
+  const ParameterTable whole = table;
+  for (int64_t p = 0; p < whole.size(); ++p) {
+    table.parameters[static_cast<size_t>(p)].rows = used_rows(whole, p, mesh, rank).rows();
+  }
+  return table;
+}
+
+ModelConfig rank_config(ModelConfig config, const Mesh& mesh) {
+  config.num_heads /= mesh.tensor;
+  config.num_kv_heads /= mesh.tensor;
+  config.intermediate /= mesh.tensor;
+  return config;
+}
+
 std::optional<std::string> mesh_problem(const ModelConfig& config, const Mesh& mesh) {
   const auto must_divide = [](const char* key, int size, const char* what,
                               int64_t count) -> std::optional<std::string> {

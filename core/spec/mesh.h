@@ -60,6 +60,14 @@ RowShard owned_rows(const ParameterTable& table, int64_t parameter, const Mesh& 
 /// Experts [begin, end) of every MoE layer that a rank holds.
 RowShard held_experts(int64_t num_experts, const Mesh& mesh, int rank);
 
+/// What one tensor rank computes, as a model of its own: its heads, and its rows of dense MLPs'
+/// inner matrices. Sizes of the stream, the vocabulary and the experts stay.
+ModelConfig rank_config(ModelConfig config, const Mesh& mesh);
+
+/// `table` with used_rows() alone: what a rank has in memory. Parameters of which it uses nothing
+/// have no rows.
+ParameterTable rank_table(ParameterTable table, const Mesh& mesh, int rank);
+
 /// One sentence on why the ranks cannot share the model so, naming the size at fault; nothing if
 /// they can.
 std::optional<std::string> mesh_problem(const ModelConfig& config, const Mesh& mesh);

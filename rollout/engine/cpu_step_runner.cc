@@ -9,13 +9,16 @@ namespace {
 class CpuStepRunner final : public StepRunner {
  public:
   CpuStepRunner(const ModelSpec& spec, const EngineConfig& config,
-                const kernels::Parallel& parallel, ActivationType activations)
+                const kernels::Parallel& parallel, ActivationType activations, StepRanks ranks)
       : spec_(spec),
-        cache_(spec.config, config.kv_slots),
-        executor_(spec, {config.max_step_tokens, config.max_positions}, parallel, activations),
-        sampler_({spec.config.hidden, spec.config.vocab, config.max_logit_rows}, parallel) {}
+        cache_(rank_config(spec.config, ranks.mesh()), config.kv_slots),
+        executor_(spec, {config.max_step_tokens, config.max_positions}, parallel, activations,
+                  ranks),
+        sampler_({spec.config.hidden, spec.config.vocab, config.max_logit_rows}, parallel, ranks) {}
 
-  void set_weights(const ops::WeightSource& weights) override { weights_ = &weights; }
+  void set_weights(const ops::WeightSource& weights, int64_t /*version*/) override {
+    weights_ = &weights;
+  }
 
   void run(StepPlan& plan, const int32_t* slot_table) override {
     const ArenaStep step{
@@ -40,8 +43,8 @@ class CpuStepRunner final : public StepRunner {
 
 std::unique_ptr<StepRunner> make_cpu_step_runner(const ModelSpec& spec, const EngineConfig& config,
                                                  const kernels::Parallel& parallel,
-                                                 ActivationType activations) {
-  return std::make_unique<CpuStepRunner>(spec, config, parallel, activations);
+                                                 ActivationType activations, StepRanks ranks) {
+  return std::make_unique<CpuStepRunner>(spec, config, parallel, activations, ranks);
 }
 
 }  // namespace nibble

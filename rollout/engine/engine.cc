@@ -86,15 +86,16 @@ void Engine::set_weights(std::shared_ptr<const ops::WeightSource> weights, int64
   for (int64_t p = 0; p < spec_.table.size(); ++p) {
     const ParameterSpec& parameter = spec_.table.at(p);
     const kernels::WeightView view = weights->weight(p);
-    if (view.rows == parameter.rows && view.cols == parameter.cols) continue;
+    const int64_t rows = used_rows(spec_.table, p, config_.mesh, 0).rows();
+    if (view.rows == rows && view.cols == parameter.cols) continue;
     fail(ErrorCode::kInvalidArgument,
          "weights of version {}: tensor '{}' is [{}, {}], want [{}, {}]", version, parameter.name(),
-         view.rows, view.cols, parameter.rows, parameter.cols);
+         view.rows, view.cols, rows, parameter.cols);
   }
   if (policy == KvPolicy::kAbort) scheduler_.abort_started();
   if (policy == KvPolicy::kRecompute) scheduler_.recompute_started();
   if (version != version_) scheduler_.change_weights();
-  runner_->set_weights(*weights);
+  runner_->set_weights(*weights, version);
   weights_ = std::move(weights);
   version_ = version;
 }

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "core/spec/mesh.h"
+
 namespace nibble {
 
 /// Sizes of an engine; its memory follows from them and is allocated once.
@@ -15,6 +17,7 @@ struct EngineConfig {
   int64_t max_draft_tokens = 0;   ///< guessed tokens of a sample in one step; 0: none are guessed
   bool drafts_adapt = true;       ///< guesses only what pays; false: all there are
   int64_t block_tokens = 16;      ///< the cache is handed out in blocks of so many tokens
+  Mesh mesh;  ///< of the ranks that compute its steps (StepRanks::mesh()); the engine is the first
 };
 
 /// Throws Error{kInvalidArgument} naming the field that is out of range.

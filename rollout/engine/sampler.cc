@@ -7,11 +7,18 @@
 
 namespace nibble {
 
-Sampler::Sampler(Shape shape, const kernels::Parallel& parallel)
+Sampler::Sampler(Shape shape, const kernels::Parallel& parallel, StepRanks ranks)
     : shape_(shape),
       parallel_(parallel),
+      ranks_(ranks),
       hidden_(static_cast<size_t>(shape.max_rows * shape.hidden)),
-      logits_(static_cast<size_t>(shape.max_rows * shape.vocab)) {}
+      logits_(static_cast<size_t>(shape.max_rows * shape.vocab)) {
+  if (ranks.group == nullptr) return;
+  const auto part =
+      static_cast<size_t>(shape.max_rows * head_share(shape.vocab, 0, ranks.world()).rows());
+  part_.resize(part);
+  parts_.resize(part * static_cast<size_t>(ranks.world()));
+}
 
 void Sampler::draw(const float* hidden, const kernels::WeightView& head, std::span<Draw> draws) {
   NIBBLE_CHECK(head.rows == shape_.vocab && head.cols == shape_.hidden,
@@ -19,9 +26,38 @@ void Sampler::draw(const float* hidden, const kernels::WeightView& head, std::sp
                shape_.hidden);
   while (!draws.empty()) {
     const size_t taken = gather(hidden, draws);
-    kernels::linear(hidden_.data(), head, num_rows_, logits_.data(), shape_.vocab, parallel_);
-    draw_from_logits(draws.first(taken));
+    compute_logits(head);
+    if (ranks_.rank() == 0) draw_from_logits(draws.first(taken));
     draws = draws.subspan(taken);
+  }
+}
+
+void Sampler::compute_logits(const kernels::WeightView& head) {
+  if (ranks_.group == nullptr) {
+    kernels::linear(hidden_.data(), head, num_rows_, logits_.data(), shape_.vocab, parallel_);
+    return;
+  }
+  NIBBLE_CHECK(head.format == kernels::WeightFormat::kBf16, "a quantized head");
+  const int world = ranks_.world();
+  const RowShard own = head_share(shape_.vocab, ranks_.rank(), world);
+  kernels::WeightView rows = head;
+  rows.data = head.bf16() + own.begin * head.cols;
+  rows.rows = own.rows();
+  kernels::linear(hidden_.data(), rows, num_rows_, part_.data(), own.rows(), parallel_);
+  const auto count = static_cast<size_t>(num_rows_ * own.rows());
+  ranks_.group
+      ->all_gather(
+          std::as_bytes(std::span(part_).first(count)),
+          std::as_writable_bytes(std::span(parts_).first(count * static_cast<size_t>(world))))
+      ->join();
+  if (ranks_.rank() != 0) return;
+  for (int r = 0; r < world; ++r) {
+    const RowShard share = head_share(shape_.vocab, r, world);
+    for (int64_t i = 0; i < num_rows_; ++i) {
+      std::memcpy(logits_.data() + i * shape_.vocab + share.begin,
+                  parts_.data() + (r * num_rows_ + i) * share.rows(),
+                  static_cast<size_t>(share.rows()) * sizeof(float));
+    }
   }
 }
 

@@ -5,15 +5,21 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include <algorithm>
+#include <chrono>
 #include <map>
+#include <thread>
 
+#include "core/base/clock.h"
 #include "core/base/fail.h"
 #include "core/base/log.h"
+#include "core/cuda/event.h"
 #include "core/cuda/stream.h"
 #include "core/kernels_cuda/elementwise.h"
 #include "core/kernels_cuda/linear.h"
 #include "core/kernels_cuda/log_softmax.h"
+#include "core/kernels_cuda/rank_parts.h"
 #include "core/models_cuda/cuda_arena.h"
+#include "rollout/engine/slot_changes.h"
 
 namespace nibble {
 namespace {
@@ -47,8 +53,9 @@ class CudaStepRunner final : public StepRunner {
       : spec_(spec),
         config_(config),
         options_(options),
-        arena_(spec, {config.max_step_tokens, config.max_positions}, backend, options.numerics),
-        cache_(spec.config, config.kv_slots),
+        arena_(spec, {config.max_step_tokens, config.max_positions}, backend, options.numerics,
+               options.ranks),
+        cache_(rank_config(spec.config, options.ranks.mesh()), config.kv_slots),
         tokens_(config.max_step_tokens),
         position_(config.max_step_tokens),
         slot_(config.max_step_tokens),
@@ -57,11 +64,15 @@ class CudaStepRunner final : public StepRunner {
         draws_(most_draws()),
         draw_rows_(config.max_logit_rows),
         table_(static_cast<size_t>(table_entries()), DeviceKind::kCuda),
-        table_on_host_(static_cast<size_t>(table_entries()), -1),
+        table_changes_(table_entries()),
         change_index_(kMaxChanges),
         change_value_(kMaxChanges),
         hidden_(static_cast<size_t>(config.max_logit_rows * spec.config.hidden), DeviceKind::kCuda),
         logits_(static_cast<size_t>(config.max_logit_rows * spec.config.vocab), DeviceKind::kCuda),
+        logit_part_(static_cast<size_t>(part_values(spec, config, options.ranks.world())),
+                    DeviceKind::kCuda),
+        logit_parts_(logit_part_.size() * static_cast<size_t>(options.ranks.world()),
+                     DeviceKind::kCuda),
         results_(static_cast<size_t>(most_draws()), DeviceKind::kCuda),
         results_on_host_(most_draws()),
         routes_on_host_(std::max<int64_t>(
@@ -72,11 +83,11 @@ class CudaStepRunner final : public StepRunner {
   }
   ~CudaStepRunner() override { (void)cudaStreamSynchronize(stream_.get()); }
 
-  void set_weights(const ops::WeightSource& weights) override {
+  void set_weights(const ops::WeightSource& weights, int64_t /*version*/) override {
     // Whoever filled the weights has waited for them; the last step has been waited for.
     arena_.set_weights(weights, stream_.get());
     if (!captured_) capture();
-    stream_.synchronize();
+    wait();
   }
 
   void run(StepPlan& plan, const int32_t* slot_table) override {
@@ -99,7 +110,7 @@ class CudaStepRunner final : public StepRunner {
       draw(plan, hidden);
     }
     fetch_routes(tokens);
-    stream_.synchronize();
+    wait();
     for (size_t i = 0; i < plan.draws.size(); ++i) {
       plan.draws[i].token = results_on_host_.data()[i].token;
       plan.draws[i].log_prob = results_on_host_.data()[i].log_prob;
@@ -116,6 +127,34 @@ class CudaStepRunner final : public StepRunner {
 
  private:
   static constexpr int64_t kMaxChanges = 1 << 16;
+  static constexpr std::chrono::seconds kStepTimeout{120};
+  static constexpr std::chrono::milliseconds kSpin{20};
+  static constexpr std::chrono::microseconds kPoll{50};
+
+  // Of the logits that one of several ranks computes.
+  static int64_t part_values(const ModelSpec& spec, const EngineConfig& config, int world) {
+    if (world == 1) return 0;
+    return config.max_logit_rows * head_share(spec.config.vocab, 0, world).rows();
+  }
+
+  // Until the GPU is done; a step that waits for other ranks does not for ever.
+  void wait() const {
+    ProcessGroup* const group = options_.ranks.group;
+    if (group == nullptr) return stream_.synchronize();
+    done_.record(stream_.get());
+    const Deadline deadline = Deadline::after(kStepTimeout);
+    const Deadline patience = Deadline::after(kSpin);
+    while (!done_.is_reached()) {
+      group->check();
+      if (deadline.expired()) {
+        group->abort();
+        fail(ErrorCode::kDeadlineExceeded, "group '{}': a step did not end in {} s", group->name(),
+             kStepTimeout.count());
+      }
+      if (patience.expired()) std::this_thread::sleep_for(kPoll);
+    }
+    group->check();
+  }
 
   int64_t table_entries() const { return config_.max_running * config_.max_positions; }
   // A step may draw many tokens from one row: the first of each sample of a group.
@@ -172,18 +211,11 @@ class CudaStepRunner final : public StepRunner {
       stream_.synchronize();  // the staging memory is used again
       changes = 0;
     };
-    for (size_t t = 0; t < plan.first.size(); ++t) {
-      // Tokens of a chunk share their lane: the last one sees all that the others see.
-      if (t + 1 < plan.first.size() && plan.first[t + 1] == plan.first[t]) continue;
-      const int64_t first = plan.first[t];
-      for (int64_t i = first; i < first + plan.count[t]; ++i) {
-        if (table_on_host_[static_cast<size_t>(i)] == slot_table[i]) continue;
-        table_on_host_[static_cast<size_t>(i)] = slot_table[i];
-        change_index_.host()[changes] = i;
-        change_value_.host()[changes] = slot_table[i];
-        if (++changes == kMaxChanges) flush();
-      }
-    }
+    table_changes_.visit(plan, slot_table, [&](int64_t index, int32_t slot) {
+      change_index_.host()[changes] = index;
+      change_value_.host()[changes] = slot;
+      if (++changes == kMaxChanges) flush();
+    });
     if (changes > 0) flush();
   }
 
@@ -226,7 +258,7 @@ class CudaStepRunner final : public StepRunner {
                                  hidden_.data(), stream);
       enqueue_draws(hidden_.data(), rows, begin, end - begin);
       fetch(begin, end);
-      stream_.synchronize();  // the staging memory is used again
+      wait();  // the staging memory is used again
       for (int64_t i = begin; i < end; ++i) {
         Draw& draw = plan.draws[static_cast<size_t>(i)];
         draw.token = results_on_host_.data()[i].token;
@@ -236,9 +268,24 @@ class CudaStepRunner final : public StepRunner {
     }
   }
 
+  void compute_logits(const uint16_t* hidden, int64_t rows) {
+    ProcessGroup* const group = options_.ranks.group;
+    float* const own = group == nullptr ? logits_.data() : logit_part_.data();
+    kernels::cuda::linear(hidden, arena_.head(), rows, own, stream_.get());
+    if (group == nullptr) return;
+    const int64_t share = head_share(spec_.config.vocab, 0, group->world()).rows();
+    const auto count = static_cast<size_t>(rows * share);
+    const auto all = count * static_cast<size_t>(group->world());
+    group
+        ->all_gather(std::as_bytes(std::span<const float>(own, count)),
+                     std::as_writable_bytes(std::span(logit_parts_.data(), all)))
+        ->join();
+    kernels::cuda::join_logits(logit_parts_.data(), rows, share, spec_.config.vocab, logits_.data(),
+                               stream_.get());
+  }
+
   void enqueue_draws(const uint16_t* hidden, int64_t rows, int64_t begin, int64_t count) {
-    kernels::cuda::linear(hidden, arena_.weight(spec_.table.lm_head), rows, logits_.data(),
-                          stream_.get());
+    compute_logits(hidden, rows);
     kernels::cuda::sample(logits_.data(), spec_.config.vocab, draws_.device() + begin, count,
                           results_.data() + begin, stream_.get());
   }
@@ -283,7 +330,7 @@ class CudaStepRunner final : public StepRunner {
         enqueue_draws(hidden, batch, 0, batch);
       };
       enqueue();  // once outside: kernels are loaded when they first run
-      stream_.synchronize();
+      wait();
       graphs_.emplace(std::piecewise_construct, std::forward_as_tuple(batch),
                       std::forward_as_tuple(stream_.get(), enqueue));
     }
@@ -317,6 +364,7 @@ class CudaStepRunner final : public StepRunner {
   const EngineConfig config_;
   const CudaEngineOptions options_;
   const CudaStream stream_;
+  const CudaEvent done_;
   CudaArena arena_;
   CudaKvCache cache_;
   Staged<int32_t> tokens_, position_, slot_;
@@ -325,11 +373,13 @@ class CudaStepRunner final : public StepRunner {
   Staged<DrawSpec> draws_;
   Staged<int32_t> draw_rows_;
   Array<int32_t> table_;
-  std::vector<int32_t> table_on_host_;  // what table_ holds
+  SlotChanges table_changes_;  // of table_
   Staged<int64_t> change_index_;
   Staged<int32_t> change_value_;
-  Array<uint16_t> hidden_;  // [max_logit_rows, hidden]
-  Array<float> logits_;     // [max_logit_rows, vocab]
+  Array<uint16_t> hidden_;    // [max_logit_rows, hidden]
+  Array<float> logits_;       // [max_logit_rows, vocab]
+  Array<float> logit_part_;   // of one of several ranks
+  Array<float> logit_parts_;  // of all of them
   Array<DrawResult> results_;
   PinnedBuffer<DrawResult> results_on_host_;
   PinnedBuffer<int32_t> routes_on_host_;  // [moe layers, max_step_tokens * k]
@@ -343,11 +393,16 @@ class CudaStepRunner final : public StepRunner {
 }  // namespace
 
 CudaEngineMemory cuda_engine_memory(const ModelSpec& spec, const EngineConfig& config) {
-  const int64_t logits = config.max_logit_rows * (spec.config.vocab * 4 + spec.config.hidden * 2);
+  // Of several ranks each has a part of the logits, everybody's parts and the whole.
+  const int64_t world = config.mesh.world;
+  const int64_t parts =
+      world == 1 ? 0 : (world + 1) * head_share(spec.config.vocab, 0, config.mesh.world).rows() * 4;
+  const int64_t logits =
+      config.max_logit_rows * (spec.config.vocab * 4 + parts + spec.config.hidden * 2);
   const int64_t table = config.max_running * config.max_positions * 4;
-  return {
-      CudaArena::num_bytes(spec, {config.max_step_tokens, config.max_positions}) + logits + table,
-      CudaKvCache::bytes_per_slot(spec.config)};
+  return {CudaArena::num_bytes(spec, {config.max_step_tokens, config.max_positions}, config.mesh) +
+              logits + table,
+          CudaKvCache::bytes_per_slot(rank_config(spec.config, config.mesh))};
 }
 
 StepRunnerFactory cuda_step_runner(const ops::Backend& backend, CudaEngineOptions options) {

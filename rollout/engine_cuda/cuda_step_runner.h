@@ -15,6 +15,9 @@ struct CudaEngineOptions {
   /// Batch sizes that decoding steps are captured for, as CUDA graphs; a step is filled up to the
   /// next one. Empty: nothing is captured.
   std::vector<int64_t> graph_batches;
+  /// Whose parts all compute the same plans; the group moves bytes on the GPU and outlives the
+  /// runner.
+  StepRanks ranks;
 };
 
 /// What a runner takes of the GPU's memory, weights apart.

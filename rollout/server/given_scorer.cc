@@ -29,7 +29,7 @@ GivenScorer::GivenScorer(const ModelSpec& spec, const StepRunnerFactory& make_ru
       config_(sized(max_positions)),
       runner_(make_runner(spec_, config_)),
       slot_(static_cast<size_t>(max_positions)) {
-  runner_->set_weights(weights);
+  runner_->set_weights(weights, 1);
   std::iota(slot_.begin(), slot_.end(), 0);
 }
 
