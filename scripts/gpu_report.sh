@@ -54,7 +54,7 @@ wait_all() {
 case "$part" in
   tests)
     failed=0
-    for name in kernels_cuda models_cuda engine_cuda nccl_group process_transaction mesh; do
+    for name in kernels_cuda models_cuda engine_cuda ranks_cuda nccl_group process_transaction mesh; do
       "bin/${name}_test" --gtest_brief=1 >"$out/$name.log" 2>&1 || failed=1
       grep -E "trainer over|worker over|stopped peer" "$out/$name.log" || true
       tail -n 3 "$out/$name.log"

@@ -80,10 +80,19 @@ Elements load_plain(const HfDirectory& directory, const ParameterSpec& parameter
   return into;
 }
 
+// Codes of eight bits are run as the BF16 weights that they stand for: the same w', to the bit.
+QuantizationPlan resident_plan(const QuantizationPlan& stored, const ParameterTable& table) {
+  return stored.any() && stored.config.bits == 8 ? plan_bf16(table) : stored;
+}
+
 StoredParameter load_stored(const HfDirectory& directory, const ParameterSpec& parameter,
                             const QuantizationPlan& plan, bool quantized) {
-  if (quantized) return load_packed(directory, parameter, plan.config);
   StoredParameter stored;
+  if (quantized && plan.config.bits == 8) {
+    stored.bf16 = Array<uint16_t>(std::span<const uint16_t>(load_bf16(directory, parameter)));
+    return stored;
+  }
+  if (quantized) return load_packed(directory, parameter, plan.config);
   stored.bf16 =
       load_plain(directory, parameter,
                  Array<uint16_t>::uninitialized(static_cast<size_t>(parameter.num_elements())));
@@ -128,8 +137,8 @@ ResidentWeights::ResidentWeights(const ParameterTable& table, QuantizationPlan p
     : table_(table), plan_(std::move(plan)), device_(device) {
   if (plan_.any() && plan_.config.bits != 4) {
     fail(ErrorCode::kUnimplemented,
-         "the weights are W{}A16, which can be converted and exported but not run; run W4A16 "
-         "(`nibble convert --quant-type W4A16`)",
+         "weights of {} bits cannot be trained or served packed; use W4A16 (`nibble convert "
+         "--quant-type W4A16`)",
          plan_.config.bits);
   }
   for (int64_t i = 0; i < table.size(); ++i) {
@@ -193,11 +202,12 @@ QuantizationPlan checkpoint_plan(const HfDirectory& directory, const ParameterTa
 
 std::unique_ptr<ResidentWeights> load_weights(const HfDirectory& directory,
                                               const ParameterTable& table) {
-  auto weights = std::make_unique<ResidentWeights>(table, checkpoint_plan(directory, table));
-  check_checkpoint_tensors(directory, table, weights->plan());
+  const QuantizationPlan plan = checkpoint_plan(directory, table);
+  check_checkpoint_tensors(directory, table, plan);
+  auto weights = std::make_unique<ResidentWeights>(table, resident_plan(plan, table));
   for (int64_t i = 0; i < table.size(); ++i) {
-    weights->stored(i) = load_stored(directory, table.at(i), weights->plan(),
-                                     weights->plan().quantized[static_cast<size_t>(i)]);
+    weights->stored(i) =
+        load_stored(directory, table.at(i), plan, plan.quantized[static_cast<size_t>(i)]);
   }
   return weights;
 }
@@ -206,13 +216,14 @@ std::unique_ptr<ResidentWeights> load_rank_weights(const HfDirectory& directory,
                                                    const ParameterTable& table,
                                                    const ParameterTable& held, const Mesh& mesh,
                                                    int rank) {
-  auto weights = std::make_unique<ResidentWeights>(held, checkpoint_plan(directory, table));
-  check_checkpoint_tensors(directory, table, weights->plan());
+  const QuantizationPlan plan = checkpoint_plan(directory, table);
+  check_checkpoint_tensors(directory, table, plan);
+  auto weights = std::make_unique<ResidentWeights>(held, resident_plan(plan, table));
   for (int64_t i = 0; i < table.size(); ++i) {
     const RowShard rows = used_rows(table, i, mesh, rank);
     if (rows.rows() == 0) continue;
-    StoredParameter whole = load_stored(directory, table.at(i), weights->plan(),
-                                        weights->plan().quantized[static_cast<size_t>(i)]);
+    StoredParameter whole =
+        load_stored(directory, table.at(i), plan, plan.quantized[static_cast<size_t>(i)]);
     const bool is_all = rows.rows() == table.at(i).rows;
     weights->stored(i) = is_all ? std::move(whole) : whole.rows(table.at(i), weights->plan(), rows);
   }

@@ -77,7 +77,8 @@ class ResidentWeights : public ops::WeightSource {
   std::vector<Array<float>> grads_;      // empty unless enabled
 };
 
-/// Reads a Hugging Face checkpoint, BF16 or INT4, as it is. `table` must outlive the result.
+/// Reads a Hugging Face checkpoint, BF16 or INT4, as it is; W8A16 becomes the BF16 weights that it
+/// stands for. `table` must outlive the result.
 /// Throws Error naming the tensor if one is missing, misshapen or of another type.
 std::unique_ptr<ResidentWeights> load_weights(const HfDirectory& directory,
                                               const ParameterTable& table);

@@ -50,6 +50,16 @@ class Generate(CliTestCase):
                     self.expect_trainers_logprobs(model, prompts, answers)
                     self.assertNotEqual(answers[0]["output_ids"], answers[3]["output_ids"])
 
+    def test_eight_bit_weights_are_served_as_what_they_stand_for(self):
+        eight, plain = self.folder / "int8", self.folder / "plain"
+        self.succeed("convert", "--method", "rtn", "--quant-type", "W8A16", "--input-dir", MODEL,
+                     "--output-dir", eight)
+        self.succeed("export", "--to", "bf16", "--input-dir", eight, "--output-dir", plain)
+        rows = [{"input_ids": [5, 6, 7]}, {"input_ids": [300]}]
+        got = self.generate(eight, rows, "--max-new-tokens", 12, "--seed", 3)
+        self.assertEqual(got, self.generate(plain, rows, "--max-new-tokens", 12, "--seed", 3))
+        self.assertNotEqual(got, self.generate(MODEL, rows, "--max-new-tokens", 12, "--seed", 3))
+
     def test_logprobs_follow_temperature_dtype_and_fake_quantization(self):
         prompts = [[5, 6, 7], [8, 9]]
         rows = [{"input_ids": prompt} for prompt in prompts]

@@ -2,6 +2,7 @@
 // bits in `exact`, with CUDA graphs and without, across a swap of weights.
 #include <cstring>
 
+#include "core/base/fail.h"
 #include "core/comm_cuda/nccl_group.h"
 #include "core/spec/mesh.h"
 #include "rollout/engine/rank_follower.h"
