@@ -70,9 +70,15 @@ const IsaTable& table() {
 
 void linear(const float* x, const WeightView& w, int64_t m, float* y, int64_t ldy,
             const Parallel& parallel) {
-  NIBBLE_CHECK(w.cols % 16 == 0 && ldy >= w.rows, "linear: {} inputs, {} outputs, stride {}",
-               w.cols, w.rows, ldy);
-  table().linear(x, w, m, y, ldy, parallel);
+  const Product product{x, w, m, y, ldy};
+  linear_many({&product, 1}, parallel);
+}
+void linear_many(std::span<const Product> products, const Parallel& parallel) {
+  for (const Product& p : products) {
+    NIBBLE_CHECK(p.w.cols % 16 == 0 && p.ldy >= p.w.rows,
+                 "linear: {} inputs, {} outputs, stride {}", p.w.cols, p.w.rows, p.ldy);
+  }
+  table().linear_many(products.data(), static_cast<int64_t>(products.size()), parallel);
 }
 void dequantize(const WeightView& w, float* weight, const Parallel& parallel) {
   table().dequantize(w, weight, parallel);

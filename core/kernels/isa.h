@@ -25,6 +25,7 @@ bool isa_is_available(Isa isa);
 /// The kernels of one instruction set. The public functions use selected_isa(); tests compare all.
 struct IsaTable {
   decltype(&kernels::linear) linear;
+  void (*linear_many)(const Product* products, int64_t count, const Parallel& parallel);
   decltype(&kernels::dequantize) dequantize;
   decltype(&kernels::rms_norm) rms_norm;
   decltype(&kernels::rms_norm_backward) rms_norm_backward;

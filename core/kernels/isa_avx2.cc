@@ -6,6 +6,7 @@
 #include "core/kernels/isa.h"
 #include "core/kernels/isa_table_macro.h"
 #include "core/kernels/linear_cpu.h"
+#include "core/kernels/linear_many_cpu.h"
 #include "core/kernels/log_softmax_cpu.h"
 #include "core/kernels/norm_cpu.h"
 #include "core/kernels/quantize_cpu.h"

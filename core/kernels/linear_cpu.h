@@ -2,6 +2,7 @@
 
 // Body of linear.h for one ISA; included only by isa_*.cc.
 
+#include "core/kernels/linear.h"
 #include "core/kernels/parallel.h"
 #include "core/kernels/simd.h"
 #include "core/kernels/simd_int4.h"
@@ -133,13 +134,17 @@ inline void tile(const float* x, Rows rows, int64_t cols, float* y, int64_t ldy)
   }
 }
 
-// Copies MT rows of x for tile().
+// Copies MT rows of x, from row `first` on, for tile().
 template <int MT>
-inline void copy_rows(const float* x, int64_t cols, bool to_int4, float* out) {
-  for (int64_t k = 0; k < cols; k += kLanes) {
+inline void copy_rows(const Product& p, int64_t first, bool to_int4, float* out) {
+  const float* row[MT];
+  for (int i = 0; i < MT; ++i) {
+    row[i] = p.x + (p.x_row == nullptr ? first + i : p.x_row[first + i]) * p.w.cols;
+  }
+  for (int64_t k = 0; k < p.w.cols; k += kLanes) {
 #pragma GCC unroll 8
     for (int i = 0; i < MT; ++i) {
-      const F32x16 lanes = load(x + i * cols + k);
+      const F32x16 lanes = load(row[i] + k);
       store(out + k * MT + i * kLanes, to_int4 ? to_int4_lanes(lanes) : lanes);
     }
   }
@@ -175,8 +180,7 @@ class Scratch {
   float* data_;
 };
 
-constexpr int64_t kPanelRows = 48;   // expanded rows a thread keeps in its L2
-constexpr int64_t kChunkTiles = 32;  // tiles of x that are copied at a time
+constexpr int64_t kPanelRows = 48;  // expanded rows a thread keeps in its L2
 
 // Few rows of x, copied: weights are dequantized in registers and read once.
 template <int MT, template <int> typename Rows>
@@ -231,53 +235,6 @@ inline void linear_panels(const float* x, const WeightView& w, int64_t m, float*
   for_each_tile([&]<int MT>(const float* xi, float* yi) {
     for (int64_t n = n0; n < end; ++n) tile<MT, 1>(xi, Rows<1>(w, n), w.cols, yi + n, ldy);
   });
-}
-
-template <template <int> typename Rows>
-inline void linear_rows(const float* x, const WeightView& w, int64_t m, float* y, int64_t ldy,
-                        const Parallel& parallel) {
-  constexpr bool kToInt4 = Rows<1>::kHasInt4Lanes;
-  const bool is_direct = m <= kMaxDirectMt;
-  const int64_t chunk = is_direct ? m : min_of(m, kChunkTiles * kPanelMt);
-  const Scratch copy(chunk * w.cols);
-  for (int64_t first = 0; first < m; first += chunk) {
-    const int64_t count = min_of(chunk, m - first);
-    const float* from = x + first * w.cols;
-    float* to = y + first * ldy;
-    const int64_t most = is_direct ? count : kPanelMt;
-    parallel.run((count + most - 1) / most, max_of(1, 262144 / (most * w.cols)),
-                 [&](int64_t begin, int64_t end) {
-                   for (int64_t i = begin * most; i < min_of(end * most, count); i += most) {
-                     with_rows<kMaxDirectMt>(min_of(most, count - i), [&]<int MT>() {
-                       copy_rows<MT>(from + i * w.cols, w.cols, kToInt4, copy.data() + i * w.cols);
-                     });
-                   }
-                 });
-    // Threads take whole tiles of four output rows.
-    const int64_t macs_per_tile = 4 * w.cols * count;
-    parallel.run((w.rows + 3) / 4, max_of(1, 65536 / macs_per_tile),
-                 [&](int64_t first_tile, int64_t last_tile) {
-                   const int64_t begin = first_tile * 4;
-                   const int64_t end = min_of(last_tile * 4, w.rows);
-                   if (is_direct) {
-                     with_rows<kMaxDirectMt>(count, [&]<int MT>() {
-                       linear_direct<MT, Rows>(copy.data(), w, to, ldy, begin, end);
-                     });
-                   } else {
-                     linear_panels<Rows>(copy.data(), w, count, to, ldy, begin, end);
-                   }
-                 });
-  }
-}
-
-[[maybe_unused]] void linear_isa(const float* x, const WeightView& w, int64_t m, float* y,
-                                 int64_t ldy, const Parallel& parallel) {
-  if (m <= 0) return;
-  if (w.format == WeightFormat::kInt4) {
-    linear_rows<Int4Rows>(x, w, m, y, ldy, parallel);
-  } else {
-    linear_rows<Bf16Rows>(x, w, m, y, ldy, parallel);
-  }
 }
 
 template <template <int> typename Rows>

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "core/base/fail.h"
 #include "core/kernels/activation.h"
@@ -15,6 +16,8 @@
 
 namespace nibble {
 namespace {
+
+constexpr int64_t kCopiedFloats = 65536;  // fewer are not worth another thread
 
 // What gathering from other ranks adds: parts and the whole, of attention's and an MLP's inner
 // width and of the stream; or parts of experts' results.
@@ -164,6 +167,18 @@ ArenaExecutor::Value ArenaExecutor::linear(Value x, int64_t parameter) {
   return gathers ? gather_columns(y) : y;
 }
 
+void ArenaExecutor::multiply(Value x, std::span<const int64_t> parameters, std::span<Value> y) {
+  const auto tokens = static_cast<int64_t>(step_->tokens.size());
+  products_.clear();
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const kernels::WeightView w = weights_->weight(parameters[i]);
+    y[i] = allocate(w.rows, tokens);
+    products_.push_back({x, w, tokens, y[i], w.rows});
+  }
+  kernels::linear_many(products_, parallel_);
+  for (const kernels::Product& p : products_) rounded(p.y, tokens * p.w.rows);
+}
+
 void ArenaExecutor::all_gather(const float* part, int64_t count, float* all) const {
   ranks_.group->all_gather(bytes_of(part, count), bytes_of(all, count * ranks_.world()))->join();
 }
@@ -273,29 +288,48 @@ void ArenaExecutor::run_held_experts(const float* x, const int32_t* expert, int6
   const auto order = kernels::order_by_expert(expert, tokens, moe.top_k, moe.num_experts);
   const RowShard held = held_experts(moe.num_experts, ranks_.mesh(), ranks_.rank());
   const int64_t pairs = tokens * moe.top_k;
-  float* input = allocate(hidden, pairs);
   float* gate = allocate(moe.intermediate, pairs);
   float* up = allocate(moe.intermediate, pairs);
-  float* active = allocate(moe.intermediate, pairs);
-  const auto row_bytes = static_cast<size_t>(hidden) * sizeof(float);
-  for (int64_t e = held.begin; e < held.end; ++e) {
-    const int64_t begin = order.begin[static_cast<size_t>(e)];
-    const int64_t count = order.begin[static_cast<size_t>(e) + 1] - begin;
-    if (count == 0) continue;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t token = order.pair[static_cast<size_t>(begin + i)] / moe.top_k;
-      std::memcpy(input + i * hidden, x + token * hidden, row_bytes);
-    }
-    const int64_t index = first_expert + 3 * e;
-    kernels::linear(input, weights_->weight(index), count, gate, moe.intermediate, parallel_);
-    kernels::linear(input, weights_->weight(index + 1), count, up, moe.intermediate, parallel_);
-    kernels::silu_mul(gate, up, count * moe.intermediate, active, parallel_);
-    kernels::linear(active, weights_->weight(index + 2), count, input, hidden, parallel_);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t pair = order.pair[static_cast<size_t>(begin + i)];
-      std::memcpy(part + pair * hidden, input + i * hidden, row_bytes);
-    }
+  float* down = allocate(hidden, pairs);
+  pair_token_.resize(static_cast<size_t>(pairs));
+  for (size_t i = 0; i < pair_token_.size(); ++i) {
+    pair_token_[i] = order.pair[i] / static_cast<int32_t>(moe.top_k);
   }
+  // Pairs lie in the order of experts: expert e's are [begin, begin + count).
+  const auto for_each_expert = [&](const auto& body) {
+    for (int64_t e = held.begin; e < held.end; ++e) {
+      const int64_t begin = order.begin[static_cast<size_t>(e)];
+      const int64_t count = order.begin[static_cast<size_t>(e) + 1] - begin;
+      if (count > 0) body(first_expert + 3 * e, begin, count);
+    }
+  };
+  products_.clear();
+  for_each_expert([&](int64_t index, int64_t begin, int64_t count) {
+    for (const auto& [which, out] : {std::pair(0, gate), std::pair(1, up)}) {
+      products_.push_back({x, weights_->weight(index + which), count,
+                           out + begin * moe.intermediate, moe.intermediate,
+                           pair_token_.data() + begin});
+    }
+  });
+  kernels::linear_many(products_, parallel_);
+  const int64_t held_begin = order.begin[static_cast<size_t>(held.begin)];
+  const int64_t held_count = order.begin[static_cast<size_t>(held.end)] - held_begin;
+  float* const own_gate = gate + held_begin * moe.intermediate;
+  kernels::silu_mul(own_gate, up + held_begin * moe.intermediate, held_count * moe.intermediate,
+                    own_gate, parallel_);
+  products_.clear();
+  for_each_expert([&](int64_t index, int64_t begin, int64_t count) {
+    products_.push_back({gate + begin * moe.intermediate, weights_->weight(index + 2), count,
+                         down + begin * hidden, hidden});
+  });
+  kernels::linear_many(products_, parallel_);
+  parallel_.run(held_count, std::max<int64_t>(1, kCopiedFloats / hidden),
+                [&](int64_t begin, int64_t end) {
+                  for (int64_t i = held_begin + begin; i < held_begin + end; ++i) {
+                    std::memcpy(part + order.pair[static_cast<size_t>(i)] * hidden,
+                                down + i * hidden, static_cast<size_t>(hidden) * sizeof(float));
+                  }
+                });
 }
 
 // Every rank has the pairs of all tokens whose experts are its own; afterwards it has all pairs of

@@ -1,11 +1,13 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "core/kernels/attention.h"
+#include "core/kernels/linear.h"
 #include "core/kernels/parallel.h"
 #include "core/kernels/rope.h"
 #include "core/models/activation_type.h"
@@ -55,6 +57,13 @@ class ArenaExecutor {
   void enter_layer(int64_t layer, Value& residual);
   void leave_layer(int64_t layer, Value& residual) const;
   Value rms_norm(Value x, int64_t parameter);
+  /// Products with matrices of one input, none of them an output projection.
+  template <size_t n>
+  std::array<Value, n> linears(Value x, const std::array<int64_t, n>& parameters) {
+    std::array<Value, n> y;
+    multiply(x, parameters, y);
+    return y;
+  }
   Value linear(Value x, int64_t parameter);
   Value router_logits(Value x, int64_t parameter) { return linear(x, parameter); }
   Value rope(Value x);
@@ -75,6 +84,7 @@ class ArenaExecutor {
   int64_t width_of(const float* value) const;
   Value rounded(Value value, int64_t count) const;
   void all_gather(const float* part, int64_t count, float* all) const;
+  void multiply(Value x, std::span<const int64_t> parameters, std::span<Value> y);
   Value gather_columns(Value x);
   void run_held_experts(const float* x, const int32_t* expert, int64_t tokens, int64_t first_expert,
                         float* part);
@@ -92,6 +102,8 @@ class ArenaExecutor {
   int64_t used_ = 0;
   std::vector<Allocation> allocations_;
   std::vector<std::vector<int32_t>> routes_;  // one per MoE layer, [max_tokens * k]
+  std::vector<kernels::Product> products_;    // of one operation
+  std::vector<int32_t> pair_token_;           // of each pair, in order of experts
   int64_t next_moe_layer_ = 0;
   size_t num_tokens_ = 0;                       // of the last run()
   const ArenaStep* step_ = nullptr;             // during run()

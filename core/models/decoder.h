@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+
 #include "core/spec/model_config.h"
 #include "core/spec/parameters.h"
 
@@ -23,9 +25,7 @@ typename Executor::Value mix_tokens(Executor& run, const ModelSpec& spec, int64_
                                     const typename Executor::Value& residual) {
   const LayerParameters& p = spec.table.layers[static_cast<size_t>(layer)];
   const auto x = run.rms_norm(residual, p.input_norm);
-  auto q = run.linear(x, p.q);
-  auto k = run.linear(x, p.k);
-  const auto v = run.linear(x, p.v);
+  auto [q, k, v] = run.linears(x, std::array{p.q, p.k, p.v});
   if (spec.config.qk_norm) {
     q = run.rms_norm(q, p.q_norm);
     k = run.rms_norm(k, p.k_norm);
@@ -39,7 +39,8 @@ typename Executor::Value mix_tokens(Executor& run, const ModelSpec& spec, int64_
 template <typename Executor>
 typename Executor::Value gate_tokens(Executor& run, const LayerParameters& p,
                                      const typename Executor::Value& x) {
-  return run.silu_mul(run.linear(x, p.gate), run.linear(x, p.up));
+  const auto [gate, up] = run.linears(x, std::array{p.gate, p.up});
+  return run.silu_mul(gate, up);
 }
 
 /// What a layer of experts adds to the residual stream. Ranks that share their tokens each take

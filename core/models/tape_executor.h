@@ -44,6 +44,12 @@ class TapeExecutor {
   void enter_layer(int64_t layer, Value& residual);
   void leave_layer(int64_t layer, Value& residual);
   Value rms_norm(const Value& x, int64_t parameter);
+  template <size_t n>
+  std::array<Value, n> linears(const Value& x, const std::array<int64_t, n>& parameters) {
+    std::array<Value, n> y;
+    for (size_t i = 0; i < n; ++i) y[i] = linear(x, parameters[i]);
+    return y;
+  }
   Value linear(const Value& x, int64_t parameter);
   Value router_logits(const Value& x, int64_t parameter);
   Value rope(const Value& x);

@@ -86,6 +86,12 @@ class CudaArena {
   void enter_layer(int64_t layer, Value& residual);
   void leave_layer(int64_t layer, Value& residual) const;
   Value rms_norm(Value x, int64_t parameter);
+  template <size_t n>
+  std::array<Value, n> linears(Value x, const std::array<int64_t, n>& parameters) {
+    std::array<Value, n> y;
+    for (size_t i = 0; i < n; ++i) y[i] = linear(x, parameters[i]);
+    return y;
+  }
   Value linear(Value x, int64_t parameter);
   Value router_logits(Value x, int64_t parameter);
   Value rope(Value x);

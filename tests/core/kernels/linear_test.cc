@@ -107,6 +107,51 @@ INSTANTIATE_TEST_SUITE_P(Sizes, Linear,
                                            LinearCase{37, 101, 288, 32},
                                            LinearCase{400, 6, 64, 32}));
 
+// Products of one input, of other formats and widths, of named rows, of many rows and of none.
+TEST(LinearMany, GivesEachProductTheBitsThatItHasAlone) {
+  const Matrix q = int4_matrix(50, 96, 32), k = int4_matrix(9, 96, 32), v = bf16_matrix(9, 96),
+               other = int4_matrix(33, 128, 64);
+  const auto x = random_floats(400 * 96, 3);
+  const auto wide = random_floats(16 * 128, 4);
+  const std::vector<int32_t> named = {7, 0, 399, 7, 12};
+  const std::vector<Product> products = {{x.data(), q.view, 5},
+                                         {x.data(), k.view, 5},
+                                         {x.data(), v.view, 5},
+                                         {x.data(), k.view, 0},
+                                         {x.data(), k.view, 400},
+                                         {x.data(), q.view, 400},
+                                         {wide.data(), other.view, 1},
+                                         {wide.data(), other.view, 16},
+                                         {x.data(), q.view, 5, nullptr, 0, named.data()},
+                                         {x.data(), k.view, 5, nullptr, 0, named.data()}};
+  std::vector<std::vector<float>> want;
+  for (const Product& p : products) {
+    std::vector<float> rows;
+    for (int64_t i = 0; i < p.m; ++i) {
+      const float* row = p.x + (p.x_row == nullptr ? i : p.x_row[i]) * p.w.cols;
+      rows.insert(rows.end(), row, row + p.w.cols);
+    }
+    want.emplace_back(static_cast<size_t>(p.m * p.w.rows));
+    isa_table(Isa::kScalar).linear(rows.data(), p.w, p.m, want.back().data(), p.w.rows, Serial());
+  }
+  for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
+    if (!isa_is_available(isa)) continue;
+    for (const int threads : {1, 3}) {
+      std::vector<std::vector<float>> got;
+      std::vector<Product> some = products;
+      for (Product& p : some) {
+        got.emplace_back(static_cast<size_t>(p.m * p.w.rows), -1.0f);
+        p.y = got.back().data();
+        p.ldy = p.w.rows;
+      }
+      isa_table(isa).linear_many(some.data(), std::ssize(some), ThreadParallel(threads));
+      for (size_t i = 0; i < got.size(); ++i) {
+        expect_bits(got[i], want[i], std::string(isa_name(isa)) + " product " + std::to_string(i));
+      }
+    }
+  }
+}
+
 TEST(Dequantize, IsExactOnEveryIsa) {
   const Matrix matrix = int4_matrix(13, 96, 32);
   for (const Isa isa : {Isa::kScalar, Isa::kAvx2, Isa::kAvx512}) {
