@@ -1,0 +1,15 @@
+#pragma once
+
+#include <string>
+
+#include "core/models/decoder.h"
+#include "core/ops/weight_source.h"
+
+namespace nibble {
+
+/// Throws Error{kInvalidArgument} naming `what` and the first tensor whose shape is not the
+/// model's.
+void check_weight_shapes(const ModelSpec& spec, const ops::WeightSource& weights,
+                         const std::string& what);
+
+}  // namespace nibble
