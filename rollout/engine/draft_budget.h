@@ -14,18 +14,21 @@ class DraftBudget {
   ///   num_samples  that the step decodes; each draws a token without guesses
   DraftBudget(const DraftPolicy& policy, int64_t num_samples);
 
-  /// Whether a sample is worth its place in the model's next step.
-  ///   chance  that all its guesses so far come true
-  bool wants(double chance) const;
+  /// Tokens that the model's next guess brings to a sample whose guesses so far all come true with
+  /// this chance.
+  double gain(double chance) const { return policy_.model_gain(chance, relative_cost_); }
+  /// Whether a sample with such a gain is worth its place in the model's next step.
+  bool wants(double gain) const;
   /// Whether the next step is worth its time as a whole; if so, it counts.
-  ///   chances  sum of those of the samples in it
-  bool takes(double chances, int64_t num_samples);
+  ///   gains  sum of those of the samples in it
+  bool takes(double gains, int64_t num_samples);
 
  private:
   const DraftPolicy& policy_;
-  double tokens_;    // that the round yields
-  double ms_;        // that it takes
-  double check_ms_;  // that a guess takes in the engine's step
+  const double relative_cost_;
+  double tokens_;          // that the round yields
+  double ms_;              // that it takes
+  const double check_ms_;  // that a guess takes in the engine's step
 };
 
 }  // namespace nibble

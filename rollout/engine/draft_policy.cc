@@ -8,6 +8,7 @@ namespace {
 constexpr double kFadeGuesses = 0.995;  // the last two hundred guesses of a kind
 constexpr double kFadeDrafts = 0.99;    // the last hundred steps of the draft model
 constexpr double kUnknownCost = 0.25;
+constexpr int kFirstOfModel = DraftToken::kFromModel * DraftPolicy::kNumShares;
 
 }  // namespace
 
@@ -17,7 +18,7 @@ int DraftPolicy::kind_of(const DraftToken& guess) {
                     : guess.share > 0.5f  ? 2
                     : guess.share > 0.25f ? 1
                                           : 0;
-  return guess.evidence * 5 + share;
+  return guess.evidence * kNumShares + share;
 }
 
 int64_t DraftPolicy::num_worth(std::span<const DraftToken> guesses, int64_t num_samples) {
@@ -50,7 +51,21 @@ void DraftPolicy::Count::observe(bool came_true) {
 
 void DraftPolicy::observe_guess(int kind, bool came_true) {
   counts_[static_cast<size_t>(kind)].observe(came_true);
-  if (kind / 5 == DraftToken::kFromModel) of_model_.observe(came_true);
+}
+
+void DraftPolicy::observe_drafted(int kind) {
+  for (double& count : drafted_) count *= kFadeGuesses;
+  drafted_[static_cast<size_t>(kind - kFirstOfModel)] += 1.0;
+}
+
+double DraftPolicy::model_gain(double chance, double cost) const {
+  double gain = 0.0, all = 0.0;
+  for (size_t share = 0; share < drafted_.size(); ++share) {
+    const double of_all = chance * counts_[kFirstOfModel + share].share();
+    if (of_all > cost) gain += drafted_[share] * of_all;
+    all += drafted_[share];
+  }
+  return gain / all;
 }
 
 void DraftPolicy::observe_draft(int64_t num_tokens, int64_t num_guesses, double ms, bool is_try) {

@@ -19,7 +19,8 @@ namespace nibble {
 class DraftPolicy {
  public:
   /// Kinds of guesses that are counted together.
-  static constexpr int kNumKinds = (DraftToken::kFromModel + 1) * 5;
+  static constexpr int kNumShares = 5;
+  static constexpr int kNumKinds = (DraftToken::kFromModel + 1) * kNumShares;
   static int kind_of(const DraftToken& guess);
 
   /// `adapts` false: everything is worth it.
@@ -33,14 +34,19 @@ class DraftPolicy {
   void observe_step(int64_t num_tokens, double ms) { step_times_.observe(num_tokens, ms); }
   /// A guess came true or not.
   void observe_guess(int kind, bool came_true);
+  /// The draft model made a guess of this kind, whether it will be checked or not.
+  void observe_drafted(int kind);
   /// A step of the draft model: tokens that it computed, guesses that came of it. `is_try`: of one
   /// that was made although none pays, which says nothing about how much there is to catch up with.
   void observe_draft(int64_t num_tokens, int64_t num_guesses, double ms, bool is_try);
 
   /// Chance that guesses of a kind come true.
   double chance(int kind) const { return counts_[static_cast<size_t>(kind)].share(); }
-  /// Chance that the draft model's next guess comes true, whatever it is.
-  double model_chance() const { return of_model_.share(); }
+  /// Chance that the draft model's next guess comes true, whatever its kind.
+  double model_chance() const { return model_gain(1.0, 0.0); }
+  /// Tokens that it can be expected to bring behind guesses that come true with `chance`, if one is
+  /// checked only where the chance of all is above `cost`.
+  double model_gain(double chance, double cost) const;
   /// Of a further token in a step: its share of the time of a step of `num_samples` tokens.
   double relative_cost(int64_t num_samples) const;
 
@@ -66,7 +72,7 @@ class DraftPolicy {
 
   const bool adapts_;
   std::array<Count, kNumKinds> counts_;
-  Count of_model_;
+  std::array<double, kNumShares> drafted_ = {1, 1, 1, 1, 1};  // of each kind, old ones fading
   StepTimes step_times_;
   StepTimes draft_times_;  // of steps with little to catch up with
   // Of the draft model's steps, old ones fading: what they took, and what their guesses would have

@@ -52,7 +52,7 @@ void ModelDrafter::propose(const DraftRound& round, DraftPolicy& policy) {
   find_askers(round);
   if (askers_.empty()) return;
   DraftBudget budget(policy, round.num_samples);
-  const bool pays = budget.takes(static_cast<double>(askers_.size()), std::ssize(askers_));
+  const bool pays = budget.takes(gains(budget), std::ssize(askers_));
   if (!pays) {
     if (!policy.tries_model()) return;
     keep_nearest();
@@ -67,13 +67,14 @@ void ModelDrafter::propose(const DraftRound& round, DraftPolicy& policy) {
     room -= num_guesses;
     if (!pays && depth == kTryGuesses) return;
     keep_those_that_go_on(depth, room, pays ? &budget : nullptr);
-    if (pays && !budget.takes(sum_of_chances(), std::ssize(askers_))) return;
+    if (pays && !budget.takes(gains(budget), std::ssize(askers_))) return;
   }
 }
 
-double ModelDrafter::sum_of_chances() const {
+// Of a step with all askers.
+double ModelDrafter::gains(const DraftBudget& budget) const {
   double sum = 0.0;
-  for (const Asker& asker : askers_) sum += asker.chance;
+  for (const Asker& asker : askers_) sum += budget.gain(asker.chance);
   return sum;
 }
 
@@ -126,7 +127,7 @@ bool ModelDrafter::place(Asker& asker) {
 void ModelDrafter::keep_those_that_go_on(int64_t depth, int64_t room, const DraftBudget* budget) {
   std::erase_if(askers_, [&](const Asker& asker) {
     return asker.num_guesses() < depth || asker.num_guesses() == asker.most ||
-           (budget != nullptr && !budget->wants(asker.chance));
+           (budget != nullptr && !budget->wants(budget->gain(asker.chance)));
   });
   if (std::ssize(askers_) <= room) return;
   std::stable_sort(askers_.begin(), askers_.end(),
@@ -214,7 +215,7 @@ void ModelDrafter::draw_in_every_row() {
 }
 
 // Returns how many guesses came of it.
-int64_t ModelDrafter::run_step(const DraftPolicy& policy) {
+int64_t ModelDrafter::run_step(DraftPolicy& policy) {
   runner_->run(plan_, samples_.slot_table());
   int64_t row = 0;
   for (const Part& part : parts_) {
@@ -235,7 +236,7 @@ int64_t ModelDrafter::run_step(const DraftPolicy& policy) {
   return num_guesses;
 }
 
-void ModelDrafter::take_guess(Asker& asker, const Draw& draw, const DraftPolicy& policy) {
+void ModelDrafter::take_guess(Asker& asker, const Draw& draw, DraftPolicy& policy) {
   if (!std::isfinite(draw.log_prob)) {
     fail(ErrorCode::kFailedPrecondition,
          "draft weights of version {} give request {} a log-probability of {}; set sound weights",
@@ -243,7 +244,9 @@ void ModelDrafter::take_guess(Asker& asker, const Draw& draw, const DraftPolicy&
   }
   const float probability = std::clamp(std::exp(draw.log_prob), 1e-6f, 1.0f);
   asker.query->guesses.push_back({draw.token, probability, DraftToken::kFromModel});
-  asker.chance *= policy.chance(DraftPolicy::kind_of(asker.query->guesses.back()));
+  const int kind = DraftPolicy::kind_of(asker.query->guesses.back());
+  policy.observe_drafted(kind);
+  asker.chance *= policy.chance(kind);
 }
 
 int64_t ModelDrafter::num_bytes() const {

@@ -78,15 +78,15 @@ class ModelDrafter final : public Drafter {
   void place_askers(int64_t room);
   bool place(Asker& asker);
   void keep_those_that_go_on(int64_t depth, int64_t room, const DraftBudget* budget);
-  double sum_of_chances() const;
+  double gains(const DraftBudget& budget) const;
   void plan_step();
   bool add_prompt(const Asker& asker);
   void add_response(Asker& asker);
   void add_row(const Sequence& lane_of, int64_t position, int32_t token);
   void draw_in_every_row();
   int64_t room() const { return config_.max_step_tokens - plan_.num_tokens(); }
-  int64_t run_step(const DraftPolicy& policy);
-  void take_guess(Asker& asker, const Draw& draw, const DraftPolicy& policy);
+  int64_t run_step(DraftPolicy& policy);
+  void take_guess(Asker& asker, const Draw& draw, DraftPolicy& policy);
 
   const ModelSpec spec_;
   const EngineConfig config_;

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "rollout/engine/chained_drafter.h"
 #include "rollout/engine/draft_budget.h"
 #include "rollout/engine/request.h"
@@ -15,28 +17,33 @@ struct Machine {
   double a, b, c, d;
 };
 
+const int kKind = DraftPolicy::kind_of({1, 0.6f, DraftToken::kFromModel});
+
 DraftPolicy trained(const Machine& machine, double chance) {
   DraftPolicy policy;
-  const int kind = DraftPolicy::kind_of({1, 0.6f, DraftToken::kFromModel});
+  const int kind = kKind;
   for (int i = 0; i < 1000; ++i) {
     const int64_t n = 1 + i % 16;
     const auto tokens = static_cast<double>(n);
     policy.observe_step(n, machine.a + machine.b * tokens);
     policy.observe_draft(n, n, machine.c + machine.d * tokens, false);
-    policy.observe_guess(kind, i % 1000 < 1000 * chance);
+    policy.observe_guess(kind, i % 10 < std::lround(10 * chance));
+    policy.observe_drafted(kind);
   }
   return policy;
 }
+
+double chance_of(const DraftPolicy& policy) { return policy.chance(kKind); }
 
 // How many steps of the model a round of `samples` takes, all guesses as sure as ever.
 int64_t depth(const DraftPolicy& policy, int64_t samples) {
   DraftBudget budget(policy, samples);
   double chance = 1.0;
   int64_t steps = 0;
-  while (steps < 64 && budget.wants(chance) &&
-         budget.takes(chance * static_cast<double>(samples), samples)) {
+  while (steps < 64 && budget.wants(budget.gain(chance)) &&
+         budget.takes(budget.gain(chance) * static_cast<double>(samples), samples)) {
     ++steps;
-    chance *= policy.model_chance();
+    chance *= chance_of(policy);
   }
   return steps;
 }
@@ -62,8 +69,8 @@ TEST(DraftBudget, TakesTheNumberOfStepsThatYieldsMost) {
       for (const int64_t samples : {1, 4, 16}) {
         int64_t best = 0;
         for (int64_t guesses = 1; guesses < 64; ++guesses) {
-          if (yield(machine, policy.model_chance(), samples, guesses) >
-              yield(machine, policy.model_chance(), samples, best)) {
+          if (yield(machine, chance_of(policy), samples, guesses) >
+              yield(machine, chance_of(policy), samples, best)) {
             best = guesses;
           }
         }
@@ -130,7 +137,22 @@ TEST(DraftPolicy, GuessesOfAModelAreCountedByItsProbability) {
   }
   EXPECT_GT(policy.chance(sure), 0.95);
   EXPECT_LT(policy.chance(unsure), 0.05);
-  EXPECT_NEAR(policy.model_chance(), 0.5, 0.01);
+}
+
+TEST(DraftPolicy, OfADraftThatIsSeldomSureOnlyWhatIsCheckedCounts) {
+  DraftPolicy policy;
+  const int sure = DraftPolicy::kind_of({1, 0.99f, DraftToken::kFromModel});
+  const int unsure = DraftPolicy::kind_of({1, 0.1f, DraftToken::kFromModel});
+  for (int i = 0; i < 2000; ++i) {
+    policy.observe_drafted(i % 4 == 0 ? sure : unsure);
+    policy.observe_guess(sure, true);
+    policy.observe_guess(unsure, i % 5 == 0);
+  }
+  EXPECT_NEAR(policy.model_chance(), 0.25 + 0.75 * 0.2, 0.02);
+  // Where a guess must be better than 0.3, the unsure ones bring nothing.
+  EXPECT_NEAR(policy.model_gain(1.0, 0.3), 0.25, 0.02);
+  EXPECT_NEAR(policy.model_gain(0.5, 0.3), 0.125, 0.01);
+  EXPECT_EQ(policy.model_gain(0.2, 0.3), 0.0);
 }
 
 // Says the same always.
@@ -171,7 +193,10 @@ TEST(ChainedDrafter, AsksTheModelWhereTheFirstIsLessLikelyToBeRight) {
   EXPECT_EQ(model_asked, 0);
   for (int i = 0; i < 100; ++i) policy.observe_guess(DraftPolicy::kind_of(from_first), false);
   EXPECT_EQ(answer(), 2);
-  for (int i = 0; i < 900; ++i) policy.observe_guess(DraftPolicy::kind_of(from_model), false);
+  for (int i = 0; i < 900; ++i) {
+    policy.observe_guess(DraftPolicy::kind_of(from_model), false);
+    policy.observe_drafted(DraftPolicy::kind_of(from_model));
+  }
   for (int i = 0; i < 100; ++i) policy.observe_guess(DraftPolicy::kind_of(from_first), true);
   EXPECT_EQ(answer(), 1);
 }
