@@ -44,12 +44,13 @@ std::unique_ptr<Engine> engine_for(const LoadedModel& model, const EngineBenchFl
   EngineConfig config;
   config.max_running = batch;
   config.max_draft_tokens = flags.max_draft_tokens;
+  config.drafts_adapt = !flags.guess_always;
   config.max_step_tokens = std::max<int64_t>(512, batch * (1 + flags.max_draft_tokens));
   config.max_positions = flags.prompt_tokens + flags.new_tokens;
   // A block more for each: a sequence may end within one.
   config.kv_slots = batch * (config.max_positions + config.block_tokens);
   config.max_requests = std::max<int64_t>(batch, 16);
-  return make_engine(model, flags.model, config);
+  return make_engine(model, flags.model, config, flags.draft_model, LookUp::kNever);
 }
 
 std::vector<GenerateRequest> random_requests(const LoadedModel& model,
@@ -181,6 +182,8 @@ void print_decode(const EngineBenchFlags& flags, const LoadedModel& model, int64
     line["accepted_tokens"] = stats.accepted_tokens;
     line["tokens_per_sample_step"] =
         static_cast<double>(stats.decoded_tokens) / static_cast<double>(stats.decode_spans);
+    line["draft_ms_per_step"] =
+        stats.draft_ms / static_cast<double>(std::max<size_t>(1, times.decode_ms.size()));
   }
   line["n"] = flags.rounds;
   if (flags.json) {
@@ -211,6 +214,12 @@ void add_engine_bench_flags(CLI::App& command, EngineBenchFlags& flags, bool is_
                     "tokens guessed ahead (speculation); every round repeats the prompts of the "
                     "first, with other seeds")
         ->capture_default_str();
+    command.add_flag("--guess-always", flags.guess_always,
+                     "check all guesses, also those that do not pay");
+    command.add_option(
+        "--draft-model", flags.draft_model,
+        "Hugging Face directory of a model that guesses alone, without look-up (with "
+        "--max-draft-tokens)");
   }
   command.add_option("--prompt-tokens", flags.prompt_tokens, "of random prompts")
       ->capture_default_str();
@@ -223,6 +232,7 @@ void run_decode_bench(const EngineBenchFlags& flags) {
   const auto model = load_model(flags.model);
   check_flags(flags, *model);
   check_range("--max-draft-tokens", flags.max_draft_tokens, 0, 256);
+  check_draft_flags(flags.draft_model, flags.max_draft_tokens);
   check_against_alone(*model, flags);
   const double stream = model->gpu ? 0.0 : memory_read_gb_per_s(ops::torch_parallel());
   for (const int64_t batch : flags.batches) {

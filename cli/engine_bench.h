@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,8 @@ struct EngineBenchFlags {
   int64_t new_tokens = 128;
   int64_t rounds = 3;
   int64_t max_draft_tokens = 0;
+  bool guess_always = false;
+  std::filesystem::path draft_model;  ///< guesses alone, without look-up; empty: look-up does
   float temperature = 1.0f;
   bool json = false;
 };

@@ -3,14 +3,42 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/base/fail.h"
 #include "core/device/cuda_device.h"
 #include "core/ops/torch_parallel.h"
+#include "rollout/draft_model.h"
+#include "rollout/engine/lookup_drafter.h"
 #include "rollout/engine_cuda/cuda_step_runner.h"
 
 namespace nibble {
 namespace {
 
 constexpr int64_t kMaxGraphBatch = 256;
+
+struct Guessers {
+  std::unique_ptr<Drafter> look_up;
+  std::unique_ptr<ModelDrafter> model;
+  std::shared_ptr<const ops::WeightSource> weights;  // the model's
+};
+
+// With a draft model; without one the engine makes its own.
+Guessers make_guessers(const LoadedModel& model, const ModelFlags& flags,
+                       const EngineConfig& config, const std::filesystem::path& draft_model,
+                       LookUp look_up) {
+  Guessers guessers;
+  if (draft_model.empty()) return guessers;
+  const auto draft = load_draft_model("--draft-model", draft_model, flags.model);
+  if (model.gpu) {
+    draft->weights = draft->weights->to(DeviceKind::kCuda);
+    guessers.model = make_cuda_drafter(draft->spec, config, *model.gpu);
+  } else {
+    guessers.model =
+        make_cpu_drafter(draft->spec, config, ops::torch_parallel(), activation_type(flags));
+  }
+  if (look_up == LookUp::kBeside) guessers.look_up = std::make_unique<LookupDrafter>();
+  guessers.weights = draft_weights(draft);
+  return guessers;
+}
 
 }  // namespace
 
@@ -33,7 +61,8 @@ StepRunnerFactory step_runner_factory(const LoadedModel& model, const ModelFlags
 }
 
 std::unique_ptr<Engine> make_engine(const LoadedModel& model, const ModelFlags& flags,
-                                    EngineConfig config) {
+                                    EngineConfig config, const std::filesystem::path& draft_model,
+                                    LookUp look_up) {
   std::vector<int64_t> graph_batches;
   if (model.ranks) config.mesh = model.ranks->step_ranks.mesh();
   if (model.gpu) {
@@ -44,10 +73,21 @@ std::unique_ptr<Engine> make_engine(const LoadedModel& model, const ModelFlags& 
     config.max_logit_rows = std::max({config.max_logit_rows, config.max_running, most});
     graph_batches = default_graph_batches(most);
   }
+  Guessers guessers = make_guessers(model, flags, config, draft_model, look_up);
   auto engine = std::make_unique<Engine>(
-      model.spec, config, step_runner_factory(model, flags, std::move(graph_batches)));
+      model.spec, config, step_runner_factory(model, flags, std::move(graph_batches)),
+      std::move(guessers.look_up), std::move(guessers.model));
   engine->set_weights(model.weights, 1);
+  if (guessers.weights) engine->set_draft_weights(std::move(guessers.weights), 1);
   return engine;
+}
+
+void check_draft_flags(const std::filesystem::path& draft_model, int64_t max_draft_tokens) {
+  if (draft_model.empty() || max_draft_tokens > 0) return;
+  fail(ErrorCode::kInvalidArgument,
+       "--draft-model '{}' guesses nothing without --max-draft-tokens; give both, such as "
+       "--max-draft-tokens 4",
+       draft_model.string());
 }
 
 }  // namespace nibble

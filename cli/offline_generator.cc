@@ -65,6 +65,10 @@ void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
       .add_option("--max-draft-tokens", flags.max_draft_tokens,
                   "tokens of a sample guessed ahead in a step; the samples stay the same; 0: none")
       ->capture_default_str();
+  command.add_option(
+      "--draft-model", flags.draft_model,
+      "Hugging Face directory, BF16 or INT4, of a small model with the same tokenizer that "
+      "guesses tokens beside look-up (with --max-draft-tokens)");
   command.add_option("--kv-tokens", flags.kv_tokens, "capacity of the KV cache, in tokens")
       ->capture_default_str();
 }
@@ -80,6 +84,7 @@ void check_sampling_flags(const SamplingFlags& flags) {
     fail(ErrorCode::kInvalidArgument, "--max-draft-tokens is {}; it must be from 0 to {}",
          flags.max_draft_tokens, kMaxDraft);
   }
+  check_draft_flags(flags.draft_model, flags.max_draft_tokens);
   if (flags.seed < 0) {
     fail(ErrorCode::kInvalidArgument, "--seed is {}; it must be at least 0", flags.seed);
   }
@@ -104,7 +109,7 @@ OfflineGenerator::OfflineGenerator(const LoadedModel& model, const TextCodec& co
       max_position_(model.spec.config.max_position),
       limit_(position_limit(model, flags)),
       vocab_(model.spec.config.vocab),
-      engine_(make_engine(model, flags.model, engine_config(model, flags))) {
+      engine_(make_engine(model, flags.model, engine_config(model, flags), flags.draft_model)) {
   if (!flags.stop.empty()) (void)codec.tokenizer();
 }
 

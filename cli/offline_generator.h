@@ -28,6 +28,7 @@ struct SamplingFlags {
   int64_t max_positions = 4096;  ///< prompt and response, less if the model takes less
   int64_t kv_tokens = 16384;
   int64_t max_draft_tokens = 0;
+  std::filesystem::path draft_model;  ///< empty: none
 };
 
 /// Declares all of them. `flags` outlives the parse.

@@ -12,6 +12,7 @@
 #include "core/models/weights.h"
 #include "core/tokenizer/prompt_encoder.h"
 #include "core/tokenizer/tokenizer.h"
+#include "rollout/draft_model.h"
 #include "rollout/prompt_length.h"
 #include "trainer/token_records.h"
 
@@ -89,6 +90,10 @@ void check_inputs(const RunConfig& config) {
     check_vocabulary(tokenizer, config.model.path);
     (void)load_token_records(*records);
     return;
+  }
+  if (!config.rollout.draft_model.empty()) {
+    check_draft_model("rollout.draft_model", config.rollout.draft_model, config.model.path);
+    check_weights(config.rollout.draft_model);
   }
   const PromptEncoder encoder(tokenizer, config.model.path.string());
   check_prompts(config, encoder, tokenizer, config.data.train);

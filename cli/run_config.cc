@@ -55,6 +55,13 @@ void check_sizes(const RunConfig& c, const ConfigSource& source) {
          "max_new_tokens",
          key, value, source.where(key), c.rollout.max_new_tokens);
   };
+  if (!c.rollout.draft_model.empty() && c.rollout.max_draft_tokens == 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "rollout.draft_model ({}) guesses nothing while rollout.max_draft_tokens is 0: set it, "
+         "such "
+         "as to 4, or remove the draft model",
+         source.where("rollout.draft_model"));
+  }
   want("rollout.max_positions", c.rollout.max_positions);
   want("rollout.kv_tokens", c.rollout.kv_tokens);
 }
@@ -74,12 +81,13 @@ void check_paths(const RunConfig& c, const ConfigSource& source) {
   if (!c.model.int4.empty()) want("model.int4", c.model.int4);
   if (!c.model.reference.empty()) want("model.reference", c.model.reference);
   if (!c.eval.data.empty()) want("eval.data", c.eval.data);
+  if (!c.rollout.draft_model.empty()) want("rollout.draft_model", c.rollout.draft_model);
 }
 
 // The first file or directory that the job names and that is not there.
 std::optional<std::filesystem::path> missing_file(const RunConfig& c) {
-  for (const auto& path :
-       {c.model.path, c.data.train, c.model.int4, c.model.reference, c.eval.data}) {
+  for (const auto& path : {c.model.path, c.data.train, c.model.int4, c.model.reference, c.eval.data,
+                           c.rollout.draft_model}) {
     if (!path.empty() && !std::filesystem::exists(path)) return path;
   }
   return std::nullopt;

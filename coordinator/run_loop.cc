@@ -39,6 +39,7 @@ struct RunLoop::Rollout {
   int64_t accepted_tokens = 0;
   int64_t cached_prompt_tokens = 0;
   int64_t preemptions = 0;
+  double draft_ms = 0.0;  // slowest engine
 
   double reward_mean() const {
     double sum = 0.0;
@@ -167,6 +168,7 @@ RunLoop::Rollout RunLoop::generate_on_all(const GenerateTask& base,
       rollout.accepted_tokens += result.accepted_tokens;
       rollout.cached_prompt_tokens += result.cached_prompt_tokens;
       rollout.preemptions += result.preemptions;
+      rollout.draft_ms = std::max(rollout.draft_ms, result.draft_ms);
     });
   }
   run_parallel(calls);
@@ -275,6 +277,7 @@ void RunLoop::add_rollout_figures(const Rollout& rollout, MetricsRow& row) const
   row.set("accepted_tokens", static_cast<double>(rollout.accepted_tokens));
   row.set("cached_prompt_tokens", static_cast<double>(rollout.cached_prompt_tokens));
   row.set("preemptions", static_cast<double>(rollout.preemptions));
+  row.set("draft_ms", rollout.draft_ms);
   row.set("generate_ms", rollout.generate_ms);
   row.set("reward_ms", rollout.reward_ms);
 }

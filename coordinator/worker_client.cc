@@ -226,7 +226,8 @@ GenerateResult RolloutClient::generate(const GenerateTask& task, milliseconds ti
                         response.guessed_tokens(),
                         response.accepted_tokens(),
                         response.cached_prompt_tokens(),
-                        response.preemptions()};
+                        response.preemptions(),
+                        response.draft_ms()};
   for (const v1::GroupSummary& group : response.groups()) {
     int64_t scored = 0;
     for (const v1::SampleSummary& s : group.samples()) {

@@ -154,6 +154,7 @@ struct GenerateResult {
   int64_t accepted_tokens = 0;       ///< of these, drawn as guessed
   int64_t cached_prompt_tokens = 0;  ///< found in the engine's cache
   int64_t preemptions = 0;           ///< sequences stopped for want of memory
+  double draft_ms = 0.0;             ///< that guessing took
 };
 
 /// Calls to one rollout worker; errors as in TrainerClient.

@@ -49,6 +49,7 @@ void encode_outcome(const RolloutOutcome& outcome, v1::GenerateResponse& respons
   response.set_accepted_tokens(outcome.engine.accepted_tokens);
   response.set_cached_prompt_tokens(outcome.engine.cached_tokens);
   response.set_preemptions(outcome.engine.num_preemptions);
+  response.set_draft_ms(outcome.engine.draft_ms);
 }
 
 }  // namespace nibble

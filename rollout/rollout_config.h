@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,7 @@ struct RolloutConfig {
   int64_t graph_max_batch = 256;
   int64_t max_positions = 2048;
   int64_t max_draft_tokens = 0;
+  std::filesystem::path draft_model;
   KvPolicy kv_policy = KvPolicy::kKeep;
   int64_t timeout_ms = 600'000;
 };
@@ -71,6 +73,9 @@ void visit_fields(Visitor& v, RolloutConfig& c) {
           "sibling samples and earlier epochs); samples stay as they are, and only what pays is "
           "guessed; 0: none",
           Range{0, 64});
+  v.field("draft_model", c.draft_model, "",
+          "Hugging Face directory, BF16 or INT4, of a small model with the same tokenizer that "
+          "guesses too (max_draft_tokens); it stays as it is; empty: none");
   v.field("kv_policy", c.kv_policy, "",
           "sequences that run when weights are swapped: keep (go on), recompute (go on once their "
           "cache was computed anew), abort (end)");

@@ -6,6 +6,8 @@
 #include "core/base/log.h"
 #include "core/device/cuda_device.h"
 #include "core/ops/torch_parallel.h"
+#include "rollout/draft_model.h"
+#include "rollout/engine/lookup_drafter.h"
 #include "rollout/engine_cuda/cuda_step_runner.h"
 #include "rollout/prompt_length.h"
 #include "rollout/text_stop.h"
@@ -34,8 +36,26 @@ ModelSpec spec_of(const std::filesystem::path& directory) {
   return make_model_spec(parse_model_config(model.config(), (directory / "config.json").string()));
 }
 
+// Weights, buffers and cache of the engine, and of the draft model beside it.
+struct EngineMemory {
+  int64_t weights = 0;
+  CudaEngineMemory runners;
+};
+EngineMemory memory_of(const ModelSpec& spec, const EngineConfig& config, int64_t weights,
+                       const DraftModel* draft) {
+  EngineMemory memory{weights, cuda_engine_memory(spec, config)};
+  if (draft == nullptr) return memory;
+  const CudaEngineMemory own =
+      cuda_engine_memory(draft->spec, cuda_draft_config(config, draft->spec));
+  memory.weights += draft->weights->num_bytes();
+  memory.runners.fixed_bytes += own.fixed_bytes;
+  memory.runners.bytes_per_slot += own.bytes_per_slot;
+  return memory;
+}
+
 // Sizes on a GPU: KV slots from what is left, logits for every sequence of a batch.
-EngineConfig gpu_engine_config(const RolloutWorkerOptions& options, const ModelSpec& spec) {
+EngineConfig gpu_engine_config(const RolloutWorkerOptions& options, const ModelSpec& spec,
+                               const DraftModel* draft) {
   EngineConfig config = engine_config(options.rollout);
   config.max_logit_rows =
       std::max<int64_t>(config.max_logit_rows, std::min<int64_t>(config.max_running, 1024));
@@ -48,8 +68,8 @@ EngineConfig gpu_engine_config(const RolloutWorkerOptions& options, const ModelS
   const SharedGpu gpu = options.shared_gpu
                             ? *options.shared_gpu
                             : SharedGpu{ops::free_cuda_bytes(), 0, options.in_place ? 1 : 2};
-  const int64_t weights = gpu.weight_buffers * make_manifest(spec.table, options.plan).bytes;
-  const CudaEngineMemory memory = cuda_engine_memory(spec, config);
+  const auto [weights, memory] = memory_of(
+      spec, config, gpu.weight_buffers * make_manifest(spec.table, options.plan).bytes, draft);
   const int64_t own_part = gpu.free_bytes / options.gpu_sharers;
   const auto budget =
       static_cast<int64_t>(options.rollout.memory_fraction * static_cast<double>(own_part));
@@ -81,28 +101,54 @@ EngineConfig gpu_engine_config(const RolloutWorkerOptions& options, const ModelS
         options.rollout.max_positions);
   }
   get_logger("engine")->info(
-      "memory plan: trainer_mib={} weights_mib={} buffers_mib={} kv_tokens={} kv_mib={}",
+      "memory plan: trainer_mib={} weights_mib={} buffers_mib={} kv_tokens={} kv_mib={}{}",
       gpu.trainer_bytes >> 20, weights >> 20, memory.fixed_bytes >> 20, config.kv_slots,
-      config.kv_slots * memory.bytes_per_slot >> 20);
+      config.kv_slots * memory.bytes_per_slot >> 20,
+      draft == nullptr ? "" : ", a draft model included");
   return config;
 }
 
-std::unique_ptr<Engine> make_engine(const RolloutWorkerOptions& options, const ModelSpec& spec) {
-  if (options.gpu == nullptr) {
-    if (options.rollout.kv_tokens == 0) {
-      fail(ErrorCode::kInvalidArgument,
-           "rollout.kv_tokens: 0 means what GPU memory is left; on a CPU name a number of tokens");
-    }
-    return std::make_unique<Engine>(spec, engine_config(options.rollout), ops::torch_parallel());
+std::unique_ptr<Engine> make_cpu_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
+                                        const DraftModel* draft) {
+  if (options.rollout.kv_tokens == 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "rollout.kv_tokens: 0 means what GPU memory is left; on a CPU name a number of tokens");
   }
+  const EngineConfig config = engine_config(options.rollout);
+  const kernels::Parallel& parallel = ops::torch_parallel();
+  if (draft == nullptr) return std::make_unique<Engine>(spec, config, parallel);
+  return std::make_unique<Engine>(
+      spec, config, parallel, ActivationType::kFloat32, std::make_unique<LookupDrafter>(),
+      make_cpu_drafter(draft->spec, config, parallel, ActivationType::kFloat32));
+}
+
+std::unique_ptr<Engine> make_gpu_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
+                                        DraftModel* draft) {
   ops::bind_cuda_thread();
   const RolloutConfig& rollout = options.rollout;
+  const EngineConfig config = gpu_engine_config(options, spec, draft);
   // A step has a token of each sequence, and guesses.
   const int64_t most = rollout.max_draft_tokens > 0 ? rollout.max_step_tokens : rollout.max_running;
-  return std::make_unique<Engine>(
-      spec, gpu_engine_config(options, spec),
-      cuda_step_runner(*options.gpu, {options.numerics, default_graph_batches(std::min(
-                                                            rollout.graph_max_batch, most))}));
+  const StepRunnerFactory runner = cuda_step_runner(
+      *options.gpu,
+      {options.numerics, default_graph_batches(std::min(rollout.graph_max_batch, most))});
+  if (draft == nullptr) return std::make_unique<Engine>(spec, config, runner);
+  draft->weights = draft->weights->to(DeviceKind::kCuda);
+  return std::make_unique<Engine>(spec, config, runner, std::make_unique<LookupDrafter>(),
+                                  make_cuda_drafter(draft->spec, config, *options.gpu));
+}
+
+std::unique_ptr<Engine> make_engine(const RolloutWorkerOptions& options, const ModelSpec& spec) {
+  const RolloutConfig& rollout = options.rollout;
+  std::shared_ptr<DraftModel> draft;
+  if (!rollout.draft_model.empty()) {
+    draft = load_draft_model("rollout.draft_model", rollout.draft_model, options.model);
+  }
+  std::unique_ptr<Engine> engine = options.gpu == nullptr
+                                       ? make_cpu_engine(options, spec, draft.get())
+                                       : make_gpu_engine(options, spec, draft.get());
+  if (draft) engine->set_draft_weights(draft_weights(std::move(draft)), 1);
+  return engine;
 }
 
 std::string capped(std::string text) {

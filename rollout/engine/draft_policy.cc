@@ -5,11 +5,10 @@
 namespace nibble {
 namespace {
 
-constexpr double kFadeSteps = 0.98;     // the last fifty steps count
 constexpr double kFadeGuesses = 0.995;  // the last two hundred guesses of a kind
-// A sample in so many tries a guess that does not pay, to learn whether it would by now.
-constexpr uint64_t kTryEvery = 64;
+constexpr double kFadeDrafts = 0.99;    // the last hundred steps of the draft model
 constexpr double kUnknownCost = 0.25;
+constexpr int kFirstOfModel = DraftToken::kFromModel * DraftPolicy::kNumShares;
 
 }  // namespace
 
@@ -19,10 +18,11 @@ int DraftPolicy::kind_of(const DraftToken& guess) {
                     : guess.share > 0.5f  ? 2
                     : guess.share > 0.25f ? 1
                                           : 0;
-  return guess.evidence * 5 + share;
+  return guess.evidence * kNumShares + share;
 }
 
 int64_t DraftPolicy::num_worth(std::span<const DraftToken> guesses, int64_t num_samples) {
+  if (!adapts_) return std::ssize(guesses);
   const double cost = relative_cost(num_samples);
   double chance_of_all = 1.0;
   int64_t count = 0;
@@ -31,39 +31,53 @@ int64_t DraftPolicy::num_worth(std::span<const DraftToken> guesses, int64_t num_
     if (chance_of_all <= cost) break;
     ++count;
   }
+  // A sample in so many tries a guess that does not pay, to learn whether it would by now.
   if (count == 0 && !guesses.empty() && ++num_asked_ % kTryEvery == 0) return 1;
   return count;
 }
 
-void DraftPolicy::observe_step(int64_t num_tokens, double ms) {
-  const auto n = static_cast<double>(num_tokens);
-  weight_ = kFadeSteps * weight_ + 1.0;
-  n_ = kFadeSteps * n_ + n;
-  t_ = kFadeSteps * t_ + ms;
-  nn_ = kFadeSteps * nn_ + n * n;
-  nt_ = kFadeSteps * nt_ + n * ms;
+double DraftPolicy::relative_cost(int64_t num_samples) const {
+  if (!step_times_.has_slope()) return kUnknownCost;
+  const double slope = step_times_.slope_ms();
+  const double whole = step_times_.at_ms(num_samples);
+  if (!(whole > 0.0)) return 1.0;
+  return std::clamp(slope * static_cast<double>(num_samples) / whole, 0.01, 1.0);
 }
 
-double DraftPolicy::relative_cost(int64_t num_samples) const {
-  const auto n = static_cast<double>(num_samples);
-  const double variance = nn_ - n_ * n_ / std::max(weight_, 1.0);
-  // Steps of one size say nothing about the slope.
-  if (weight_ < 4.0 || variance < 0.5 * weight_) return kUnknownCost;
-  const double slope = std::max(0.0, (nt_ - n_ * t_ / weight_) / variance);
-  const double whole = t_ / weight_ + slope * (n - n_ / weight_);
-  if (!(whole > 0.0)) return 1.0;
-  return std::clamp(slope * n / whole, 0.01, 1.0);
+void DraftPolicy::Count::observe(bool came_true) {
+  yes = kFadeGuesses * yes + (came_true ? 1.0 : 0.0);
+  all = kFadeGuesses * all + 1.0;
 }
 
 void DraftPolicy::observe_guess(int kind, bool came_true) {
-  Count& count = counts_[static_cast<size_t>(kind)];
-  count.yes = kFadeGuesses * count.yes + (came_true ? 1.0 : 0.0);
-  count.all = kFadeGuesses * count.all + 1.0;
+  counts_[static_cast<size_t>(kind)].observe(came_true);
 }
 
-double DraftPolicy::chance(int kind) const {
-  const Count& count = counts_[static_cast<size_t>(kind)];
-  return count.yes / count.all;
+void DraftPolicy::observe_drafted(int kind) {
+  for (double& count : drafted_) count *= kFadeGuesses;
+  drafted_[static_cast<size_t>(kind - kFirstOfModel)] += 1.0;
+}
+
+double DraftPolicy::model_gain(double chance, double cost) const {
+  double gain = 0.0, all = 0.0;
+  for (size_t share = 0; share < drafted_.size(); ++share) {
+    const double of_all = chance * counts_[kFirstOfModel + share].share();
+    if (of_all > cost) gain += drafted_[share] * of_all;
+    all += drafted_[share];
+  }
+  return gain / all;
+}
+
+void DraftPolicy::observe_draft(int64_t num_tokens, int64_t num_guesses, double ms, bool is_try) {
+  if (num_tokens <= 2 * num_guesses) draft_times_.observe(num_tokens, ms);
+  if (!draft_times_.is_known()) return;
+  const double guessing_ms = draft_times_.at_ms(num_guesses);
+  draft_ms_ = kFadeDrafts * draft_ms_ + (is_try ? guessing_ms : ms);
+  guessing_ms_ = kFadeDrafts * guessing_ms_ + guessing_ms;
+}
+
+double DraftPolicy::draft_ms(int64_t num_guesses) const {
+  return draft_times_.at_ms(num_guesses) * overhead();
 }
 
 }  // namespace nibble

@@ -1,20 +1,44 @@
 #include "rollout/engine/engine.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "core/base/clock.h"
 #include "core/base/fail.h"
+#include "rollout/engine/chained_drafter.h"
 #include "rollout/engine/lookup_drafter.h"
+#include "rollout/engine/weight_shapes.h"
 
 namespace nibble {
 namespace {
 
-std::unique_ptr<Drafter> drafter_or_lookup(const EngineConfig& config,
-                                           std::unique_ptr<Drafter> drafter) {
+std::unique_ptr<Drafter> make_drafter(const EngineConfig& config, std::unique_ptr<Drafter> drafter,
+                                      std::unique_ptr<ModelDrafter> model) {
   if (config.max_draft_tokens == 0) return nullptr;
+  if (drafter && model) {
+    return std::make_unique<ChainedDrafter>(std::move(drafter), std::move(model));
+  }
+  if (model) return model;
   return drafter ? std::move(drafter) : std::make_unique<LookupDrafter>();
+}
+
+// The model, if it can guess for an engine of this kind.
+ModelDrafter* checked_model(const ModelSpec& spec, const EngineConfig& config,
+                            ModelDrafter* model) {
+  if (model == nullptr) return nullptr;
+  if (config.max_draft_tokens == 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "engine max_draft_tokens is 0; with a draft model it must be at least 1");
+  }
+  if (model->spec().config.vocab != spec.config.vocab) {
+    fail(ErrorCode::kInvalidArgument,
+         "the draft model has a vocabulary of {} tokens, the model one of {}; it must be the same",
+         model->spec().config.vocab, spec.config.vocab);
+  }
+  return model;
 }
 
 EngineConfig checked(const EngineConfig& config) {
@@ -52,21 +76,24 @@ struct RouteBlock {
 }  // namespace
 
 Engine::Engine(const ModelSpec& spec, const EngineConfig& config,
-               const StepRunnerFactory& make_runner, std::unique_ptr<Drafter> drafter)
+               const StepRunnerFactory& make_runner, std::unique_ptr<Drafter> drafter,
+               std::unique_ptr<ModelDrafter> draft_model)
     : spec_(spec),
       config_(checked(config)),
+      draft_model_(checked_model(spec_, config_, draft_model.get())),
       scheduler_(config_, route_bytes(spec_.config),
-                 drafter_or_lookup(config_, std::move(drafter))),
+                 make_drafter(config_, std::move(drafter), std::move(draft_model))),
       runner_(make_runner(spec_, config_)) {}
 
 Engine::Engine(const ModelSpec& spec, const EngineConfig& config, const kernels::Parallel& parallel,
-               ActivationType activations, std::unique_ptr<Drafter> drafter)
+               ActivationType activations, std::unique_ptr<Drafter> drafter,
+               std::unique_ptr<ModelDrafter> draft_model)
     : Engine(
           spec, config,
           [&](const ModelSpec& own_spec, const EngineConfig& own_config) {
             return make_cpu_step_runner(own_spec, own_config, parallel, activations);
           },
-          std::move(drafter)) {}
+          std::move(drafter), std::move(draft_model)) {}
 
 SubmitOutcome Engine::submit(std::vector<GenerateRequest> requests) {
   const RequestLimits limits{spec_.config.vocab, config_.max_positions, config_.kv_slots,
@@ -83,21 +110,21 @@ void Engine::set_weights(std::shared_ptr<const ops::WeightSource> weights, int64
     fail(ErrorCode::kInvalidArgument, "weights of version {} cannot follow version {}", version,
          version_);
   }
-  for (int64_t p = 0; p < spec_.table.size(); ++p) {
-    const ParameterSpec& parameter = spec_.table.at(p);
-    const kernels::WeightView view = weights->weight(p);
-    const int64_t rows = used_rows(spec_.table, p, config_.mesh, 0).rows();
-    if (view.rows == rows && view.cols == parameter.cols) continue;
-    fail(ErrorCode::kInvalidArgument,
-         "weights of version {}: tensor '{}' is [{}, {}], want [{}, {}]", version, parameter.name(),
-         view.rows, view.cols, rows, parameter.cols);
-  }
+  check_weight_shapes(spec_, *weights, fmt::format("weights of version {}", version), config_.mesh);
   if (policy == KvPolicy::kAbort) scheduler_.abort_started();
   if (policy == KvPolicy::kRecompute) scheduler_.recompute_started();
   if (version != version_) scheduler_.change_weights();
   runner_->set_weights(*weights, version);
   weights_ = std::move(weights);
   version_ = version;
+}
+
+void Engine::set_draft_weights(std::shared_ptr<const ops::WeightSource> weights, int64_t version) {
+  if (draft_model_ == nullptr) {
+    fail(ErrorCode::kFailedPrecondition,
+         "draft weights of version {}: this engine has no draft model", version);
+  }
+  draft_model_->set_weights(std::move(weights), version);
 }
 
 int64_t Engine::step() {

@@ -3,10 +3,11 @@
 #include <algorithm>
 
 #include "core/base/fail.h"
+#include "rollout/engine/request.h"
 
 namespace nibble {
 
-void LookupDrafter::begin(uint64_t id, std::span<const int32_t> prompt,
+void LookupDrafter::begin(const GenerateRequest& request, std::span<const int32_t> prompt,
                           std::span<const int32_t> drawn) {
   std::vector<int32_t> key(prompt.begin(), prompt.end());
   auto found = entries_.find(key);
@@ -21,7 +22,7 @@ void LookupDrafter::begin(uint64_t id, std::span<const int32_t> prompt,
   const int32_t sample = entry.corpus.begin();
   for (const int32_t token : drawn) entry.corpus.extend(sample, token);
   num_tokens_ += entry.corpus.num_tokens();
-  live_.emplace(id, Live{&entry, sample});
+  live_.emplace(request.id, Live{&entry, sample});
   drop_oldest();
 }
 
@@ -47,9 +48,12 @@ void LookupDrafter::end(uint64_t id, bool is_whole) {
   drop_oldest();
 }
 
-void LookupDrafter::propose(uint64_t id, int64_t most, std::vector<DraftToken>& out) {
-  const Live& live = live_.at(id);
-  live.entry->corpus.propose(live.sample, most, out);
+void LookupDrafter::propose(const DraftRound& round, DraftPolicy& /*policy*/) {
+  for (DraftQuery& query : round.queries) {
+    if (query.most == 0 || !query.guesses.empty()) continue;
+    const Live& live = live_.at(query.id);
+    live.entry->corpus.propose(live.sample, query.most, query.guesses);
+  }
 }
 
 // Prompts with running samples stay whatever they take.

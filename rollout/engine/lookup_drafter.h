@@ -24,10 +24,11 @@ class LookupDrafter final : public Drafter {
   explicit LookupDrafter(Limits limits) : limits_(limits) {}
   LookupDrafter() : LookupDrafter(Limits()) {}
 
-  void begin(uint64_t id, std::span<const int32_t> prompt, std::span<const int32_t> drawn) override;
+  void begin(const GenerateRequest& request, std::span<const int32_t> prompt,
+             std::span<const int32_t> drawn) override;
   void extend(uint64_t id, int32_t token) override;
   void end(uint64_t id, bool is_whole) override;
-  void propose(uint64_t id, int64_t most, std::vector<DraftToken>& out) override;
+  void propose(const DraftRound& round, DraftPolicy& policy) override;
   int64_t num_bytes() const override;
 
  private:

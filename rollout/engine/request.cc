@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/base/fail.h"
+#include "core/base/philox.h"
 
 namespace nibble {
 namespace {
@@ -98,6 +99,11 @@ int32_t Routes::expert(int64_t position, int64_t layer, int64_t choice) const {
   uint16_t wide;
   std::memcpy(&wide, bytes.data() + index * 2, sizeof wide);
   return wide;
+}
+
+double uniform_at(const GenerateRequest& request, int64_t position) {
+  return philox_uniform(
+      {request.seed, request.prompt_id, request.sample_index, static_cast<uint32_t>(position)});
 }
 
 void check_request(const GenerateRequest& request, const RequestLimits& limits) {

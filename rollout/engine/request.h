@@ -68,6 +68,10 @@ struct GenerateRequest {
   std::function<void(const Completion&)> on_token;
 };
 
+/// The random number in [0, 1) that draws the token at a position of the sample (prompt tokens
+/// count): it depends on nothing else.
+double uniform_at(const GenerateRequest& request, int64_t position);
+
 /// What requests are checked against.
 struct RequestLimits {
   int64_t vocab = 0;

@@ -29,7 +29,7 @@ EngineTotals EngineTotals::since(const EngineTotals& earlier) const {
   return {prompt_tokens - earlier.prompt_tokens,     cached_tokens - earlier.cached_tokens,
           num_preemptions - earlier.num_preemptions, guessed_tokens - earlier.guessed_tokens,
           accepted_tokens - earlier.accepted_tokens, decoded_tokens - earlier.decoded_tokens,
-          decode_spans - earlier.decode_spans};
+          decode_spans - earlier.decode_spans,       draft_ms - earlier.draft_ms};
 }
 
 Scheduler::Scheduler(const EngineConfig& config, int64_t route_bytes,
@@ -37,7 +37,8 @@ Scheduler::Scheduler(const EngineConfig& config, int64_t route_bytes,
     : config_(config),
       route_bytes_(route_bytes),
       kv_(config, route_bytes),
-      drafter_(std::move(drafter)) {
+      drafter_(std::move(drafter)),
+      policy_(config.drafts_adapt) {
   for (int64_t lane = config.max_running - 1; lane >= 0; --lane) free_lanes_.push_back(lane);
 }
 
@@ -61,7 +62,7 @@ SubmitOutcome Scheduler::submit(std::vector<GenerateRequest> requests) {
     }
     auto sequence = make_sequence(std::move(request), group);
     if (drafter_) {
-      drafter_->begin(sequence->request.id, group->prompt, sequence->completion.tokens);
+      drafter_->begin(sequence->request, group->prompt, sequence->completion.tokens);
     }
     waiting_.insert(sequence.get());
     sequences_.emplace(sequence->request.id, std::move(sequence));

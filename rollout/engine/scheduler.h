@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <set>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -26,6 +27,7 @@ struct EngineTotals {
   int64_t accepted_tokens = 0;  ///< of these, drawn as guessed
   int64_t decoded_tokens = 0;   ///< drawn after the first of a sample
   int64_t decode_spans = 0;     ///< a sample in a step: decoded_tokens without guesses
+  double draft_ms = 0.0;        ///< that guessing took
 
   EngineTotals since(const EngineTotals& earlier) const;
 };
@@ -38,7 +40,7 @@ struct EngineStats : EngineTotals {
   int64_t free_slots = 0;      ///< those that hold what nobody uses included
   int64_t reusable_slots = 0;  ///< hold the beginning of a prompt that may come again
   int64_t route_bytes = 0;     ///< kept with these
-  int64_t draft_bytes = 0;     ///< what guesses are made from
+  int64_t draft_bytes = 0;  ///< what guesses are made from; not a draft model's weights and cache
 };
 
 enum class SubmitOutcome { kAccepted, kQueueFull };
@@ -113,7 +115,9 @@ class Scheduler {
   void plan_prompts(StepPlan& plan);
   void plan_responses(StepPlan& plan);
   void add_tokens(StepPlan& plan, const StepPlan::Span& span, const Sequence& lane_of) const;
-  void add_decode(StepPlan& plan, Sequence& sequence, int64_t num_samples, int64_t room);
+  void guess(std::span<Sequence* const> sequences, int64_t num_samples);
+  void add_decode(StepPlan& plan, Sequence& sequence, std::vector<DraftToken>& guesses,
+                  int64_t room);
   static void add_draw(StepPlan& plan, Sequence& sequence, int64_t row, int64_t ahead, int kind);
   int64_t accept_decode(StepPlan& plan, const StepPlan::Span& span, int64_t version);
   void add_token(Sequence& sequence, const Draw& draw, int64_t version);
@@ -124,7 +128,7 @@ class Scheduler {
   KvPlacement kv_;
   const std::unique_ptr<Drafter> drafter_;  // null: none
   DraftPolicy policy_;
-  std::vector<DraftToken> guesses_;
+  std::vector<DraftQuery> queries_;  // of the step that is planned
   std::vector<int64_t> free_lanes_;
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // unfinished, by id
   Queue waiting_;

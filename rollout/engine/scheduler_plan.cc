@@ -1,8 +1,8 @@
 // What one step computes, and what becomes of it.
 #include <algorithm>
 
+#include "core/base/clock.h"
 #include "core/base/fail.h"
-#include "core/base/philox.h"
 #include "rollout/engine/scheduler.h"
 
 namespace nibble {
@@ -54,43 +54,63 @@ void Scheduler::plan_decodes(StepPlan& plan) {
     }
   }
   const size_t count = ready.size();
-  size_t at = count == 0 ? 0 : next_decode_ % count;
-  for (size_t i = 0; i < count && plan.num_tokens() < config_.max_step_tokens; ++i) {
-    Sequence& sequence = *ready[at];
-    at = (at + 1) % count;
+  if (count == 0) {
+    next_decode_ = 0;
+    return;
+  }
+  next_decode_ %= count;
+  std::rotate(ready.begin(), ready.begin() + static_cast<ptrdiff_t>(next_decode_), ready.end());
+  const size_t fitting = std::min(count, static_cast<size_t>(config_.max_step_tokens));
+  guess(std::span(ready).first(fitting), static_cast<int64_t>(count));
+  for (size_t i = 0; i < fitting; ++i) {
     const auto others = static_cast<int64_t>(count - i - 1);
-    add_decode(plan, sequence, static_cast<int64_t>(count),
+    add_decode(plan, *ready[i], queries_[i].guesses,
                config_.max_step_tokens - plan.num_tokens() - 1 - others);
   }
-  next_decode_ = at;
+  next_decode_ = (next_decode_ + fitting) % count;
+}
+
+// Guesses for all of them at once, what is not worth its place left out.
+void Scheduler::guess(std::span<Sequence* const> sequences, int64_t num_samples) {
+  queries_.resize(sequences.size());
+  const int64_t room = config_.max_step_tokens - num_samples;
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    const Sequence& sequence = *sequences[i];
+    queries_[i].id = sequence.request.id;
+    queries_[i].guesses.clear();
+    queries_[i].most = std::max<int64_t>(
+        0, std::min({config_.max_draft_tokens, room,
+                     sequence.request.max_new_tokens - sequence.num_tokens() - 1}));
+  }
+  if (!drafter_ || room <= 0) return;
+  const Stopwatch watch;
+  drafter_->propose({queries_, num_samples, room}, policy_);
+  totals_.draft_ms += watch.elapsed_ms();
+  for (DraftQuery& query : queries_) {
+    query.guesses.resize(static_cast<size_t>(policy_.num_worth(query.guesses, num_samples)));
+  }
 }
 
 // The sequence's last token, and guesses behind it, up to `room`.
-void Scheduler::add_decode(StepPlan& plan, Sequence& sequence, int64_t num_samples, int64_t room) {
-  guesses_.clear();
+void Scheduler::add_decode(StepPlan& plan, Sequence& sequence, std::vector<DraftToken>& guesses,
+                           int64_t room) {
   const int64_t drawn = sequence.num_tokens();
-  const int64_t most =
-      std::min({config_.max_draft_tokens, room, sequence.request.max_new_tokens - drawn - 1});
-  if (drafter_ && most > 0) {
-    drafter_->propose(sequence.request.id, most, guesses_);
-    if (config_.drafts_adapt) {
-      guesses_.resize(static_cast<size_t>(policy_.num_worth(guesses_, num_samples)));
-    }
-    if (!kv_.grow(sequence, drawn + std::ssize(guesses_))) {
-      guesses_.resize(static_cast<size_t>(std::max<int64_t>(0, sequence.slots - drawn)));
-    }
-  }
-  StepPlan::Span span{sequence.group.get(),     &sequence, plan.num_tokens(),
-                      1 + std::ssize(guesses_), 1,         plan.draws.size(),
-                      1 + guesses_.size(),      true};
+  const auto keep = [&guesses](int64_t most) {
+    if (std::ssize(guesses) > most) guesses.resize(static_cast<size_t>(std::max<int64_t>(0, most)));
+  };
+  keep(room);
+  if (!kv_.grow(sequence, drawn + std::ssize(guesses))) keep(sequence.slots - drawn);
+  StepPlan::Span span{sequence.group.get(),    &sequence, plan.num_tokens(),
+                      1 + std::ssize(guesses), 1,         plan.draws.size(),
+                      1 + guesses.size(),      true};
   // Behind the tokens that are there, for the time of add_tokens().
   std::vector<int32_t>& tokens = sequence.completion.tokens;
-  for (const DraftToken& guess : guesses_) tokens.push_back(guess.token);
+  for (const DraftToken& guess : guesses) tokens.push_back(guess.token);
   add_tokens(plan, span, sequence);
   tokens.resize(static_cast<size_t>(drawn));
   for (int64_t i = 0; i < span.num_tokens; ++i) {
     add_draw(plan, sequence, span.row + i, i,
-             i == 0 ? -1 : DraftPolicy::kind_of(guesses_[static_cast<size_t>(i - 1)]));
+             i == 0 ? -1 : DraftPolicy::kind_of(guesses[static_cast<size_t>(i - 1)]));
   }
 }
 
@@ -154,10 +174,8 @@ void Scheduler::add_tokens(StepPlan& plan, const StepPlan::Span& span,
 void Scheduler::add_draw(StepPlan& plan, Sequence& sequence, int64_t row, int64_t ahead, int kind) {
   const GenerateRequest& request = sequence.request;
   const int64_t position = sequence.group->prompt_tokens() + sequence.num_tokens() + ahead;
-  plan.draws.push_back({row, request.sampling,
-                        philox_uniform({request.seed, request.prompt_id, request.sample_index,
-                                        static_cast<uint32_t>(position)}),
-                        -1, request.want_plain_log_probs, request.num_top_log_probs});
+  plan.draws.push_back({row, request.sampling, uniform_at(request, position), -1,
+                        request.want_plain_log_probs, request.num_top_log_probs});
   plan.drawers.push_back(&sequence);
   plan.guess_kind.push_back(kind);
 }

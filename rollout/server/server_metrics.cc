@@ -5,8 +5,9 @@
 namespace nibble {
 namespace {
 
+template <typename Value>
 std::string metric(std::string_view name, std::string_view type, std::string_view help,
-                   int64_t value) {
+                   Value value) {
   return fmt::format("# HELP {0} {2}\n# TYPE {0} {1}\n{0} {3}\n", name, type, help, value);
 }
 
@@ -36,6 +37,8 @@ std::string engine_text(const EngineSnapshot& engine) {
                  engine.stats.guessed_tokens);
   text += metric("nibble_accepted_tokens_total", "counter", "Of these, drawn as guessed.",
                  engine.stats.accepted_tokens);
+  text += metric("nibble_draft_seconds_total", "counter", "Time that guessing took.",
+                 engine.stats.draft_ms / 1e3);
   text += metric("nibble_weight_version", "gauge", "Version of the weights that are served.",
                  engine.version);
   return text;

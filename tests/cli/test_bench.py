@@ -148,6 +148,16 @@ class BenchEngine(CliTestCase):
         self.assertGreaterEqual(line["guessed_tokens"], line["accepted_tokens"])
         self.assertGreater(line["tokens_per_sample_step"], 1)
 
+    def test_the_model_as_its_own_draft_is_always_right(self):
+        out = self.succeed("bench", "decode", "--model", TIED, "--batch", "1,5", "--prompt-tokens", 5, "--new-tokens", 26,
+                           "--rounds", 2, "--max-draft-tokens", 4, "--draft-model", TIED, "--guess-always", "--json")
+        for line in map(json.loads, out.splitlines()):
+            # The first token comes with the prompt; then one and four guesses a step.
+            self.assertEqual(line["tokens_per_sample_step"], 5)
+            self.assertEqual(line["accepted_tokens"], line["guessed_tokens"])
+            self.assertEqual(line["guessed_tokens"], 2 * line["batch"] * 20)
+            self.assertGreater(line["draft_ms_per_step"], 0)
+
     def test_prompts_alone(self):
         line = json.loads(self.succeed("bench", "prefill", "--model", TIED, "--prompt-tokens", 17, "--rounds", 2,
                                        "--json"))
@@ -157,7 +167,9 @@ class BenchEngine(CliTestCase):
     def test_what_makes_no_sense_is_refused(self):
         for flags, says in ((("--batch", 0), "--batch"), (("--new-tokens", 0), "--new-tokens"),
                             (("--prompt-tokens", 1 << 19), "--prompt-tokens"), (("--rounds", 0), "--rounds"),
-                            (("--max-draft-tokens", -1), "--max-draft-tokens")):
+                            (("--max-draft-tokens", -1), "--max-draft-tokens"),
+                            (("--draft-model", TIED), "--max-draft-tokens"),
+                            (("--draft-model", self.folder, "--max-draft-tokens", 2), "--draft-model")):
             with self.subTest(flags):
                 self.refuse("bench", "decode", "--model", TIED, *flags, says=says)
 

@@ -1,6 +1,7 @@
 """nibble generate against Transformers' greedy texts and against nibble logprobs, to the bit."""
 
 import json
+import shutil
 import subprocess
 import unittest
 
@@ -84,10 +85,33 @@ class Generate(CliTestCase):
         self.assertEqual(len(want), 90)
         self.assertEqual(len({tuple(answer["output_ids"]) for answer in want[:3]}), 3)
         for other in (["--max-running", 1], ["--threads", 2, "--max-running", 4], ["--max-draft-tokens", 8],
+                      ["--max-draft-tokens", 4, "--draft-model", MODELS / "dense_untied/int4_sym7"],
                       ["--kv-tokens", 64, "--max-positions", 64]):
             self.assertEqual(self.generate(MODEL, rows, *flags, *other), want)
         self.assertEqual(self.generate(MODEL, rows[:1], *flags), want[:3])
         self.assertNotEqual(self.generate(MODEL, rows[:1], *flags[:-1], 12), want[:3])
+
+    def test_a_draft_model_that_cannot_guess_is_refused(self):
+        for draft, says in ((MODELS / "missing", "--draft-model"),
+                            (self.changed_draft("config.json", vocab_size=511), "vocab_size = 511"),
+                            (self.changed_tokenizer(), "another tokenizer")):
+            with self.subTest(says):
+                self.refuse("generate", "--model", MODEL, "--draft-model", draft, "--max-draft-tokens", 2, says=says)
+        self.refuse("generate", "--model", MODEL, "--draft-model", MODEL, says="--max-draft-tokens")
+
+    def changed_draft(self, name, **fields):
+        draft = self.folder / name
+        shutil.copytree(MODEL, draft)
+        config = json.loads((draft / name).read_text())
+        (draft / name).write_text(json.dumps({**config, **fields}))
+        return draft
+
+    def changed_tokenizer(self):
+        tokenizer = json.loads((MODEL / "tokenizer.json").read_text())
+        vocab = tokenizer["model"]["vocab"]
+        a, b = list(vocab)[-2:]
+        vocab[a], vocab[b] = vocab[b], vocab[a]
+        return self.changed_draft("tokenizer.json", model=tokenizer["model"])
 
     def test_prompts_and_chats_are_encoded_as_by_tokenize(self):
         chat = {"messages": [{"role": "user", "content": "hi"}]}

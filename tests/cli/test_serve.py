@@ -219,6 +219,9 @@ class Answers(ServeTestCase):
             self.assertEqual(server.post(COMPLETIONS, fields)["choices"], want)
             texts, _ = joined_text(server.events(COMPLETIONS, fields))
             self.assertEqual([texts[i] for i in range(3)], [choice["text"] for choice in want])
+        with Server(MODEL, "--max-draft-tokens", 6, "--draft-model", MODEL) as server:
+            self.assertEqual(server.post(COMPLETIONS, fields)["choices"], want)
+            self.assertGreater(server.metrics()["nibble_draft_seconds_total"], 0)
 
     def test_many_streams_at_once_do_not_disturb_each_other(self):
         fields = {"prompt": PROMPT, "max_tokens": 40}

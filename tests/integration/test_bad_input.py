@@ -63,9 +63,19 @@ class BadInput(JobTest):
                          arguments=settings(**{f"rollout__{key}": 4}))
         self.refused("rollout.kv_tokens: 0", arguments=settings(rollout__kv_tokens=0,
                                                                  cluster__device="cpu"))
+        self.refused("rollout.draft_model", "max_draft_tokens", arguments=settings(rollout__draft_model=BF16))
         self.refused("threads_per_worker", arguments=settings(cluster__threads_per_worker=100000))
         self.refused("cluster.trainers = 1000", "a core",
                      arguments=settings(cluster__trainers=1000))
+
+    def test_a_draft_model_that_cannot_guess(self):
+        def drafts(path):
+            return settings(rollout__draft_model=path, rollout__max_draft_tokens=2)
+        self.refused("rollout.draft_model", "no/such", arguments=drafts("no/such"))
+        draft = self.model_copy(BF16)
+        config = json.loads((draft / "config.json").read_text())
+        (draft / "config.json").write_text(json.dumps({**config, "vocab_size": 640}))
+        self.refused("rollout.draft_model", "vocab_size = 640", arguments=drafts(draft))
 
     def test_a_value_of_the_wrong_type(self):
         self.refused("run.steps", "'many'", arguments=settings(run__steps="many"))

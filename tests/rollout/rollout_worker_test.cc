@@ -85,6 +85,34 @@ TEST_F(RolloutWorkerTest, SwapsBetweenTwoStepsOfAJobThatRuns) {
   }
 }
 
+TEST_F(RolloutWorkerTest, ADraftModelChangesNoSampleAndOneThatDoesNotFitIsNamed) {
+  const auto outcome_with = [&](const std::filesystem::path& draft) {
+    TaskThread thread;
+    return thread.run([&] {
+      RolloutWorkerOptions own = options(KvPolicy::kKeep);
+      own.rollout.draft_model = draft;
+      own.rollout.max_draft_tokens = 4;
+      RolloutWorker worker(own);
+      worker.set_weights(weights_, 1);
+      return worker.generate(job(), Deadline::after(60s), thread);
+    });
+  };
+  const RolloutOutcome want = outcome_with({});
+  const RolloutOutcome got = outcome_with(model_.parent_path() / "int4_sym7");
+  EXPECT_GT(got.engine.draft_ms, 0.0);
+  ASSERT_EQ(got.samples.size(), want.samples.size());
+  for (size_t i = 0; i < got.samples.size(); ++i) {
+    EXPECT_EQ(got.samples[i].sample.response, want.samples[i].sample.response);
+    EXPECT_EQ(got.samples[i].sample.log_probs, want.samples[i].sample.log_probs);
+  }
+  try {
+    outcome_with(model_.parent_path() / "missing");
+    ADD_FAILURE() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("rollout.draft_model"), std::string::npos);
+  }
+}
+
 TEST_F(RolloutWorkerTest, AbortPolicyDropsTheSamplesThatRan) {
   TaskThread thread;
   std::unique_ptr<RolloutWorker> worker;

@@ -256,16 +256,19 @@ class Oracle final : public Drafter {
   explicit Oracle(const std::vector<Completion>& samples) {
     for (const Completion& sample : samples) tokens_[sample.id] = sample.tokens;
   }
-  void begin(uint64_t id, std::span<const int32_t>, std::span<const int32_t> drawn) override {
-    drawn_[id] = drawn.size();
+  void begin(const GenerateRequest& request, std::span<const int32_t>,
+             std::span<const int32_t> drawn) override {
+    drawn_[request.id] = drawn.size();
   }
   void extend(uint64_t id, int32_t) override { ++drawn_[id]; }
   void end(uint64_t id, bool) override { drawn_.erase(id); }
-  void propose(uint64_t id, int64_t most, std::vector<DraftToken>& out) override {
-    out.clear();
-    const auto& tokens = tokens_.at(id);
-    for (size_t i = drawn_.at(id); i < tokens.size() && std::ssize(out) < most; ++i) {
-      out.push_back({random_() % 4 == 0 ? 0 : tokens[i], 1.0f, 3});
+  void propose(const DraftRound& round, DraftPolicy&) override {
+    for (DraftQuery& query : round.queries) {
+      const auto& tokens = tokens_.at(query.id);
+      for (size_t i = drawn_.at(query.id);
+           i < tokens.size() && std::ssize(query.guesses) < query.most; ++i) {
+        query.guesses.push_back({random_() % 4 == 0 ? 0 : tokens[i], 1.0f, 3});
+      }
     }
   }
   int64_t num_bytes() const override { return 0; }

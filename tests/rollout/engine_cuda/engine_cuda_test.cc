@@ -132,6 +132,37 @@ TEST_P(EngineCuda, ExactSamplesDoNotDependOnMemoryCacheOrGuesses) {
   }
 }
 
+// The model as its own draft, in `exact`: never wrong, in steps with and without a graph.
+TEST_P(EngineCuda, ADraftModelChangesNothing) {
+  GpuModel gpu = model(Numerics::kExact);
+  const std::vector<Completion> want = generate(gpu, Numerics::kExact, kCuts[0]);
+  EngineConfig config;
+  config.kv_slots = 512;
+  config.max_positions = 32;
+  config.max_logit_rows = 8;
+  config.max_draft_tokens = 4;
+  config.drafts_adapt = false;
+  for (const Numerics numerics : {Numerics::kExact, Numerics::kFast}) {
+    for (const std::vector<int64_t>& graphs : {std::vector<int64_t>{}, {1, 2, 4, 8}}) {
+      const auto make_runner = cuda_step_runner(*gpu.backend, {numerics, graphs});
+      Engine engine(gpu.host.spec, config,
+                    cuda_step_runner(*gpu.backend, {Numerics::kExact, graphs}), nullptr,
+                    std::make_unique<ModelDrafter>(
+                        gpu.host.spec, config, make_runner,
+                        ModelDrafter::Options{.draws_in_every_row = !graphs.empty()}));
+      engine.set_weights(borrowed(*gpu.weights), 1);
+      engine.set_draft_weights(borrowed(*gpu.weights), 1);
+      submit_all(engine, workload(gpu.host));
+      expect_same(finish_all(engine), want);
+      const EngineStats stats = engine.stats();
+      EXPECT_GT(stats.accepted_tokens, 0);
+      if (numerics == Numerics::kExact) {
+        EXPECT_EQ(stats.accepted_tokens, stats.guessed_tokens);
+      }
+    }
+  }
+}
+
 TEST_P(EngineCuda, LogProbsAtTemperatureOneAndOfTheLikeliestTokens) {
   GpuModel gpu = model(Numerics::kExact);
   for (const Cut& cut : {kCuts[0], kCuts[2]}) {

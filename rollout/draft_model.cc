@@ -1,0 +1,100 @@
+#include "rollout/draft_model.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/base/context.h"
+#include "core/base/fail.h"
+#include "core/checkpoint/hf_directory.h"
+#include "core/tokenizer/tokenizer.h"
+#include "rollout/engine_cuda/cuda_step_runner.h"
+
+namespace nibble {
+namespace {
+
+constexpr int64_t kMaxGraphBatch = 256;
+
+ModelConfig config_of(const std::filesystem::path& directory) {
+  return parse_model_config(read_hf_config(directory), (directory / "config.json").string());
+}
+
+void check_vocabulary(const std::filesystem::path& draft, const std::filesystem::path& model) {
+  const int64_t own = config_of(draft).vocab;
+  const int64_t wanted = config_of(model).vocab;
+  if (own == wanted) return;
+  fail(ErrorCode::kInvalidArgument,
+       "'{}' has vocab_size = {}, the model '{}' {}; a draft model needs the vocabulary of the "
+       "model that it guesses for",
+       draft.string(), own, model.string(), wanted);
+}
+
+void check_tokenizers(const std::filesystem::path& draft, const std::filesystem::path& model) {
+  const auto file = [](const std::filesystem::path& path) { return path / "tokenizer.json"; };
+  if (!std::filesystem::exists(file(draft)) || !std::filesystem::exists(file(model))) return;
+  const Tokenizer own = Tokenizer::from_file(file(draft));
+  const Tokenizer wanted = Tokenizer::from_file(file(model));
+  for (int32_t id = 0; id < std::max(own.vocab_size(), wanted.vocab_size()); ++id) {
+    if (own.id_to_token_bytes(id) == wanted.id_to_token_bytes(id)) continue;
+    fail(
+        ErrorCode::kInvalidArgument,
+        "'{}' has another tokenizer than the model '{}': token {} differs; a draft model needs the "
+        "same one",
+        draft.string(), model.string(), id);
+  }
+}
+
+// Guesses of all samples, and a token to catch up with for each.
+int64_t graph_rows(const EngineConfig& config) {
+  return std::min({2 * config.max_running, config.max_step_tokens, kMaxGraphBatch});
+}
+
+}  // namespace
+
+void check_draft_model(const std::string& what, const std::filesystem::path& draft,
+                       const std::filesystem::path& model) {
+  with_context(what, [&] {
+    check_vocabulary(draft, model);
+    check_tokenizers(draft, model);
+  });
+}
+
+std::shared_ptr<DraftModel> load_draft_model(const std::string& what,
+                                             const std::filesystem::path& draft,
+                                             const std::filesystem::path& model) {
+  check_draft_model(what, draft, model);
+  return with_context(what, [&] {
+    auto loaded = std::make_shared<DraftModel>(make_model_spec(config_of(draft)));
+    loaded->weights = load_weights(HfDirectory(draft), loaded->spec.table);
+    return loaded;
+  });
+}
+
+std::shared_ptr<const ops::WeightSource> draft_weights(std::shared_ptr<const DraftModel> draft) {
+  const ops::WeightSource* weights = draft->weights.get();
+  return {std::move(draft), weights};
+}
+
+std::unique_ptr<ModelDrafter> make_cpu_drafter(const ModelSpec& draft, const EngineConfig& config,
+                                               const kernels::Parallel& parallel,
+                                               ActivationType activations) {
+  return std::make_unique<ModelDrafter>(
+      draft, draft_config(config, draft), [&](const ModelSpec& spec, const EngineConfig& own) {
+        return make_cpu_step_runner(spec, own, parallel, activations);
+      });
+}
+
+EngineConfig cuda_draft_config(const EngineConfig& config, const ModelSpec& draft) {
+  EngineConfig own = draft_config(config, draft);
+  own.max_logit_rows = graph_rows(config);
+  return own;
+}
+
+std::unique_ptr<ModelDrafter> make_cuda_drafter(const ModelSpec& draft, const EngineConfig& config,
+                                                const ops::Backend& backend) {
+  return std::make_unique<ModelDrafter>(
+      draft, cuda_draft_config(config, draft),
+      cuda_step_runner(backend, {Numerics::kFast, default_graph_batches(graph_rows(config))}),
+      ModelDrafter::Options{.draws_in_every_row = true});
+}
+
+}  // namespace nibble
