@@ -103,7 +103,8 @@ void add_serve_command(CLI::App& app, CommandContext& context) {
   command->footer(
       "Paths: /v1/completions, /v1/chat/completions, /v1/models, /generate (token ids in and "
       "out),\n"
-      "/health, /metrics (Prometheus). There is no authentication unless --api-key-env is given,\n"
+      "/health, /metrics (Prometheus), /pause and /resume (POST). There is no authentication "
+      "unless --api-key-env is given,\n"
       "and no TLS: put a proxy before a server that others can reach.\n"
       "Example:\n"
       "  nibble serve --model models/SmolLM2-135M-Instruct-INT4-g32 --port 8000 &\n"

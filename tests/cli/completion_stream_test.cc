@@ -10,7 +10,8 @@ namespace {
 constexpr std::string_view kStream =
     ": a comment\n\n"
     "data: {\"choices\": [{\"index\": 0, \"text\": \"one \"}], \"usage\": null}\n\n"
-    "data: {\"choices\": [{\"index\": 0, \"text\": \"two\", \"finish_reason\": \"length\"}]}\r\n\r\n"
+    "data: {\"choices\": [{\"index\": 0, \"text\": \"two\", \"finish_reason\": "
+    "\"length\"}]}\r\n\r\n"
     "data: {\"choices\": [], \"usage\": {\"completion_tokens\": 2}}\n\n"
     "data: [DONE]\n\n";
 
