@@ -9,6 +9,7 @@
 #include "cli/engine_bench.h"
 #include "cli/engine_ranks.h"
 #include "cli/planned_model.h"
+#include "cli/serve_bench.h"
 #include "cli/sync_bench.h"
 #include "core/base/fail.h"
 #include "core/base/json.h"
@@ -125,6 +126,7 @@ void list_benchmarks() {
   fmt::print(
       "decode   tokens a second of the rollout engine, by batch\n"
       "prefill  the same of prompts\n"
+      "serve    the HTTP server under a load of many connections with long-tailed answers\n"
       "sync     publishing weights between processes of this machine, from any layout to any "
       "other\n"
       "`nibble bench NAME --help` says what is measured.\n");
@@ -153,6 +155,31 @@ void add_engine_benches(CLI::App& command, CommandContext& context) {
   prefill->callback([prefill_flags, &context] {
     context.run = [prefill_flags] {
       run_on_ranks(prefill_flags->model, [&] { run_prefill_bench(*prefill_flags); });
+    };
+  });
+}
+
+void add_serve_bench(CLI::App& command, CommandContext& context) {
+  CLI::App* serve = command.add_subcommand("serve", "the HTTP server under a load of many clients");
+  auto flags = std::make_shared<ServeBenchFlags>();
+  add_serve_bench_flags(*serve, *flags);
+  serve->footer(
+      "Streaming /v1/completions over real connections, each of which sends its next request when\n"
+      "its last one is answered. Lengths are log-normal with the median --new-tokens, cut at\n"
+      "--max-new-tokens; the same in every run of one --seed. Before the load a greedy answer is\n"
+      "compared with the engine's own (with --url and no --model: with the server's in one "
+      "piece);\n"
+      "an answer with another number of tokens than was asked for ends the run.\n"
+      "ttft_ms: until the first part of an answer. tpot_ms: from there to the last part, by "
+      "token.\n"
+      "Memory is this process's, server and clients; rss_growth_mib counts from after the "
+      "warm-up,\n"
+      "rss_growth_late_mib from when half of the answers were there. The KV cache is reserved at\n"
+      "the start and enters memory as it is first used.\n"
+      "Example:\n  nibble bench serve --model models/Qwen3-0.6B-int4 --concurrency 64 --json");
+  serve->callback([flags, &context] {
+    context.run = [flags] {
+      run_on_ranks(flags->server.engine.model, [&] { run_serve_bench(*flags); });
     };
   });
 }
@@ -189,6 +216,7 @@ void add_bench_command(CLI::App& app, CommandContext& context) {
   sync->footer(kSyncHelp);
   sync->callback([flags, &context] { context.run = [flags] { run_sync(*flags); }; });
   add_engine_benches(*command, context);
+  add_serve_bench(*command, context);
   command->callback([command, &context] {
     if (command->get_subcommands().empty()) context.run = list_benchmarks;
   });

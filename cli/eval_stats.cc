@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "core/base/fail.h"
 
@@ -66,6 +67,27 @@ EvalStats summarize_rewards(const std::vector<std::vector<double>>& rewards, int
     if (able > 0) stats.pass.emplace_back(k, pass / static_cast<double>(able));
   }
   return stats;
+}
+
+MacroStats macro_average(const std::vector<EvalStats>& sets) {
+  MacroStats macro;
+  if (sets.empty()) return macro;
+  const auto n = static_cast<double>(sets.size());
+  double variance = 0.0;
+  std::map<int64_t, std::pair<int64_t, double>> pass;  // k -> sets that have it, sum
+  for (const EvalStats& stats : sets) {
+    macro.average += stats.average / n;
+    variance += stats.standard_error * stats.standard_error;
+    for (const auto& [k, value] : stats.pass) {
+      ++pass[k].first;
+      pass[k].second += value;
+    }
+  }
+  macro.standard_error = std::sqrt(variance) / n;
+  for (const auto& [k, counted] : pass) {
+    if (counted.first == std::ssize(sets)) macro.pass.emplace_back(k, counted.second / n);
+  }
+  return macro;
 }
 
 }  // namespace nibble

@@ -25,4 +25,12 @@ struct EvalStats {
 /// From the rewards of each prompt's scored samples (at most `samples` each).
 EvalStats summarize_rewards(const std::vector<std::vector<double>>& rewards, int64_t samples);
 
+/// The mean over data sets, each with the same weight.
+struct MacroStats {
+  double average = 0.0;
+  double standard_error = 0.0;                   ///< from those of the sets
+  std::vector<std::pair<int64_t, double>> pass;  ///< for every k that all sets have
+};
+MacroStats macro_average(const std::vector<EvalStats>& sets);
+
 }  // namespace nibble

@@ -10,7 +10,7 @@ namespace nibble {
 namespace {
 
 // What a supervised job does not look at; a name that ends with a dot is a whole section.
-constexpr std::array<std::string_view, 16> kRolloutOnly = {"rollout.",
+constexpr std::array<std::string_view, 17> kRolloutOnly = {"rollout.",
                                                            "reward.",
                                                            "cluster.external_engines",
                                                            "algorithm.",
@@ -19,6 +19,7 @@ constexpr std::array<std::string_view, 16> kRolloutOnly = {"rollout.",
                                                            "data.label_key",
                                                            "optimizer.steps_per_rollout",
                                                            "eval.samples",
+                                                           "eval.sets",
                                                            "eval.temperature",
                                                            "logging.sample_text_steps",
                                                            "weight_sync.retries",

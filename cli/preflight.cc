@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "coordinator/held_out.h"
 #include "core/base/fail.h"
 #include "core/base/log.h"
 #include "core/checkpoint/hf_directory.h"
@@ -29,11 +30,12 @@ void check_weights(const std::filesystem::path& path) {
 
 // Every prompt fits the engine. A token has at least one byte, so most need no encoding.
 void check_prompts(const RunConfig& config, const PromptEncoder& encoder,
-                   const Tokenizer& tokenizer, const std::filesystem::path& path) {
+                   const Tokenizer& tokenizer, const std::filesystem::path& path,
+                   int64_t max_new_tokens) {
   constexpr auto kNoLimit = std::numeric_limits<int64_t>::max();
   const RolloutConfig& limits = config.rollout;
   const int64_t kv_slots = limits.kv_tokens > 0 ? limits.kv_tokens : kNoLimit;
-  const int64_t most = std::min(limits.max_positions, kv_slots) - limits.max_new_tokens;
+  const int64_t most = std::min(limits.max_positions, kv_slots) - max_new_tokens;
   for (const PromptRecord& prompt :
        read_prompts(path, config.data.keys.prompt, config.data.label_key)) {
     const Json& content = prompt.content;
@@ -41,8 +43,7 @@ void check_prompts(const RunConfig& config, const PromptEncoder& encoder,
         static_cast<int64_t>(content.get_ref<const std::string&>().size()) < most) {
       continue;
     }
-    check_prompt_length(tokenizer, encoder.encode(content), limits.max_new_tokens, limits,
-                        kv_slots);
+    check_prompt_length(tokenizer, encoder.encode(content), max_new_tokens, limits, kv_slots);
   }
 }
 
@@ -96,8 +97,11 @@ void check_inputs(const RunConfig& config) {
     check_weights(config.rollout.draft_model);
   }
   const PromptEncoder encoder(tokenizer, config.model.path.string());
-  check_prompts(config, encoder, tokenizer, config.data.train);
-  if (!config.eval.data.empty()) check_prompts(config, encoder, tokenizer, config.eval.data);
+  const int64_t max_new_tokens = config.rollout.max_new_tokens;
+  check_prompts(config, encoder, tokenizer, config.data.train, max_new_tokens);
+  for (const HeldOutSet& set : held_out_sets(config.eval, max_new_tokens)) {
+    check_prompts(config, encoder, tokenizer, set.data, set.max_new_tokens);
+  }
 }
 
 }  // namespace nibble

@@ -16,7 +16,7 @@ void add_reward_flags(CLI::App& command, const char* type_flag, RewardFlags& fla
       ->capture_default_str();
 }
 
-std::unique_ptr<RewardProcess> start_rewards(const RewardFlags& flags) {
+void check_reward_flags(const RewardFlags& flags) {
   (void)make_scorer(flags.type);  // an unknown type is refused here, where it is named best
   constexpr int64_t kMaxTimeoutMs = 3'600'000;
   if (flags.timeout_ms < 1 || flags.timeout_ms > kMaxTimeoutMs) {
@@ -27,6 +27,10 @@ std::unique_ptr<RewardProcess> start_rewards(const RewardFlags& flags) {
     fail(ErrorCode::kInvalidArgument, "--memory-mb is {}; it must be from 64 to {}",
          flags.memory_mb, 1 << 20);
   }
+}
+
+std::unique_ptr<RewardProcess> start_rewards(const RewardFlags& flags) {
+  check_reward_flags(flags);
   RewardProcessOptions options;
   options.command = {reward_binary(), flags.type};
   options.sample_timeout = std::chrono::milliseconds(flags.timeout_ms);

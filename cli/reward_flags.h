@@ -22,8 +22,10 @@ struct RewardFlags {
 /// Declares `type_flag` (e.g. "--type") and the limits. `flags` outlives the parse.
 void add_reward_flags(CLI::App& command, const char* type_flag, RewardFlags& flags);
 
-/// Starts our own binary as a limited reward worker. Throws Error{kInvalidArgument} for an unknown
-/// type or a limit out of range.
+/// Throws Error{kInvalidArgument} for an unknown type or a limit out of range.
+void check_reward_flags(const RewardFlags& flags);
+
+/// Starts our own binary as a limited reward worker. Throws Error as check_reward_flags.
 std::unique_ptr<RewardProcess> start_rewards(const RewardFlags& flags);
 
 }  // namespace nibble

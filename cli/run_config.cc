@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "cli/job_kind.h"
+#include "coordinator/held_out.h"
 #include "core/base/fail.h"
 #include "core/base/log.h"
 #include "core/checkpoint/hf_directory.h"
@@ -66,8 +67,26 @@ void check_sizes(const RunConfig& c, const ConfigSource& source) {
   want("rollout.kv_tokens", c.rollout.kv_tokens);
 }
 
+void check_eval(const RunConfig& c, const ConfigSource& source) {
+  if (const std::string problem = held_out_problem(c.eval); !problem.empty()) {
+    fail(ErrorCode::kInvalidArgument, "{} ({})", problem,
+         source.where(problem.substr(0, problem.find(':'))));
+  }
+  for (size_t i = 0; i < c.eval.sets.size(); ++i) {
+    const int64_t tokens = c.eval.sets[i].max_new_tokens.value_or(1);
+    const std::string key = fmt::format("eval.sets.{}.max_new_tokens", i);
+    const auto want = [&](const char* limit, int64_t value) {
+      if (value == 0 || value >= tokens) return;
+      fail(ErrorCode::kInvalidArgument, "{} = {} ({}) does not fit into {} = {} ({})", key, tokens,
+           source.where(key), limit, value, source.where(limit));
+    };
+    want("rollout.max_positions", c.rollout.max_positions);
+    want("rollout.kv_tokens", c.rollout.kv_tokens);
+  }
+}
+
 void check_paths(const RunConfig& c, const ConfigSource& source) {
-  const auto want = [&](const char* key, const std::filesystem::path& path) {
+  const auto want = [&](const std::string& key, const std::filesystem::path& path) {
     if (path.empty()) {
       fail(ErrorCode::kInvalidArgument, "{} is not set; it must name a file or directory", key);
     }
@@ -82,6 +101,9 @@ void check_paths(const RunConfig& c, const ConfigSource& source) {
   if (!c.model.reference.empty()) want("model.reference", c.model.reference);
   if (!c.eval.data.empty()) want("eval.data", c.eval.data);
   if (!c.rollout.draft_model.empty()) want("rollout.draft_model", c.rollout.draft_model);
+  for (size_t i = 0; i < c.eval.sets.size(); ++i) {
+    want(fmt::format("eval.sets.{}.data", i), c.eval.sets[i].data);
+  }
 }
 
 // The first file or directory that the job names and that is not there.
@@ -89,6 +111,9 @@ std::optional<std::filesystem::path> missing_file(const RunConfig& c) {
   for (const auto& path : {c.model.path, c.data.train, c.model.int4, c.model.reference, c.eval.data,
                            c.rollout.draft_model}) {
     if (!path.empty() && !std::filesystem::exists(path)) return path;
+  }
+  for (const EvalSetSection& set : c.eval.sets) {
+    if (!std::filesystem::exists(set.data)) return set.data;
   }
   return std::nullopt;
 }
@@ -206,6 +231,7 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
   settle_job_kind(config, loaded.source);
   if (!is_supervised(config)) check_batch(config, loaded.source);
   check_sizes(config, loaded.source);
+  check_eval(config, loaded.source);
   check_reward(config, loaded.source);
   check_qat_start(config, loaded.source);
   validate(config.algorithm.loss);

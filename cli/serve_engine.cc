@@ -1,7 +1,7 @@
 #include "cli/serve_engine.h"
 
 #include <algorithm>
-#include <memory>
+#include <utility>
 
 #include "cli/model_engine.h"
 
@@ -25,8 +25,8 @@ int64_t served_positions(const ServeEngineFlags& flags, int64_t model_positions)
   return std::min({model_positions, flags.max_positions, flags.kv_tokens});
 }
 
-ServedEngine make_served_engine(const ServeEngineFlags& flags) {
-  const std::shared_ptr<LoadedModel> model = load_model(flags.model);
+ServedEngine make_served_engine(const ServeEngineFlags& flags,
+                                const std::shared_ptr<const LoadedModel>& model) {
   ServedEngine served;
   served.model = model;
   served.engine = make_engine(*model, flags.model, engine_config(flags, *model), flags.draft_model);

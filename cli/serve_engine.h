@@ -1,7 +1,7 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
+#include <memory>
 
 #include "cli/model_flags.h"
 #include "rollout/server/engine_thread.h"
@@ -24,8 +24,9 @@ struct ServeEngineFlags {
 /// Tokens that one sequence may have, of which the last is never computed.
 int64_t served_positions(const ServeEngineFlags& flags, int64_t model_positions);
 
-/// Loads the model and makes an engine that serves it as version 1, on the calling thread, which
-/// the engine then belongs to. Throws Error as load_model.
-ServedEngine make_served_engine(const ServeEngineFlags& flags);
+/// An engine that serves the model as version 1 and belongs to the calling thread. `model` is
+/// shared with the engine and what scores beside it. Errors as of make_engine.
+ServedEngine make_served_engine(const ServeEngineFlags& flags,
+                                const std::shared_ptr<const LoadedModel>& model);
 
 }  // namespace nibble

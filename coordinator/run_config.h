@@ -3,7 +3,9 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "coordinator/placement.h"
 #include "core/config/fields.h"
@@ -98,16 +100,41 @@ void visit_fields(Visitor& v, DataSection& c) {
   v.field("shuffle", c.shuffle, "", "by run.seed, anew each epoch");
 }
 
+/// One of `eval.sets`. What is left out is as `eval` and `rollout` say.
+struct EvalSetSection {
+  std::string name;
+  std::filesystem::path data;
+  std::optional<int64_t> samples;
+  std::optional<double> temperature;
+  double top_p = 1.0;
+  int64_t top_k = 0;
+  std::optional<int64_t> max_new_tokens;
+};
+template <typename Visitor>
+void visit_fields(Visitor& v, EvalSetSection& c) {
+  v.field("name", c.name, "", "in metrics: eval_NAME_reward_mean");
+  v.field("data", c.data, "", "JSON lines of held-out prompts");
+  v.field("samples", c.samples, "samples", "of each prompt; default: eval.samples", AtLeast{1});
+  v.field("temperature", c.temperature, "", "0: greedy; default: eval.temperature", AtLeast{0});
+  v.field("top_p", c.top_p, "", "nucleus of the distribution that may be drawn; 1 = all",
+          Range{0.000001, 1});
+  v.field("top_k", c.top_k, "tokens", "most likely tokens that may be drawn; 0 = all", AtLeast{0});
+  v.field("max_new_tokens", c.max_new_tokens, "tokens",
+          "longest response; default: rollout.max_new_tokens", AtLeast{1});
+}
+
 /// Key `eval`.
 struct EvalSection {
   std::filesystem::path data;
+  std::vector<EvalSetSection> sets;
   int64_t every = 10;
   int64_t samples = 8;
   double temperature = 1.0;
 };
 template <typename Visitor>
 void visit_fields(Visitor& v, EvalSection& c) {
-  v.field("data", c.data, "", "JSON lines of held-out prompts; empty: no evaluation");
+  v.field("data", c.data, "", "JSON lines of held-out prompts; empty: no evaluation, or sets");
+  v.section("sets", c.sets, "several held-out sets instead, each with metrics of its own");
   v.field("every", c.every, "steps", "also before the first step and after the last", AtLeast{1});
   v.field("samples", c.samples, "samples", "of each prompt", AtLeast{1});
   v.field("temperature", c.temperature, "", "of sampling", Above{0});

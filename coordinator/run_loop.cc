@@ -62,12 +62,13 @@ RunLoop::RunLoop(CoordinatorConfig config, SamplingPlan sampling, Membership& me
       resume_from_(std::move(checkpoint)),
       train_prompts_(
           read_prompts(config_.data.train, config_.data.keys.prompt, config_.data.label_key)),
+      held_out_(held_out_sets(config_.eval, sampling_.max_new_tokens)),
       stream_(static_cast<int64_t>(train_prompts_.size()), static_cast<uint64_t>(config_.run.seed),
               config_.data.shuffle),
       store_(prepare_run_directory(config_.run.directory) / "run.db") {
-  if (!config_.eval.data.empty()) {
-    eval_prompts_ =
-        read_prompts(config_.eval.data, config_.data.keys.prompt, config_.data.label_key);
+  for (const HeldOutSet& set : held_out_) {
+    held_out_prompts_.push_back(
+        read_prompts(set.data, config_.data.keys.prompt, config_.data.label_key));
   }
 }
 
@@ -282,33 +283,58 @@ void RunLoop::add_rollout_figures(const Rollout& rollout, MetricsRow& row) const
   row.set("reward_ms", rollout.reward_ms);
 }
 
-void RunLoop::evaluate(int64_t step) {
-  if (eval_prompts_.empty()) return;
-  const Stopwatch clock;
+RunLoop::Rollout RunLoop::sample_held_out(int64_t step, size_t set) {
+  const std::vector<PromptRecord>& prompts = held_out_prompts_[set];
+  // Draws of an evaluation never coincide with those of training, of another set or of another
+  // evaluation.
   std::vector<std::pair<uint64_t, int64_t>> picks;
-  for (size_t i = 0; i < eval_prompts_.size(); ++i) picks.emplace_back(i, i);
+  for (size_t i = 0; i < prompts.size(); ++i) picks.emplace_back((uint64_t{set} << 32) + i, i);
   GenerateTask task;
   task.step = step;
   task.weight_version = published_.version;
-  task.samples_per_prompt = config_.eval.samples;
+  task.samples_per_prompt = held_out_[set].samples;
   task.evaluation = true;
-  // Draws of an evaluation never coincide with those of training or of another evaluation.
   task.seed =
       static_cast<uint64_t>(config_.run.seed) + (uint64_t{1} << 40) + static_cast<uint64_t>(step);
-  task.temperature = config_.eval.temperature;
-  task.max_new_tokens = sampling_.max_new_tokens;
-  const Rollout rollout = generate_on_all(task, tasks_of(eval_prompts_, picks));
-  const double reward = rollout.reward_mean();
+  task.temperature = held_out_[set].temperature;
+  task.top_p = held_out_[set].top_p;
+  task.top_k = held_out_[set].top_k;
+  task.max_new_tokens = held_out_[set].max_new_tokens;
+  return generate_on_all(task, tasks_of(prompts, picks));
+}
+
+void RunLoop::evaluate(int64_t step) {
+  if (held_out_.empty()) return;
+  const Stopwatch clock;
+  MetricsRow of_sets(step);
+  double sum = 0.0;
+  int64_t samples = 0;
+  for (size_t s = 0; s < held_out_.size(); ++s) {
+    const HeldOutSet& set = held_out_[s];
+    const Stopwatch set_clock;
+    const Rollout rollout = sample_held_out(step, s);
+    const double reward = rollout.reward_mean();
+    sum += reward;
+    samples += std::ssize(rollout.samples);
+    if (set.name.empty()) continue;
+    of_sets.set(set.metric("reward_mean"), reward);
+    of_sets.set(set.metric("samples"), static_cast<double>(rollout.samples.size()));
+    of_sets.set(set.metric("ms"), set_clock.elapsed_ms());
+    get_logger("run")->info("eval step={} set={} reward={:.3f} samples={}", step, set.name, reward,
+                            rollout.samples.size());
+  }
+  const double reward = sum / static_cast<double>(held_out_.size());
   MetricsRow row(step);
   row.set("eval_reward_mean", reward);
-  row.set("eval_samples", static_cast<double>(rollout.samples.size()));
+  row.set("eval_samples", static_cast<double>(samples));
   row.set("eval_weight_version", static_cast<double>(published_.version));
   row.set("eval_ms", clock.elapsed_ms());
+  for (const auto& [name, value] : of_sets.values()) row.set(name, value);
   metrics_->write(row);
   if (step == 0) summary_.first_eval = reward;
   summary_.last_eval = reward;
-  get_logger("run")->info("eval step={} reward={:.3f} samples={} version={}", step, reward,
-                          rollout.samples.size(), published_.version);
+  get_logger("run")->info("eval step={} reward={:.3f} samples={} version={}", step, reward, samples,
+                          published_.version);
 }
 
 void RunLoop::record_samples(int64_t step, const Rollout& rollout, int64_t version) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "coordinator/engine_board.h"
+#include "coordinator/held_out.h"
 #include "coordinator/membership.h"
 #include "coordinator/metrics_log.h"
 #include "coordinator/run_config.h"
@@ -54,6 +55,7 @@ class RunLoop {
   PublisherOptions publisher_options();
   void run_step(int64_t step);
   void evaluate(int64_t step);
+  Rollout sample_held_out(int64_t step, size_t set);
   Rollout generate(int64_t step);
   Rollout generate_on_all(const GenerateTask& base, const std::vector<PromptTask>& prompts);
   void record_samples(int64_t step, const Rollout& rollout, int64_t version);
@@ -66,7 +68,8 @@ class RunLoop {
   EngineBoard& board_;
   const std::filesystem::path resume_from_;
   std::vector<PromptRecord> train_prompts_;
-  std::vector<PromptRecord> eval_prompts_;
+  std::vector<HeldOutSet> held_out_;
+  std::vector<std::vector<PromptRecord>> held_out_prompts_;  // of each
   PromptStream stream_;
   RunStore store_;
   std::optional<TrainerRanks> trainers_;  // from connect() on

@@ -128,7 +128,7 @@ void Engine::set_draft_weights(std::shared_ptr<const ops::WeightSource> weights,
 }
 
 int64_t Engine::step() {
-  if (!has_work()) return 0;
+  if (is_paused_ || !has_work()) return 0;
   if (weights_ == nullptr) {
     fail(ErrorCode::kFailedPrecondition, "the engine has no weights yet; publish a version first");
   }

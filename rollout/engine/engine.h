@@ -65,8 +65,15 @@ class Engine {
   void release_weights() { weights_.reset(); }
   bool has_weights() const { return weights_ != nullptr; }
 
-  /// Computes one step; returns its number of tokens, 0 if there is no work. Throws
-  /// Error{kFailedPrecondition} while it has no weights, and if the weights give a
+  /// A paused engine keeps its requests, their cache and its weights and computes nothing; all
+  /// other methods work as ever, so weights may be swapped meanwhile. What runs goes on with
+  /// resume() as if nothing had been. Either may be called again.
+  void pause() { is_paused_ = true; }
+  void resume() { is_paused_ = false; }
+  bool is_paused() const { return is_paused_; }
+
+  /// Computes one step; returns its number of tokens, 0 if there is no work or while it is paused.
+  /// Throws Error{kFailedPrecondition} while it has no weights, and if the weights give a
   /// log-probability that is not finite; the step then counts as not done.
   int64_t step();
 
@@ -88,6 +95,7 @@ class Engine {
   std::shared_ptr<const ops::WeightSource> weights_;
   std::unique_ptr<StepRunner> runner_;
   int64_t version_ = 0;
+  bool is_paused_ = false;
 };
 
 }  // namespace nibble

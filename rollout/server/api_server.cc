@@ -23,7 +23,10 @@ constexpr std::array kRoutes = {Route{"/v1/completions", "POST", Endpoint::kComp
                                 Route{"/generate", "POST", Endpoint::kGenerate},
                                 Route{"/v1/models", "GET", std::nullopt},
                                 Route{"/health", "GET", std::nullopt},
-                                Route{"/metrics", "GET", std::nullopt}};
+                                Route{"/metrics", "GET", std::nullopt},
+                                Route{"/pause", "POST", std::nullopt},
+                                Route{"/resume", "POST", std::nullopt},
+                                Route{"/is_paused", "GET", std::nullopt}};
 
 constexpr std::string_view kModels = "/v1/models";
 // What is refused below the API, or by its head, counts under this path.
@@ -58,6 +61,18 @@ bool are_equal(std::string_view a, std::string_view b) {
 bool is_authorized(std::string_view header, std::string_view key) {
   constexpr std::string_view kScheme = "Bearer ";
   return header.starts_with(kScheme) && are_equal(header.substr(kScheme.size()), key);
+}
+
+// vLLM's other modes would end requests, or wait for them.
+bool is_plain_pause(const HttpRequest& request) {
+  if (!request.body.empty() && request.body != "{}") return false;
+  return request.query.empty() || (request.path == "/pause" && request.query == "mode=keep");
+}
+
+HttpResponse is_paused_response(const EngineSnapshot& snapshot) {
+  HttpResponse response;
+  response.body = dump_json({{"is_paused", snapshot.is_paused}});
+  return response;
 }
 
 uint64_t entropy() {
@@ -109,6 +124,8 @@ void ApiServer::handle(const HttpRequest& request, const std::shared_ptr<HttpRep
   if (route->endpoint) return call(*route->endpoint, request.body, reply);
   if (route->path == "/health") return reply->send(health());
   if (route->path == "/metrics") return reply->send(metrics(request.num_connections));
+  if (route->path == "/pause" || route->path == "/resume") return set_paused(request, reply);
+  if (route->path == "/is_paused") return reply->send(is_paused_response(engine_.snapshot()));
   reply->send(models(request.path));
 }
 
@@ -152,11 +169,34 @@ HttpResponse ApiServer::not_accepted(EnqueueOutcome outcome) const {
   return error_response(503, "the server is shutting down");
 }
 
+// The answer comes once the engine stands still.
+void ApiServer::set_paused(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
+  if (!is_plain_pause(request)) {
+    return reply->send(error_response(
+        400, fmt::format("{} keeps all requests (mode=keep) and takes no other mode, field or body",
+                         request.path)));
+  }
+  const auto answer = [this, reply] {
+    const EngineSnapshot snapshot = engine_.snapshot();
+    if (snapshot.state != EngineState::kReady) {
+      return reply->send(not_accepted(EnqueueOutcome::kNotServing));
+    }
+    HttpResponse response;
+    response.body = dump_json({{"status", snapshot.is_paused ? "paused" : "resumed"},
+                               {"weight_version", snapshot.version}});
+    reply->send(response);
+  };
+  if (!engine_.set_paused(request.path == "/pause", answer)) {
+    reply->send(not_accepted(EnqueueOutcome::kNotServing));
+  }
+}
+
 HttpResponse ApiServer::health() const {
   const EngineSnapshot snapshot = engine_.snapshot();
   if (snapshot.state != EngineState::kReady) return not_accepted(EnqueueOutcome::kNotServing);
   HttpResponse response;
-  response.body = dump_json({{"status", "ok"}, {"weight_version", snapshot.version}});
+  response.body = dump_json(
+      {{"status", snapshot.is_paused ? "paused" : "ok"}, {"weight_version", snapshot.version}});
   return response;
 }
 

@@ -22,7 +22,8 @@ struct ApiOptions {
 };
 
 /// The paths of the API over one engine: OpenAI's completions and chats, /generate, /v1/models,
-/// /health and /metrics. Borrows model and engine. Any thread may call any method.
+/// /health and /metrics; /pause and /resume for who swaps weights or machines. Borrows model and
+/// engine. Any thread may call any method.
 class ApiServer {
  public:
   ApiServer(ApiOptions options, const ServedModel& model, EngineThread& engine);
@@ -36,6 +37,7 @@ class ApiServer {
  private:
   void call(Endpoint endpoint, std::string_view body, const std::shared_ptr<HttpReply>& reply);
   HttpResponse not_accepted(EnqueueOutcome outcome) const;
+  void set_paused(const HttpRequest& request, const std::shared_ptr<HttpReply>& reply);
   HttpResponse health() const;
   HttpResponse models(const std::string& path) const;
   HttpResponse metrics(int64_t num_connections) const;

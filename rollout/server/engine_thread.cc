@@ -41,6 +41,15 @@ void EngineThread::cancel(uint64_t job) {
   wake_.notify_all();
 }
 
+bool EngineThread::set_paused(bool is_paused, std::function<void()> done) {
+  const std::lock_guard lock(mutex_);
+  if (is_closed_ || snapshot_.state != EngineState::kReady) return false;
+  wants_pause_ = is_paused;
+  pause_done_.push_back(std::move(done));
+  wake_.notify_all();
+  return true;
+}
+
 EngineSnapshot EngineThread::snapshot() const {
   const std::lock_guard lock(mutex_);
   EngineSnapshot snapshot = snapshot_;
@@ -59,6 +68,8 @@ void EngineThread::stop(Deadline deadline) {
   {
     std::unique_lock lock(mutex_);
     is_closed_ = true;
+    wants_pause_ = false;  // or what is open could not end
+    wake_.notify_all();
     fewer_.wait_until(lock, deadline.time(), [this] { return num_open_ == 0; });
   }
   thread_->request_stop();
@@ -74,6 +85,7 @@ void EngineThread::publish(EngineState state, const std::string& failure) {
   snapshot_.stats = served_.engine->stats();
   snapshot_.kv_slots = served_.engine->config().kv_slots;
   snapshot_.version = served_.engine->version();
+  snapshot_.is_paused = served_.engine->is_paused();
 }
 
 void EngineThread::run(const std::stop_token& stop) {
@@ -105,8 +117,10 @@ void EngineThread::end(std::exception_ptr failure) {
 void EngineThread::serve(const std::stop_token& stop) {
   while (take_arrivals(stop)) {
     end_late_jobs();
-    score_prompts();
-    served_.engine->step();
+    if (!served_.engine->is_paused()) {
+      score_prompts();
+      served_.engine->step();
+    }
     hand_out_finished();
     publish(EngineState::kReady);
   }
@@ -116,18 +130,34 @@ void EngineThread::serve(const std::stop_token& stop) {
 bool EngineThread::take_arrivals(const std::stop_token& stop) {
   std::deque<Arrival> arrivals;
   std::vector<uint64_t> cancelled;
+  std::vector<std::function<void()>> pause_done;
+  bool wants_pause = false;
   {
     std::unique_lock lock(mutex_);
-    if (jobs_.empty()) {
-      wake_.wait_for(lock, stop, kIdle,
-                     [this] { return !arrivals_.empty() || !cancelled_.empty(); });
+    const bool is_paused = served_.engine->is_paused();
+    if (jobs_.empty() || is_paused) {
+      wake_.wait_for(lock, stop, kIdle, [&] {
+        return !arrivals_.empty() || !cancelled_.empty() || !pause_done_.empty() ||
+               wants_pause_ != is_paused;
+      });
     }
     arrivals.swap(arrivals_);
     cancelled.swap(cancelled_);
+    pause_done.swap(pause_done_);
+    wants_pause = wants_pause_;
   }
   for (Arrival& arrival : arrivals) begin(std::move(arrival));
   for (const uint64_t job : cancelled) end_job(job, Error(ErrorCode::kCancelled, "cancelled"));
+  settle_pause(wants_pause, pause_done);
   return !stop.stop_requested();
+}
+
+void EngineThread::settle_pause(bool is_paused, const std::vector<std::function<void()>>& done) {
+  if (is_paused != served_.engine->is_paused()) {
+    is_paused ? served_.engine->pause() : served_.engine->resume();
+    publish(EngineState::kReady);
+  }
+  for (const auto& tell : done) tell();
 }
 
 void EngineThread::begin(Arrival arrival) {
@@ -221,11 +251,14 @@ void EngineThread::end_job(uint64_t number, const Error& error) {
 
 void EngineThread::end_all(const Error& error) {
   std::deque<Arrival> arrivals;
+  std::vector<std::function<void()>> pause_done;
   {
     const std::lock_guard lock(mutex_);
     is_closed_ = true;
     arrivals.swap(arrivals_);
+    pause_done.swap(pause_done_);
   }
+  for (const auto& tell : pause_done) tell();
   for (const Arrival& arrival : arrivals) {
     arrival.job.listener->failed(error);
     const std::lock_guard lock(mutex_);

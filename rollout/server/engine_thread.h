@@ -37,6 +37,7 @@ struct EngineSnapshot {
   EngineStats stats;
   int64_t kv_slots = 0;
   int64_t version = 0;
+  bool is_paused = false;
   int64_t open_samples = 0;  ///< submitted and not finished
 };
 
@@ -63,13 +64,20 @@ class EngineThread {
   /// Ends a job before its time; its listener hears of kCancelled. Nothing if it is over.
   void cancel(uint64_t job);
 
+  /// Stands still from the next step on, or goes on. Meanwhile jobs are accepted and wait, open
+  /// ones keep what they have, and their deadlines hold. `done` is called by the engine's thread
+  /// once that is so, or the engine has ended, and must be short; never if this returns false,
+  /// which it does unless the engine serves.
+  [[nodiscard]] bool set_paused(bool is_paused, std::function<void()> done);
+
   EngineSnapshot snapshot() const;
   int64_t capacity() const { return capacity_; }
   /// Rethrows what ended the thread, if something did.
   void check() const;
 
-  /// Accepts nothing more, waits until all jobs are over or until `deadline`, ends those left with
-  /// kUnavailable, and lets the engine go. Waits for a step, or for the model, that is under way.
+  /// Accepts nothing more, goes on if it is paused, waits until all jobs are over or until
+  /// `deadline`, ends those left with kUnavailable, and lets the engine go. Waits for a step, or
+  /// for the model, that is under way.
   void stop(Deadline deadline);
 
  private:
@@ -90,6 +98,7 @@ class EngineThread {
   void end(std::exception_ptr failure);
   void serve(const std::stop_token& stop);
   bool take_arrivals(const std::stop_token& stop);
+  void settle_pause(bool is_paused, const std::vector<std::function<void()>>& done);
   void begin(Arrival arrival);
   void end_late_jobs();
   void score_prompts();
@@ -115,15 +124,17 @@ class EngineThread {
   std::condition_variable_any wake_;
   std::condition_variable fewer_;
   std::condition_variable ended_;
-  std::deque<Arrival> arrivals_;          // guarded by mutex_
-  std::vector<uint64_t> cancelled_;       // guarded by mutex_
-  uint64_t next_job_ = 1;                 // guarded by mutex_
-  int64_t num_open_ = 0;                  // guarded by mutex_
-  bool is_closed_ = false;                // guarded by mutex_: accepts nothing more
-  std::exception_ptr failure_;            // guarded by mutex_
-  bool has_ended_ = false;                // guarded by mutex_
-  EngineSnapshot snapshot_;               // guarded by mutex_
-  std::optional<BackgroundTask> thread_;  // last member
+  std::deque<Arrival> arrivals_;                   // guarded by mutex_
+  std::vector<uint64_t> cancelled_;                // guarded by mutex_
+  bool wants_pause_ = false;                       // guarded by mutex_
+  std::vector<std::function<void()>> pause_done_;  // guarded by mutex_: told once it is so
+  uint64_t next_job_ = 1;                          // guarded by mutex_
+  int64_t num_open_ = 0;                           // guarded by mutex_
+  bool is_closed_ = false;                         // guarded by mutex_: accepts nothing more
+  std::exception_ptr failure_;                     // guarded by mutex_
+  bool has_ended_ = false;                         // guarded by mutex_
+  EngineSnapshot snapshot_;                        // guarded by mutex_
+  std::optional<BackgroundTask> thread_;           // last member
 };
 
 }  // namespace nibble

@@ -109,7 +109,9 @@ HttpRequest HttpConnection::head() const {
   const std::string target(message.target());
   HttpRequest request;
   request.method = std::string(message.method_string());
-  request.path = target.substr(0, target.find('?'));
+  const size_t mark = target.find('?');
+  request.path = target.substr(0, mark);
+  if (mark != std::string::npos) request.query = target.substr(mark + 1);
   request.authorization = std::string(message[http::field::authorization]);
   request.num_connections = host_.num_connections;
   return request;

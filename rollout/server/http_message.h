@@ -10,6 +10,7 @@ namespace nibble {
 struct HttpRequest {
   std::string method;           ///< "GET", "POST", ...
   std::string path;             ///< without the query
+  std::string query;            ///< what follows '?'; empty: nothing
   std::string authorization;    ///< header of that name
   std::string body;             ///< empty while only the head has been read
   int64_t num_connections = 0;  ///< that the server has

@@ -15,6 +15,8 @@ std::string engine_text(const EngineSnapshot& engine) {
   std::string text;
   text += metric("nibble_engine_ready", "gauge", "1 while requests are served.",
                  engine.state == EngineState::kReady ? 1 : 0);
+  text += metric("nibble_engine_paused", "gauge", "1 while nothing is computed, by /pause.",
+                 engine.is_paused ? 1 : 0);
   text += metric("nibble_samples_open", "gauge", "Samples and scored prompts not finished.",
                  engine.open_samples);
   text += metric("nibble_samples_running", "gauge", "Samples with a place in the KV cache.",

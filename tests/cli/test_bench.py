@@ -84,7 +84,7 @@ class BenchSync(CliTestCase):
 
     def test_alone_it_lists_what_there_is(self):
         names = [line.split()[0] for line in self.succeed("bench").splitlines()]
-        self.assertEqual(names[:3], ["decode", "prefill", "sync"])
+        self.assertEqual(names[:4], ["decode", "prefill", "serve", "sync"])
         self.assertIn("transaction", self.succeed("bench", "sync", "--help"))
         self.refuse("bench", "snyc", says=["unknown command 'snyc'", "'sync'"])
         self.refuse("bench", "sync", "--form", "dp2", says=["`bench sync`", "'--from'"])

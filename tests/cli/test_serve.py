@@ -385,6 +385,65 @@ class Operation(CliTestCase):
             self.assertNotIn("[DONE]", text)
             connection.close()
 
+    def test_a_paused_server_stands_still_and_goes_on_with_the_same_tokens(self):
+        fields = {"prompt": PROMPT, "max_tokens": 800, "seed": 2, "ignore_eos": True}
+        with Server(MODEL) as server:
+            want = server.post(COMPLETIONS, fields)["choices"][0]["text"]
+            drawn = server.metrics()["nibble_generated_tokens_total"]
+            connection = server.open()
+            connection.request("POST", COMPLETIONS, body=json.dumps({**fields, "stream": True}))
+            answer = connection.getresponse()
+            begun = answer.readline()
+            status, _, text = server.request("POST", "/pause?mode=keep")
+            self.assertEqual((status, json.loads(text)), (200, {"status": "paused", "weight_version": 1}))
+            self.assertEqual(server.request("POST", "/pause")[0], 200)
+            status, _, text = server.request("GET", "/health")
+            self.assertEqual((status, json.loads(text)["status"]), (200, "paused"))
+            self.assertEqual(json.loads(server.request("GET", "/is_paused")[2]), {"is_paused": True})
+            # A further request waits with the one under way.
+            waiting = server.open()
+            waiting.request("POST", COMPLETIONS, body=json.dumps({"prompt": PROMPT, "max_tokens": 1}))
+            server.wait_for_metric("nibble_samples_waiting", lambda waiting: waiting == 1)
+            before = server.metrics()
+            self.assertEqual(before["nibble_engine_paused"], 1)
+            self.assertEqual(before["nibble_samples_running"], 1)
+            self.assertEqual(server.metrics()["nibble_kv_slots_free"], before["nibble_kv_slots_free"])
+            self.assertEqual(before["nibble_generated_tokens_total"], drawn)
+            status, _, text = server.request("POST", "/resume", "{}")
+            self.assertEqual((status, json.loads(text)["status"]), (200, "resumed"))
+            stream = (begun + answer.read()).decode()
+            self.assertTrue(stream.endswith("data: [DONE]\n\n"))
+            events = [json.loads(line[6:]) for line in stream.split("\n\n")[:-2]]
+            self.assertEqual(joined_text(events)[0][0], want)
+            self.assertEqual(waiting.getresponse().status, 200)
+            waiting.close()
+            connection.close()
+            self.assertEqual(json.loads(server.request("GET", "/is_paused")[2]), {"is_paused": False})
+            self.assertEqual(json.loads(server.request("GET", "/health")[2])["status"], "ok")
+
+    def test_a_pause_of_another_kind_is_refused(self):
+        with Server(MODEL, "--api-key-env", "SERVE_KEY", env={"SERVE_KEY": "secret"}) as server:
+            key = {"Authorization": "Bearer secret"}
+            for path, body in (("/pause?mode=abort", None), ("/pause?mode=keep&clear_cache=true", None),
+                               ("/resume?mode=keep", None), ("/pause", '{"mode": "retract"}')):
+                status, _, text = server.request("POST", path, body, key)
+                self.assertEqual(status, 400, path)
+                self.assertIn("mode=keep", json.loads(text)["error"]["message"])
+            self.assertEqual(server.request("GET", "/pause", headers=key)[0], 405)
+            for path in ("/pause", "/resume"):
+                self.assertEqual(server.request("POST", path)[0], 401)
+            self.assertEqual(json.loads(server.request("GET", "/health")[2])["status"], "ok")
+
+    def test_a_signal_ends_a_pause_and_lets_open_requests_end(self):
+        with Server(MODEL) as server:
+            self.assertEqual(server.request("POST", "/pause")[0], 200)
+            connection = server.open()
+            connection.request("POST", COMPLETIONS, body=json.dumps({"prompt": PROMPT, "max_tokens": 9}))
+            server.wait_for_metric("nibble_samples_open", lambda open_: open_ == 1)
+            self.assertEqual(server.stop(), 0, server.log)
+            self.assertEqual(json.load(connection.getresponse())["usage"]["completion_tokens"], 9)
+            connection.close()
+
     def test_a_key_is_asked_for(self):
         with Server(MODEL, "--api-key-env", "SERVE_KEY", env={"SERVE_KEY": "secret"}) as server:
             body = json.dumps({"prompt": PROMPT, "max_tokens": 1})

@@ -184,6 +184,23 @@ class BadInput(JobTest):
             self.refused("'value 7value", "rollout.max_positions = 64",
                          arguments=settings(**{key: long}))
 
+    def test_held_out_sets_that_contradict_something_are_named(self):
+        data = self.write("held_out.jsonl", json.dumps({"prompt": "value 7", "label": "1"}))
+        long = self.write("long.jsonl", json.dumps({"prompt": "value 7" * 200, "label": "1"}))
+        no_data = settings(eval__data='""')
+        for sets, parts in ((f"[{{name: a, data: {data}}}, {{name: a, data: {data}}}]",
+                             ["eval.sets.1.name", "'a'"]),
+                            (f"[{{name: a b, data: {data}}}]", ["eval.sets.0.name", "'a b'"]),
+                            ("[{name: a, data: no/such.jsonl}]", ["eval.sets.0.data", "no/such.jsonl"]),
+                            (f"[{{name: a, data: {data}, max_new_tokens: 65}}]",
+                             ["eval.sets.0.max_new_tokens = 65", "rollout.max_positions = 64"]),
+                            (f"[{{name: a, data: {long}}}]", ["'value 7value"]),
+                            (f"[{{name: a, data: {data}, sample: 2}}]", ["sample", "samples"])):
+            with self.subTest(sets):
+                self.refused(*parts, arguments=[*no_data, *settings(eval__sets=sets)])
+        self.refused("eval.data", "eval.sets",
+                     arguments=settings(eval__sets=f"[{{name: a, data: {data}}}]"))
+
     # The machine.
 
     def test_a_port_in_use(self):

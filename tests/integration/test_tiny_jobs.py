@@ -3,7 +3,7 @@
 import unittest
 
 from nibble_job import (TINY_DENSE, TINY_MOE, JobTest, last_checkpoint, query, rank_bytes,
-                        read_metrics, settings)
+                        read_metrics, reproducible, settings)
 
 STEPS = 6
 FIGURES = {"step", "reward_mean", "kl_reference", "logprob_abs_diff_mean", "logprob_abs_diff_max",
@@ -81,6 +81,31 @@ class TinyJobs(JobTest):
 
     def test_tiny_moe_runs_end_to_end(self):
         self.check_job(TINY_MOE)
+
+    def test_several_held_out_sets_are_evaluated_each_in_its_way(self):
+        one = self.folder / "one"
+        self.train(one, *settings(run__steps=2))
+        several = self.folder / "several"
+        data = "configs/ci/data/digits.jsonl"
+        sets = (f"[{{name: same, data: {data}}}, {{name: greedy, data: {data}, samples: 1, "
+                f"temperature: 0, max_new_tokens: 3}}]")
+        self.train(several, *settings(run__steps=2, eval__data='""', eval__sets=sets))
+        steps, evals = read_metrics(several)
+        want_steps, want_evals = read_metrics(one)
+        self.assertEqual(reproducible(steps), reproducible(want_steps))
+        self.assertEqual([row["step"] for row in evals], [0, 2])
+        for row, want in zip(evals, want_evals, strict=True):
+            # The first set is sampled as the only one is.
+            self.assertEqual(row["eval_same_reward_mean"], want["eval_reward_mean"])
+            self.assertEqual((row["eval_same_samples"], row["eval_greedy_samples"]), (48, 24))
+            self.assertEqual(row["eval_samples"], 72)
+            self.assertAlmostEqual(row["eval_reward_mean"], (row["eval_same_reward_mean"] +
+                                                             row["eval_greedy_reward_mean"]) / 2)
+        series = query(several, "SELECT step, value FROM metrics WHERE name = "
+                                "'eval_greedy_reward_mean' ORDER BY step")
+        self.assertEqual(series, [(row["step"], row["eval_greedy_reward_mean"]) for row in evals])
+        shown = self.run_nibble("config", several / "config.yaml")
+        self.assertEqual(shown.out, (several / "config.yaml").read_text())
 
     def test_without_quantization_and_learning_the_kl_is_exactly_zero(self):
         directory = self.folder / "run"

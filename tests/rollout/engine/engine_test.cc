@@ -255,6 +255,54 @@ TEST_F(EngineTest, RecomputePolicyGoesOnAsIfTheNewWeightsHadComputedWhatThereIs)
   }
 }
 
+TEST_F(EngineTest, APausedEngineStandsStillAndGoesOnAsIfNothingHadBeen) {
+  serve();
+  for (int steps = 0; steps < 12; ++steps) {
+    submit_group(11, 3, 12);
+    for (int i = 0; i < steps; ++i) engine_.step();
+    const EngineStats before = engine_.stats();
+    engine_.pause();
+    engine_.pause();
+    EXPECT_TRUE(engine_.is_paused());
+    EXPECT_TRUE(engine_.has_work());
+    EXPECT_EQ(engine_.step(), 0);
+    EXPECT_EQ(engine_.stats().decoded_tokens, before.decoded_tokens);
+    EXPECT_EQ(engine_.stats().num_running, before.num_running);
+    EXPECT_EQ(engine_.stats().free_slots, before.free_slots);
+    submit_one(engine_, request_of(20, {9, 8}, 3));
+    EXPECT_EQ(engine_.step(), 0) << "a new request waits as well";
+    engine_.resume();
+    std::vector<Completion> got = finish_all(engine_);
+    ASSERT_EQ(got.size(), 4u);
+    // Draws depend on the sample, not on the id.
+    for (size_t i = 0; i < 3; ++i) {
+      GenerateRequest again = request_of(11 + i, {1, 2, 3, 4, 5}, 12);
+      submit_one(engine_, std::move(again));
+      const Completion alone = finish_all(engine_).at(0);
+      EXPECT_EQ(got[i].tokens, alone.tokens);
+      EXPECT_EQ(got[i].log_probs, alone.log_probs);
+    }
+  }
+}
+
+TEST_F(EngineTest, WeightsMayBeSwappedWhileItIsPaused) {
+  serve();
+  submit_group(1, 2, 8);
+  engine_.step();
+  engine_.step();
+  engine_.pause();
+  engine_.set_weights(borrowed(other_.weights), 2);
+  EXPECT_EQ(engine_.step(), 0);
+  EXPECT_TRUE(engine_.abort(2));
+  engine_.resume();
+  const std::vector<Completion> done = finish_all(engine_);
+  ASSERT_EQ(done.size(), 2u);
+  EXPECT_EQ(done[1].reason, FinishReason::kAborted);
+  EXPECT_EQ(done[0].versions.front(), 1);
+  EXPECT_EQ(done[0].versions.back(), 2);
+  EXPECT_TRUE(std::is_sorted(done[0].versions.begin(), done[0].versions.end()));
+}
+
 TEST_F(EngineTest, WithoutWeightsItWaitsAndGoesOnWithTheSameVersion) {
   serve(4);
   submit_group(1, 3, 8);

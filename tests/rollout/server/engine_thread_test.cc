@@ -117,6 +117,15 @@ class EngineThreadTest : public ::testing::Test {
     return job;
   }
 
+  // Returns once the engine's thread says that it is so; false if it does not serve.
+  bool set_paused(bool is_paused) {
+    std::promise<void> done;
+    auto is_done = done.get_future();
+    if (!thread_->set_paused(is_paused, [&done] { done.set_value(); })) return false;
+    EXPECT_EQ(is_done.wait_for(60s), std::future_status::ready);
+    return true;
+  }
+
   RandomModel model_{64, 3};
   kernels::Serial serial_;
   std::optional<EngineThread> thread_;
@@ -216,10 +225,67 @@ TEST_F(EngineThreadTest, StoppingWaitsForJobsUntilItsDeadline) {
   EXPECT_TRUE(recorder->failures_.empty());
 }
 
+TEST_F(EngineThreadTest, AJobThatIsPausedStandsStillAndEndsWithTheSameTokens) {
+  start();
+  const auto whole = std::make_shared<Recorder>();
+  (void)thread_->enqueue(job(whole, 4, 100));
+  ASSERT_TRUE(whole->wait_until([](const Recorder& r) { return r.done_.size() == 4; }));
+  const auto halted = std::make_shared<Recorder>();
+  halted->hold(true);
+  (void)thread_->enqueue(job(halted, 4, 100));
+  ASSERT_TRUE(halted->wait_until([](const Recorder& r) { return r.num_tokens_ > 0; }));
+  std::promise<void> paused;
+  ASSERT_TRUE(thread_->set_paused(true, [&paused] { paused.set_value(); }));
+  halted->hold(false);
+  ASSERT_EQ(paused.get_future().wait_for(60s), std::future_status::ready);
+  EXPECT_TRUE(thread_->snapshot().is_paused);
+  EXPECT_EQ(thread_->snapshot().state, EngineState::kReady);
+  const int64_t drawn = thread_->snapshot().stats.decoded_tokens;
+  const auto late = std::make_shared<Recorder>();
+  EXPECT_EQ(thread_->enqueue(job(late, 1, 5)).outcome, EnqueueOutcome::kAccepted);
+  ASSERT_TRUE(set_paused(true)) << "twice is once; the thread has looked for arrivals since";
+  EXPECT_EQ(thread_->snapshot().stats.decoded_tokens, drawn);
+  EXPECT_TRUE(halted->done_.empty());
+  ASSERT_TRUE(set_paused(false));
+  EXPECT_FALSE(thread_->snapshot().is_paused);
+  ASSERT_TRUE(halted->wait_until([](const Recorder& r) { return r.done_.size() == 4; }));
+  ASSERT_TRUE(late->wait_until([](const Recorder& r) { return r.done_.size() == 1; }));
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(halted->done_[i].tokens, whole->done_[i].tokens);
+    EXPECT_EQ(halted->done_[i].log_probs, whole->done_[i].log_probs);
+  }
+}
+
+TEST_F(EngineThreadTest, DeadlinesAndCancelsHoldWhileItIsPaused) {
+  start();
+  ASSERT_TRUE(set_paused(true));
+  const auto late = std::make_shared<Recorder>();
+  (void)thread_->enqueue(job(late, 2, 100, 10ms));
+  ASSERT_TRUE(late->wait_until([](const Recorder& r) { return !r.failures_.empty(); }));
+  EXPECT_EQ(late->failures_, std::vector{ErrorCode::kDeadlineExceeded});
+  const auto cancelled = std::make_shared<Recorder>();
+  thread_->cancel(thread_->enqueue(job(cancelled, 2, 100)).job);
+  ASSERT_TRUE(cancelled->wait_until([](const Recorder& r) { return !r.failures_.empty(); }));
+  EXPECT_EQ(cancelled->failures_, std::vector{ErrorCode::kCancelled});
+  EXPECT_EQ(thread_->snapshot().stats.prompt_tokens, 0);
+}
+
+TEST_F(EngineThreadTest, StoppingGoesOnFromAPauseSoThatJobsEnd) {
+  start();
+  ASSERT_TRUE(set_paused(true));
+  const auto recorder = std::make_shared<Recorder>();
+  (void)thread_->enqueue(job(recorder, 3, 20));
+  thread_->stop(Deadline::after(60s));
+  EXPECT_EQ(recorder->done_.size(), 3u);
+  EXPECT_TRUE(recorder->failures_.empty());
+  EXPECT_FALSE(set_paused(true)) << "it serves no more";
+}
+
 TEST_F(EngineThreadTest, NothingIsServedWhileTheModelLoads) {
   std::promise<void> may_load;
   start(may_load.get_future().share());
   EXPECT_EQ(thread_->snapshot().state, EngineState::kLoading);
+  EXPECT_FALSE(set_paused(true));
   EXPECT_EQ(thread_->enqueue(job(std::make_shared<Recorder>(), 1, 1)).outcome,
             EnqueueOutcome::kNotServing);
   may_load.set_value();

@@ -175,12 +175,15 @@ TEST_F(HttpServerTest, AStreamThatNobodyReadsIsGivenUp) {
         for (int i = 0; i < 64; ++i) reply->write(std::string(1 << 20, 'x'));
         const std::lock_guard lock(mutex_);
         kept_ = reply;
+        changed_.notify_all();
       },
       options);
   const Client client(server_->port());
   client.send("GET / HTTP/1.1\r\n\r\n");
   std::unique_lock lock(mutex_);
   EXPECT_TRUE(changed_.wait_for(lock, 60s, [this] { return is_gone_; }));
+  // The handler may still be writing; its reply must go before the server does.
+  EXPECT_TRUE(changed_.wait_for(lock, 60s, [this] { return kept_ != nullptr; }));
   kept_.reset();
 }
 
