@@ -165,7 +165,8 @@ TEST(DraftPolicy, OfADraftThatIsSeldomSureOnlyWhatIsCheckedCounts) {
 // Says the same always.
 class Parrot final : public Drafter {
  public:
-  Parrot(std::vector<DraftToken> guesses, int64_t& asked) : guesses_(guesses), asked_(asked) {}
+  Parrot(std::vector<DraftToken> guesses, int64_t& asked)
+      : guesses_(std::move(guesses)), asked_(asked) {}
   void begin(const GenerateRequest&, std::span<const int32_t>, std::span<const int32_t>) override {}
   void extend(uint64_t, int32_t) override {}
   void end(uint64_t, bool) override {}
