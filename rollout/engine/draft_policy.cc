@@ -69,11 +69,19 @@ double DraftPolicy::model_gain(double chance, double cost) const {
 }
 
 void DraftPolicy::observe_draft(int64_t num_tokens, int64_t num_guesses, double ms, bool is_try) {
+  if (!is_try) try_after_ = kTryEvery;
   if (num_tokens <= 2 * num_guesses) draft_times_.observe(num_tokens, ms);
   if (!draft_times_.is_known()) return;
   const double guessing_ms = draft_times_.at_ms(num_guesses);
   draft_ms_ = kFadeDrafts * draft_ms_ + (is_try ? guessing_ms : ms);
   guessing_ms_ = kFadeDrafts * guessing_ms_ + guessing_ms;
+}
+
+bool DraftPolicy::tries_model() {
+  if (++num_refused_ < try_after_) return false;
+  num_refused_ = 0;
+  try_after_ = std::min(2 * try_after_, kTrySeldom);
+  return true;
 }
 
 double DraftPolicy::draft_ms(int64_t num_guesses) const {

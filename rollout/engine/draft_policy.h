@@ -58,11 +58,13 @@ class DraftPolicy {
   double draft_ms(int64_t num_guesses) const;
   /// Of a further guess in it.
   double draft_slope_ms() const { return draft_times_.slope_ms() * overhead(); }
-  /// Whether the model guesses now although that does not pay, to learn whether it would.
-  bool tries_model() { return ++num_refused_ % kTryEvery == 0; }
+  /// Whether the model guesses now although that does not pay, to learn whether it would: the less
+  /// often the longer it has not.
+  bool tries_model();
 
  private:
-  static constexpr uint64_t kTryEvery = 64;
+  static constexpr int kTryEvery = 64;
+  static constexpr int kTrySeldom = 1024;
   struct Count {
     double yes = 1.5, all = 2.0;  // trying first
     void observe(bool came_true);
@@ -79,7 +81,8 @@ class DraftPolicy {
   // without anything to catch up with.
   double draft_ms_ = 1.0, guessing_ms_ = 1.0;
   uint64_t num_asked_ = 0;
-  uint64_t num_refused_ = 0;
+  int num_refused_ = 0;        // rounds of the draft model, since the last
+  int try_after_ = kTryEvery;  // so many
 };
 
 }  // namespace nibble

@@ -115,11 +115,18 @@ TEST(DraftPolicy, WhatADraftHasToCatchUpWithCountsAsItsCost) {
   EXPECT_NEAR(policy.draft_ms(4), before, 0.1);
 }
 
-TEST(DraftPolicy, OneRefusalIn64IsATry) {
+TEST(DraftPolicy, TriesADraftThatDoesNotPayLessAndLessOften) {
   DraftPolicy policy;
-  int tries = 0;
-  for (int i = 0; i < 640; ++i) tries += policy.tries_model() ? 1 : 0;
-  EXPECT_EQ(tries, 10);
+  const auto refusals_to_a_try = [&] {
+    int refusals = 1;
+    while (!policy.tries_model()) ++refusals;
+    return refusals;
+  };
+  for (const int want : {64, 128, 256, 512, 1024, 1024}) EXPECT_EQ(refusals_to_a_try(), want);
+  policy.observe_draft(4, 4, 1.0, true);
+  EXPECT_EQ(refusals_to_a_try(), 1024);
+  policy.observe_draft(4, 4, 1.0, false);  // one that pays
+  EXPECT_EQ(refusals_to_a_try(), 64);
 }
 
 TEST(DraftPolicy, GuessesOfAModelAreCountedByItsProbability) {
@@ -158,7 +165,8 @@ TEST(DraftPolicy, OfADraftThatIsSeldomSureOnlyWhatIsCheckedCounts) {
 // Says the same always.
 class Parrot final : public Drafter {
  public:
-  Parrot(std::vector<DraftToken> guesses, int64_t& asked) : guesses_(guesses), asked_(asked) {}
+  Parrot(std::vector<DraftToken> guesses, int64_t& asked)
+      : guesses_(std::move(guesses)), asked_(asked) {}
   void begin(const GenerateRequest&, std::span<const int32_t>, std::span<const int32_t>) override {}
   void extend(uint64_t, int32_t) override {}
   void end(uint64_t, bool) override {}

@@ -568,9 +568,10 @@ TEST(ModelDrafter, PairsFollowTheExactProbabilitiesWithTheGuessesOfAnotherModel)
     requests.push_back(std::move(request));
   }
   submit_all(*engine, std::move(requests));
-  std::vector<int> seen(kFew * kFew, 0);
+  std::vector<int> seen(size_t{kFew} * kFew, 0);
   for (const Completion& done : finish_all(*engine)) {
-    ++seen[static_cast<size_t>(done.tokens.at(0) * kFew + done.tokens.at(1))];
+    const auto first = static_cast<size_t>(done.tokens.at(0));
+    ++seen[first * kFew + static_cast<size_t>(done.tokens.at(1))];
   }
   EXPECT_GT(engine->stats().guessed_tokens, kDraws / 2);
   EXPECT_GT(engine->stats().accepted_tokens, kDraws / 20);
