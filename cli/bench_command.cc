@@ -139,7 +139,8 @@ void add_engine_benches(CLI::App& command, CommandContext& context) {
   add_engine_bench_flags(*decode, *decode_flags, true);
   decode->footer(
       "weight_gb_per_s counts what a step reads of the weights; share_of_stream is its part of "
-      "what\nmemory gives to plain reads in the same run. Steps with prompts are not counted.\n"
+      "what\nmemory gives to plain reads in the same run. Steps with prompts are not counted. "
+      "swap_ms:\nthe longest of five swaps of weights in the middle of a batch.\n"
       "Example:\n  nibble bench decode --model models/Qwen3-0.6B-int4 --batch 1,8,32 --json");
   decode->callback([decode_flags, &context] {
     context.run = [decode_flags] {

@@ -105,6 +105,29 @@ std::vector<Completion> run_batch(Engine& engine, std::vector<GenerateRequest> r
   return done;
 }
 
+// The longest of a few swaps of weights in the middle of a batch, which goes on.
+double longest_swap_ms(Engine& engine, const LoadedModel& model, const EngineBenchFlags& flags,
+                       int64_t batch) {
+  constexpr int kSwaps = 5;
+  double longest = 0.0;
+  for (int i = 0; i < kSwaps; ++i) {
+    if (engine.submit(random_requests(model, flags, 0, batch)) != SubmitOutcome::kAccepted) {
+      fail(ErrorCode::kInternal, "the engine refuses the batch");
+    }
+    const int64_t before = engine.stats().decoded_tokens;
+    while (engine.has_work() &&
+           engine.stats().decoded_tokens < before + batch * flags.new_tokens / 2) {
+      engine.step();
+    }
+    const Stopwatch watch;
+    engine.set_weights(model.weights, engine.version() + 1);
+    longest = std::max(longest, watch.elapsed_ms());
+    while (engine.has_work()) engine.step();
+    engine.take_finished();
+  }
+  return longest;
+}
+
 // In `fast` numerics on a GPU, products depend on the number of rows.
 void check_against_alone(const LoadedModel& model, const EngineBenchFlags& flags) {
   if (model.gpu && numerics(flags.model) == Numerics::kFast) return;
@@ -156,7 +179,8 @@ double median(std::vector<double> values) {
 }
 
 void print_decode(const EngineBenchFlags& flags, const LoadedModel& model, int64_t batch,
-                  const Times& times, const EngineTotals& stats, double stream_gb_per_s) {
+                  const Times& times, const EngineTotals& stats, double swap_ms,
+                  double stream_gb_per_s) {
   const double seconds = times.decode_s();
   const double rate = static_cast<double>(times.decoded) / seconds;
   const double steps_per_s = static_cast<double>(times.decode_ms.size()) / seconds;
@@ -170,7 +194,8 @@ void print_decode(const EngineBenchFlags& flags, const LoadedModel& model, int64
                       {"new_tokens", flags.new_tokens},
                       {"tokens_per_s", rate},
                       {"ms_per_step_median", median(times.decode_ms)},
-                      {"weight_gb_per_s", weight_rate}};
+                      {"weight_gb_per_s", weight_rate},
+                      {"swap_ms", swap_ms}};
   if (!model.gpu) {
     line["threads"] = ops::num_threads();
     line["stream_gb_per_s"] = stream_gb_per_s;
@@ -250,7 +275,8 @@ void run_decode_bench(const EngineBenchFlags& flags) {
       run_batch(*engine, std::move(requests), times);
     }
     const EngineTotals done = engine->stats().since(before);
-    print_decode(flags, *model, batch, times, done, stream);
+    const double swap_ms = longest_swap_ms(*engine, *model, flags, batch);
+    print_decode(flags, *model, batch, times, done, swap_ms, stream);
   }
 }
 

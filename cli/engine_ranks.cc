@@ -59,6 +59,7 @@ void run_on_ranks(ModelFlags& flags, const std::function<void()>& body) {
   check_model_flags(flags);
   if (!flags.has_ranks()) return body();
   std::vector<ForkedRank> ranks;
+  ranks.reserve(static_cast<size_t>(flags.tensor));
   for (int r = 0; r < flags.tensor; ++r) {
     ranks.push_back({"rank " + std::to_string(r), [&flags, &body, r](int port) {
                        flags.rank = {r, port};

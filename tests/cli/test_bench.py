@@ -136,6 +136,7 @@ class BenchEngine(CliTestCase):
         for line in lines:
             self.assertEqual((line["bench"], line["device"], line["n"]), ("decode", "cpu", 2))
             self.assertGreater(line["tokens_per_s"], 0)
+            self.assertGreater(line["swap_ms"], 0)
             self.assertTrue(math.isclose(line["share_of_stream"],
                                          line["weight_gb_per_s"] / line["stream_gb_per_s"]))
             self.assertNotIn("guessed_tokens", line)

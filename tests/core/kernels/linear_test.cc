@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -160,7 +161,7 @@ TEST(Dequantize, IsExactOnEveryIsa) {
     isa_table(isa).dequantize(matrix.view, weight.data(), Serial());
     for (size_t i = 0; i < weight.size(); ++i) {
       const float want = quant::bf16_to_float(matrix.bf16[i]);
-      ASSERT_EQ(std::memcmp(&weight[i], &want, 4), 0) << i;
+      ASSERT_EQ(std::bit_cast<uint32_t>(weight[i]), std::bit_cast<uint32_t>(want)) << i;
     }
   }
 }
@@ -182,7 +183,8 @@ TEST(Dequantize, CoversEveryCodeUnderEveryScale) {
       for (size_t i = 0; i < 32; ++i) {
         const float want =
             quant::bf16_to_float(quant::dequantize_code(code[i], quant::bf16_to_float(scale_bits)));
-        ASSERT_EQ(std::memcmp(&weight[i], &want, 4), 0) << bits << " " << i;
+        ASSERT_EQ(std::bit_cast<uint32_t>(weight[i]), std::bit_cast<uint32_t>(want))
+            << bits << " " << i;
       }
     }
   }
