@@ -120,6 +120,7 @@ void run_eval(const EvalFlags& flags) {
     generator.step();
     while (const auto samples = generator.take_next()) marks.add(*samples);
   }
+  generator.finish();
   const EvalStats stats = summarize_rewards(marks.rewards(), flags.sampling.samples);
   if (flags.json) {
     fmt::print("{}\n", stats_json(flags, stats, marks.tokens()));

@@ -52,7 +52,7 @@ void check_flags(const ServeFlags& flags) {
   check_range("--max-positions", flags.engine.max_positions, 1, int64_t{1} << 24);
   check_range("--kv-tokens", flags.engine.kv_tokens, 1, int64_t{1} << 28);
   check_range("--max-draft-tokens", flags.engine.max_draft_tokens, 0, 256);
-  check_draft_flags(flags.engine.draft_model, flags.engine.max_draft_tokens);
+  check_draft_flags(flags.engine.draft, flags.engine.max_draft_tokens);
   check_range("--max-body-mb", flags.max_body_mb, 1, 1024);
   check_range("--max-connections", flags.max_connections, 1, 1 << 16);
   check_range("--request-timeout", flags.request_timeout_s, 1, 1'000'000);
@@ -164,10 +164,7 @@ void add_flags(CLI::App& command, ServeFlags& flags) {
       .add_option("--max-draft-tokens", flags.engine.max_draft_tokens,
                   "tokens guessed from the prompt and other answers; changes no answer; 0: none")
       ->capture_default_str();
-  command.add_option(
-      "--draft-model", flags.engine.draft_model,
-      "Hugging Face directory, BF16 or INT4, of a small model with the same tokenizer that "
-      "guesses tokens beside look-up (with --max-draft-tokens)");
+  add_draft_flags(command, flags.engine.draft);
   command.add_option("--max-body-mb", flags.max_body_mb, "largest request, in MiB")
       ->capture_default_str();
   command.add_option("--max-connections", flags.max_connections, "open at a time")

@@ -41,13 +41,14 @@ kernels::WeightView HeadWeights::weight(int64_t parameter) const {
 }
 
 std::unique_ptr<ResidentWeights> own_head_weights(const ParameterTable& table,
-                                                  std::vector<StoredParameter> own) {
+                                                  std::vector<StoredParameter> own,
+                                                  DeviceKind device) {
   NIBBLE_CHECK(std::ssize(own) == table.size(), "{} parameters for a head of {}", own.size(),
                table.size());
   // Shared: weights that nobody writes to any more.
   return std::make_unique<ResidentWeights>(
       table, plan_bf16(table), std::make_shared<const std::vector<StoredParameter>>(std::move(own)),
-      DeviceKind::kCpu);
+      device);
 }
 
 std::unique_ptr<ResidentWeights> random_head_weights(const ParameterTable& table, uint64_t seed) {

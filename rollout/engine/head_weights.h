@@ -36,10 +36,11 @@ class HeadWeights final : public ops::WeightSource {
   const std::shared_ptr<const ops::WeightSource> of_model_;  // shared: as an engine's
 };
 
-/// A head's own weights in BF16, on the CPU; empty where the model's take their place.
+/// A head's own weights in BF16 on a device; empty where the model's take their place.
 ///   table  of the head; must outlive the result
 std::unique_ptr<ResidentWeights> own_head_weights(const ParameterTable& table,
-                                                  std::vector<StoredParameter> own);
+                                                  std::vector<StoredParameter> own,
+                                                  DeviceKind device = DeviceKind::kCpu);
 /// Norms of 1 and matrices of small random values: to be trained. The same for the same seed.
 std::unique_ptr<ResidentWeights> random_head_weights(const ParameterTable& table, uint64_t seed);
 
