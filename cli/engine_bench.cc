@@ -50,7 +50,9 @@ std::unique_ptr<Engine> engine_for(const LoadedModel& model, const EngineBenchFl
   // A block more for each: a sequence may end within one.
   config.kv_slots = batch * (config.max_positions + config.block_tokens);
   config.max_requests = std::max<int64_t>(batch, 16);
-  return make_engine(model, flags.model, config, flags.draft_model, LookUp::kNever);
+  Drafts drafts = load_drafts(model, flags.model, flags.draft);
+  drafts.look_up = LookUp::kNever;
+  return make_engine(model, flags.model, config, drafts);
 }
 
 std::vector<GenerateRequest> random_requests(const LoadedModel& model,
@@ -241,10 +243,7 @@ void add_engine_bench_flags(CLI::App& command, EngineBenchFlags& flags, bool is_
         ->capture_default_str();
     command.add_flag("--guess-always", flags.guess_always,
                      "check all guesses, also those that do not pay");
-    command.add_option(
-        "--draft-model", flags.draft_model,
-        "Hugging Face directory of a model that guesses alone, without look-up (with "
-        "--max-draft-tokens)");
+    add_draft_flags(command, flags.draft, LookUp::kNever);
   }
   command.add_option("--prompt-tokens", flags.prompt_tokens, "of random prompts")
       ->capture_default_str();
@@ -257,7 +256,7 @@ void run_decode_bench(const EngineBenchFlags& flags) {
   const auto model = load_model(flags.model);
   check_flags(flags, *model);
   check_range("--max-draft-tokens", flags.max_draft_tokens, 0, 256);
-  check_draft_flags(flags.draft_model, flags.max_draft_tokens);
+  check_draft_flags(flags.draft, flags.max_draft_tokens);
   check_against_alone(*model, flags);
   const double stream = model->gpu ? 0.0 : memory_read_gb_per_s(ops::torch_parallel());
   for (const int64_t batch : flags.batches) {

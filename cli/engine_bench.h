@@ -1,10 +1,10 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <string>
 #include <vector>
 
+#include "cli/draft_flags.h"
 #include "cli/model_flags.h"
 
 namespace CLI {
@@ -22,7 +22,7 @@ struct EngineBenchFlags {
   int64_t rounds = 3;
   int64_t max_draft_tokens = 0;
   bool guess_always = false;
-  std::filesystem::path draft_model;  ///< guesses alone, without look-up; empty: look-up does
+  DraftFlags draft;  ///< guesses alone, without look-up; empty: look-up does
   float temperature = 1.0f;
   bool json = false;
 };

@@ -77,6 +77,7 @@ void run_generate(const GenerateFlags& flags) {
     if (any) output.flush();
   }
   output.finish();
+  generator.finish();
 }
 
 }  // namespace

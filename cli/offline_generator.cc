@@ -7,6 +7,7 @@
 
 #include "cli/model_engine.h"
 #include "core/base/fail.h"
+#include "core/base/log.h"
 #include "rollout/text_stop.h"
 
 namespace nibble {
@@ -38,6 +39,12 @@ EngineConfig engine_config(const LoadedModel& model, const SamplingFlags& flags)
   return config;
 }
 
+void check_is_on_cpu(const LoadedModel& model) {
+  if (!model.gpu) return;
+  fail(ErrorCode::kUnimplemented,
+       "--train-draft-head trains on the CPU, where the model must be too; give --device cpu");
+}
+
 }  // namespace
 
 void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
@@ -65,10 +72,10 @@ void add_sampling_flags(CLI::App& command, SamplingFlags& flags) {
       .add_option("--max-draft-tokens", flags.max_draft_tokens,
                   "tokens of a sample guessed ahead in a step; the samples stay the same; 0: none")
       ->capture_default_str();
-  command.add_option(
-      "--draft-model", flags.draft_model,
-      "Hugging Face directory, BF16 or INT4, of a small model with the same tokenizer that "
-      "guesses tokens beside look-up (with --max-draft-tokens)");
+  add_draft_flags(command, flags.draft);
+  command.add_option("--train-draft-head", flags.train_draft_head,
+                     "directory to write the --draft-head to after training it on what is drawn "
+                     "meanwhile; changes no sample; on a CPU");
   command.add_option("--kv-tokens", flags.kv_tokens, "capacity of the KV cache, in tokens")
       ->capture_default_str();
 }
@@ -84,7 +91,13 @@ void check_sampling_flags(const SamplingFlags& flags) {
     fail(ErrorCode::kInvalidArgument, "--max-draft-tokens is {}; it must be from 0 to {}",
          flags.max_draft_tokens, kMaxDraft);
   }
-  check_draft_flags(flags.draft_model, flags.max_draft_tokens);
+  check_draft_flags(flags.draft, flags.max_draft_tokens);
+  if (!flags.train_draft_head.empty() && flags.draft.draft_head.empty()) {
+    fail(ErrorCode::kInvalidArgument,
+         "--train-draft-head '{}' trains nothing without --draft-head; give both, such as "
+         "--draft-head random",
+         flags.train_draft_head.string());
+  }
   if (flags.seed < 0) {
     fail(ErrorCode::kInvalidArgument, "--seed is {}; it must be at least 0", flags.seed);
   }
@@ -109,7 +122,14 @@ OfflineGenerator::OfflineGenerator(const LoadedModel& model, const TextCodec& co
       max_position_(model.spec.config.max_position),
       limit_(position_limit(model, flags)),
       vocab_(model.spec.config.vocab),
-      engine_(make_engine(model, flags.model, engine_config(model, flags), flags.draft_model)) {
+      weights_(model.weights) {
+  Drafts drafts = load_drafts(model, flags.model, flags.draft);
+  if (!flags.train_draft_head.empty()) {
+    check_is_on_cpu(model);
+    coach_ = std::make_unique<HeadCoach>(drafts.head, model.spec, HeadCoach::Options());
+    drafts.examples = &coach_->examples();
+  }
+  engine_ = make_engine(model, flags.model, engine_config(model, flags), drafts);
   if (!flags.stop.empty()) (void)codec.tokenizer();
 }
 
@@ -158,6 +178,7 @@ void OfflineGenerator::submit(std::vector<int32_t> prompt, const std::string& wh
 
 void OfflineGenerator::step() {
   engine_->step();
+  if (coach_) coach_->after_step(*engine_, *weights_);
   for (Completion& done : engine_->take_finished()) {
     const auto samples = static_cast<uint64_t>(flags_.samples);
     Group& group = groups_[done.id / samples - first_prompt_];
@@ -172,6 +193,17 @@ std::optional<std::vector<Completion>> OfflineGenerator::take_next() {
   groups_.pop_front();
   ++first_prompt_;
   return samples;
+}
+
+void OfflineGenerator::finish() const {
+  if (!coach_) return;
+  coach_->save(flags_.train_draft_head);
+  get_logger("draft")->info(
+      "trained the draft head in {} steps, cross-entropy {:.3f}, {:.1f} MB of host memory; it is "
+      "in "
+      "'{}'",
+      coach_->num_steps(), coach_->loss(), static_cast<double>(coach_->num_bytes()) / 1e6,
+      flags_.train_draft_head.string());
 }
 
 }  // namespace nibble

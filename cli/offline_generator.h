@@ -8,10 +8,12 @@
 #include <string>
 #include <vector>
 
+#include "cli/draft_flags.h"
 #include "cli/model_flags.h"
 #include "cli/text_codec.h"
 #include "core/kernels/log_softmax.h"
 #include "rollout/engine/engine.h"
+#include "rollout/head_coach.h"
 
 namespace nibble {
 
@@ -28,7 +30,8 @@ struct SamplingFlags {
   int64_t max_positions = 4096;  ///< prompt and response, less if the model takes less
   int64_t kv_tokens = 16384;
   int64_t max_draft_tokens = 0;
-  std::filesystem::path draft_model;  ///< empty: none
+  DraftFlags draft;
+  std::filesystem::path train_draft_head;  ///< where the trained head is written; empty: none is
 };
 
 /// Declares all of them. `flags` outlives the parse.
@@ -53,6 +56,8 @@ class OfflineGenerator {
   void step();
   /// The samples of the next prompt in order of submission, once all of them are there.
   std::optional<std::vector<Completion>> take_next();
+  /// Writes the draft head that was trained meanwhile, if one was.
+  void finish() const;
 
  private:
   struct Group {
@@ -65,9 +70,11 @@ class OfflineGenerator {
   const int64_t max_position_;  // of the model
   const int64_t limit_;         // positions that one sequence may take
   const int64_t vocab_;
-  std::unique_ptr<Engine> engine_;
-  std::deque<Group> groups_;   // submitted and not taken
-  uint64_t first_prompt_ = 0;  // number of groups_.front()
+  std::shared_ptr<const ops::WeightSource> weights_;  // shared: as the engine's
+  std::unique_ptr<HeadCoach> coach_;                  // null: no head is trained
+  std::unique_ptr<Engine> engine_;                    // after what it borrows from
+  std::deque<Group> groups_;                          // submitted and not taken
+  uint64_t first_prompt_ = 0;                         // number of groups_.front()
 };
 
 }  // namespace nibble

@@ -78,10 +78,7 @@ void add_flags(CLI::App& command, ServeCommandFlags& flags) {
       .add_option("--max-draft-tokens", flags.engine.max_draft_tokens,
                   "tokens guessed from the prompt and other answers; changes no answer; 0: none")
       ->capture_default_str();
-  command.add_option(
-      "--draft-model", flags.engine.draft_model,
-      "Hugging Face directory, BF16 or INT4, of a small model with the same tokenizer that "
-      "guesses tokens beside look-up (with --max-draft-tokens)");
+  add_draft_flags(command, flags.engine.draft);
   command.add_option("--max-body-mb", flags.max_body_mb, "largest request, in MiB")
       ->capture_default_str();
   command.add_option("--max-connections", flags.max_connections, "open at a time")

@@ -29,7 +29,8 @@ ServedEngine make_served_engine(const ServeEngineFlags& flags,
                                 const std::shared_ptr<const LoadedModel>& model) {
   ServedEngine served;
   served.model = model;
-  served.engine = make_engine(*model, flags.model, engine_config(flags, *model), flags.draft_model);
+  served.engine = make_engine(*model, flags.model, engine_config(flags, *model),
+                              load_drafts(*model, flags.model, flags.draft));
   served.make_scorer = [model, flags] {
     return std::make_unique<GivenScorer>(model->spec, step_runner_factory(*model, flags.model, {}),
                                          *model->weights,

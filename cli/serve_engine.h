@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "cli/draft_flags.h"
 #include "cli/model_flags.h"
 #include "rollout/server/engine_thread.h"
 
@@ -15,8 +16,8 @@ struct ServeEngineFlags {
   int64_t max_queued = 256;      ///< samples that wait beside those that run
   int64_t max_positions = 4096;  ///< of one sequence; less if the model takes less
   int64_t kv_tokens = 16384;
-  int64_t max_draft_tokens = 0;       ///< guessed in one step of a sample; 0: none
-  std::filesystem::path draft_model;  ///< guesses beside look-up; empty: none
+  int64_t max_draft_tokens = 0;  ///< guessed in one step of a sample; 0: none
+  DraftFlags draft;
 
   int64_t capacity() const { return max_running + max_queued; }
 };

@@ -68,7 +68,7 @@ void check_serve_flags(const ServeFlags& flags) {
   check_range("--max-positions", flags.engine.max_positions, 1, int64_t{1} << 24);
   check_range("--kv-tokens", flags.engine.kv_tokens, 1, int64_t{1} << 28);
   check_range("--max-draft-tokens", flags.engine.max_draft_tokens, 0, 256);
-  check_draft_flags(flags.engine.draft_model, flags.engine.max_draft_tokens);
+  check_draft_flags(flags.engine.draft, flags.engine.max_draft_tokens);
   check_range("--max-body-mb", flags.max_body_mb, 1, 1024);
   check_range("--max-connections", flags.max_connections, 1, 1 << 16);
   check_range("--request-timeout", flags.request_timeout_s, 1, 1'000'000);

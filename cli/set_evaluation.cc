@@ -75,6 +75,7 @@ SetResult evaluate_set(const EvalSet& set, const LoadedModel& model, const TextC
     generator.step();
     while (const auto samples = generator.take_next()) marks.add(*samples);
   }
+  generator.finish();
   return marks.finish();
 }
 

@@ -33,7 +33,8 @@ int64_t arena_floats_per_token(const ModelConfig& config) {
   const MoeConfig& moe = config.moe;
   const int64_t routed = 3 * config.hidden + 2 * moe.num_experts + moe.top_k +
                          moe.top_k * (2 * config.hidden + 3 * moe.intermediate);
-  return attention + std::max(dense, routed) + config.hidden;
+  const int64_t joined = config.joins_hidden ? 6 * config.hidden : 0;
+  return std::max(joined, attention + std::max(dense, routed) + config.hidden);
 }
 
 int64_t arena_floats(const ModelConfig& whole, const ModelConfig& own, int64_t max_tokens,
@@ -92,6 +93,9 @@ const float* ArenaExecutor::run(const ArenaStep& step, const ops::WeightSource& 
                  "token {}: id {}, position {}, slot {}", i, step.tokens[i], step.position[i],
                  step.slot[i]);
   }
+  NIBBLE_CHECK(
+      std::ssize(step.joined) == (spec_.table.join.exists() ? tokens * spec_.config.hidden : 0),
+      "{} values to join with {} tokens", step.joined.size(), tokens);
   step_ = &step;
   num_tokens_ = step.tokens.size();
   weights_ = &weights;
@@ -136,6 +140,23 @@ ArenaExecutor::Value ArenaExecutor::embed(int64_t parameter) {
   const kernels::WeightView w = weights_->weight(parameter);
   kernels::embed(step_->tokens.data(), static_cast<int64_t>(step_->tokens.size()), w.bf16(), w.cols,
                  residual_.data(), parallel_);
+  return residual_.data();
+}
+
+ArenaExecutor::Value ArenaExecutor::join_hidden(Value embedded, const HiddenJoin& join) {
+  const auto tokens = static_cast<int64_t>(step_->tokens.size());
+  const int64_t hidden = spec_.config.hidden;
+  float* given = allocate(hidden, tokens);
+  std::copy(step_->joined.begin(), step_->joined.end(), given);
+  const Value parts[] = {rms_norm(embedded, join.embedding_norm),
+                         rms_norm(given, join.hidden_norm)};
+  float* both = allocate(2 * hidden, tokens);
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t i = 0; i < 2; ++i) {
+      std::copy_n(parts[i] + t * hidden, hidden, both + (2 * t + i) * hidden);
+    }
+  }
+  std::copy_n(linear(both, join.projection), tokens * hidden, residual_.data());
   return residual_.data();
 }
 

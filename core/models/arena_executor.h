@@ -24,6 +24,8 @@ struct ArenaStep {
   std::span<const int32_t> position;  ///< [T]
   std::span<const int32_t> slot;      ///< [T]: cache slot that receives this token's key and value
   kernels::KeyIndex keys;             ///< rows are cache slots; include the token's own
+  /// float32 [T, hidden]: of a draft head, the state of its model before each token; else empty.
+  std::span<const float> joined = {};
 };
 
 /// Runs a decoder over static buffers and a KV cache (run_decoder): nothing is allocated after
@@ -54,6 +56,7 @@ class ArenaExecutor {
 
   // The operations of run_layer().
   Value embed(int64_t parameter);
+  Value join_hidden(Value embedded, const HiddenJoin& join);
   void enter_layer(int64_t layer, Value& residual);
   void leave_layer(int64_t layer, Value& residual) const;
   Value rms_norm(Value x, int64_t parameter);

@@ -74,10 +74,12 @@ void run_layer(Executor& run, const ModelSpec& spec, int64_t layer,
   run.leave_layer(layer, residual);
 }
 
-/// Token ids -> final hidden states: embedding, all layers, final norm.
+/// Token ids -> final hidden states: embedding, all layers, final norm. A draft head also has
+/// hidden states of its model as input, and joins them with the embeddings.
 template <typename Executor>
 typename Executor::Value run_decoder(Executor& run, const ModelSpec& spec) {
   auto residual = run.embed(spec.table.embedding);
+  if (spec.table.join.exists()) residual = run.join_hidden(residual, spec.table.join);
   for (int64_t layer = 0; layer < spec.config.num_layers; ++layer) {
     run_layer(run, spec, layer, residual);
   }

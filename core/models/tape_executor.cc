@@ -1,5 +1,6 @@
 #include "core/models/tape_executor.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 
@@ -58,6 +59,17 @@ TapeExecutor::Value TapeExecutor::embed(int64_t parameter) {
   const at::Tensor anchor = at::zeros({1}, backend_.options()).set_requires_grad(true);
   const at::Tensor ids = to_tensor(inputs_.batch.tokens, at::kInt).to(backend_.options().device());
   return ops::embed(backend_, anchor, ids, stream_weight(parameter), spec_.config.pad_token);
+}
+
+// The states are a constant, but only what needs a gradient passes one on to its norm's weights.
+TapeExecutor::Value TapeExecutor::join_hidden(const Value& embedded, const HiddenJoin& join) {
+  NIBBLE_CHECK(inputs_.joined.defined() && inputs_.joined.sizes() == embedded.sizes(),
+               "a draft head needs a hidden state for each of its tokens");
+  NIBBLE_CHECK(groups().tensor == nullptr, "a draft head is not split over ranks");
+  const at::Tensor given = inputs_.joined.detach().clone().set_requires_grad(true);
+  const at::Tensor both =
+      at::cat({rms_norm(embedded, join.embedding_norm), rms_norm(given, join.hidden_norm)}, -1);
+  return linear(both, join.projection);
 }
 
 // A weight that all tensor ranks apply to the whole residual stream.

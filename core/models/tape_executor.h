@@ -20,6 +20,7 @@ struct TapeInputs {
   const ops::Backend* backend = nullptr;  ///< null: the CPU's
   ops::RankGroups groups = {};            ///< ranks that compute this pass together
   bool wants_routes = true;               ///< false: TapeResult::routes stays empty
+  at::Tensor joined = {};                 ///< ArenaStep::joined, float32 [T, hidden], or undefined
 };
 
 /// Runs a decoder under autograd over packed sequences (run_decoder). Source, rope table and replay
@@ -41,6 +42,7 @@ class TapeExecutor {
                ActivationType activations = ActivationType::kFloat32);
 
   Value embed(int64_t parameter);
+  Value join_hidden(const Value& embedded, const HiddenJoin& join);
   void enter_layer(int64_t layer, Value& residual);
   void leave_layer(int64_t layer, Value& residual);
   Value rms_norm(const Value& x, int64_t parameter);

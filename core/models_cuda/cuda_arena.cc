@@ -37,8 +37,9 @@ int64_t arena_values(const ModelConfig& config, int64_t tokens) {
   const int64_t routed = 2 * config.hidden + 4 * moe.num_experts + 8 * moe.top_k +
                          moe.top_k * (2 * config.hidden + 3 * moe.intermediate);
   constexpr int64_t kNumValues = 32;  // each may be padded
-  return tokens * (attention + std::max(dense, routed) + config.hidden) + kNumValues * kAlignment +
-         4 * moe.num_experts;
+  const int64_t joined = config.joins_hidden ? 5 * config.hidden : 0;
+  return tokens * std::max(joined, attention + std::max(dense, routed) + config.hidden) +
+         kNumValues * kAlignment + 4 * moe.num_experts;
 }
 
 // What gathering from other ranks adds, as in ArenaExecutor.
@@ -157,6 +158,24 @@ CudaArena::Value CudaArena::embed(int64_t parameter) {
   kernels::cuda::embed(step_->tokens, weight(parameter), step_->num_tokens, residual_.data(),
                        stream_);
   return {residual_.data(), spec_.config.hidden};
+}
+
+CudaArena::Value CudaArena::join_hidden(Value embedded, const HiddenJoin& join) {
+  NIBBLE_CHECK(step_->joined != nullptr, "a draft head needs hidden states of its model");
+  const int64_t tokens = step_->num_tokens;
+  const int64_t hidden = spec_.config.hidden;
+  uint16_t* parts = allocate(2 * tokens * hidden);
+  const kernels::NormShape shape{tokens, hidden, spec_.config.rms_eps};
+  kernels::cuda::rms_norm(bf16(embedded), weight(join.embedding_norm), shape, parts, stream_);
+  kernels::cuda::rms_norm(step_->joined, weight(join.hidden_norm), shape, parts + tokens * hidden,
+                          stream_);
+  const Value both{allocate(2 * tokens * hidden), 2 * hidden};
+  kernels::cuda::join_columns(parts, 2, tokens, hidden, bf16(both), stream_);
+  const Value y = own_linear(both, join.projection);
+  NIBBLE_CUDA_CHECK(cudaMemcpyAsync(residual_.data(), y.data,
+                                    static_cast<size_t>(tokens * hidden) * sizeof(uint16_t),
+                                    cudaMemcpyDeviceToDevice, stream_));
+  return {residual_.data(), hidden};
 }
 
 void CudaArena::enter_layer(int64_t /*layer*/, Value& /*residual*/) { used_ = 0; }

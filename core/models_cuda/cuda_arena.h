@@ -40,6 +40,7 @@ struct CudaStep {
   const int32_t* position = nullptr;  ///< [T]
   const int32_t* slot = nullptr;      ///< [T]
   kernels::KeyIndex keys;             ///< rows are cache slots; include the token's own
+  const uint16_t* joined = nullptr;   ///< BF16 [T, hidden]: as ArenaStep::joined
 };
 
 /// ArenaExecutor's twin on the GPU: the same decoder over static device memory, BF16 activations.
@@ -83,6 +84,7 @@ class CudaArena {
 
   // The operations of run_layer().
   Value embed(int64_t parameter);
+  Value join_hidden(Value embedded, const HiddenJoin& join);
   void enter_layer(int64_t layer, Value& residual);
   void leave_layer(int64_t layer, Value& residual) const;
   Value rms_norm(Value x, int64_t parameter);

@@ -49,6 +49,7 @@ struct ModelConfig {
   RopeConfig rope;
   MoeConfig moe;
   std::vector<bool> layer_is_moe;  ///< one per layer
+  bool joins_hidden = false;       ///< a draft head: its input is more than tokens (HiddenJoin)
 
   int64_t q_rows() const { return num_heads * head_dim; }
   int64_t kv_rows() const { return num_kv_heads * head_dim; }

@@ -33,6 +33,13 @@ class TableBuilder {
     return gate;
   }
 
+  void add_join() {
+    const int64_t hidden = config_.hidden;
+    table_.join = {add("model.enorm", ParameterRole::kNorm, 1, hidden),
+                   add("model.hnorm", ParameterRole::kNorm, 1, hidden),
+                   add("model.eh_proj", ParameterRole::kMlp, hidden, 2 * hidden)};
+  }
+
   void add_layer(int64_t index) {
     layer_ = index;
     const std::string prefix = fmt::format("model.layers.{}.", index);
@@ -62,6 +69,7 @@ class TableBuilder {
   ParameterTable build() {
     table_.embedding =
         add("model.embed_tokens", ParameterRole::kEmbedding, config_.vocab, config_.hidden);
+    if (config_.joins_hidden) add_join();
     for (int64_t i = 0; i < config_.num_layers; ++i) add_layer(i);
     table_.final_norm = add("model.norm", ParameterRole::kNorm, 1, config_.hidden);
     table_.lm_head = config_.tied_embeddings

@@ -36,12 +36,22 @@ struct LayerParameters {
   int64_t first_expert = -1;  ///< experts e: gate, up, down at first_expert + 3 e + {0, 1, 2}
 };
 
-/// All parameters in their canonical order (embedding, layers, final norm, head) and where each
-/// layer's are. Tied embeddings have no separate head: lm_head == embedding.
+/// What makes a draft head's input of a token's embedding e and a hidden state h of the model that
+/// it guesses for (MTP, EAGLE): projection [norm(e); norm(h)]. -1 where a model has none.
+struct HiddenJoin {
+  int64_t embedding_norm = -1;
+  int64_t hidden_norm = -1;
+  int64_t projection = -1;  ///< [hidden, 2 hidden]
+  bool exists() const { return projection >= 0; }
+};
+
+/// All parameters in their canonical order (embedding, join, layers, final norm, head) and where
+/// each layer's are. Tied embeddings have no separate head: lm_head == embedding.
 struct ParameterTable {
   std::vector<ParameterSpec> parameters;
   std::vector<LayerParameters> layers;
   int64_t embedding = -1;
+  HiddenJoin join;
   int64_t final_norm = -1;
   int64_t lm_head = -1;
   int64_t num_experts = 0;  ///< of a layer that has them

@@ -19,6 +19,8 @@ class ChainedDrafter final : public Drafter {
   void extend(uint64_t id, int32_t token) override;
   void end(uint64_t id, bool is_whole) override;
   void propose(const DraftRound& round, DraftPolicy& policy) override;
+  void ask(StepPlan& plan) override { model_->ask(plan); }
+  void observe(const StepPlan& plan) override { model_->observe(plan); }
   int64_t num_bytes() const override { return first_->num_bytes() + model_->num_bytes(); }
 
  private:

@@ -21,9 +21,16 @@ class CpuStepRunner final : public StepRunner {
   }
 
   void run(StepPlan& plan, const int32_t* slot_table) override {
-    const ArenaStep step{
-        plan.tokens, plan.position, plan.slot, {slot_table, plan.first.data(), plan.count.data()}};
+    const ArenaStep step{plan.tokens,
+                         plan.position,
+                         plan.slot,
+                         {slot_table, plan.first.data(), plan.count.data()},
+                         plan.joined};
     const float* hidden = executor_.run(step, *weights_, cache_);
+    const int64_t width = spec_.config.hidden;
+    for (const int32_t row : plan.hidden_rows) {
+      plan.hidden.insert(plan.hidden.end(), hidden + row * width, hidden + (row + 1) * width);
+    }
     sampler_.draw(hidden, weights_->weight(spec_.table.lm_head), plan.draws);
   }
 

@@ -8,6 +8,7 @@ namespace nibble {
 
 class DraftPolicy;
 struct GenerateRequest;
+struct StepPlan;
 
 /// A guess of a token that a sample will draw.
 struct DraftToken {
@@ -52,6 +53,11 @@ class Drafter {
   /// Answers the queries that have no guesses yet, as many as it can. A drafter whose guesses cost
   /// time asks `policy` which of them are worth it, and tells it what they took.
   virtual void propose(const DraftRound& round, DraftPolicy& policy) = 0;
+  /// A step is planned: names the rows whose final hidden states it wants to observe
+  /// (StepPlan::hidden_rows), if it guesses from these.
+  virtual void ask(StepPlan& /*plan*/) {}
+  /// The step was computed and what it drew accepted: each span says how much of it is kept.
+  virtual void observe(const StepPlan& /*plan*/) {}
   /// Host memory that it holds.
   virtual int64_t num_bytes() const = 0;
 };

@@ -16,7 +16,7 @@ namespace nibble {
 namespace {
 
 std::unique_ptr<Drafter> make_drafter(const EngineConfig& config, std::unique_ptr<Drafter> drafter,
-                                      std::unique_ptr<ModelDrafter> model) {
+                                      std::unique_ptr<WeightedDrafter> model) {
   if (config.max_draft_tokens == 0) return nullptr;
   if (drafter && model) {
     return std::make_unique<ChainedDrafter>(std::move(drafter), std::move(model));
@@ -26,8 +26,8 @@ std::unique_ptr<Drafter> make_drafter(const EngineConfig& config, std::unique_pt
 }
 
 // The model, if it can guess for an engine of this kind.
-ModelDrafter* checked_model(const ModelSpec& spec, const EngineConfig& config,
-                            ModelDrafter* model) {
+WeightedDrafter* checked_model(const ModelSpec& spec, const EngineConfig& config,
+                               WeightedDrafter* model) {
   if (model == nullptr) return nullptr;
   if (config.max_draft_tokens == 0) {
     fail(ErrorCode::kInvalidArgument,
@@ -37,6 +37,12 @@ ModelDrafter* checked_model(const ModelSpec& spec, const EngineConfig& config,
     fail(ErrorCode::kInvalidArgument,
          "the draft model has a vocabulary of {} tokens, the model one of {}; it must be the same",
          model->spec().config.vocab, spec.config.vocab);
+  }
+  const ModelConfig& head = model->spec().config;
+  if (head.joins_hidden && head.hidden != spec.config.hidden) {
+    fail(ErrorCode::kInvalidArgument,
+         "the draft head has hidden_size = {}, the model {}; it must be the same", head.hidden,
+         spec.config.hidden);
   }
   return model;
 }
@@ -77,7 +83,7 @@ struct RouteBlock {
 
 Engine::Engine(const ModelSpec& spec, const EngineConfig& config,
                const StepRunnerFactory& make_runner, std::unique_ptr<Drafter> drafter,
-               std::unique_ptr<ModelDrafter> draft_model)
+               std::unique_ptr<WeightedDrafter> draft_model)
     : spec_(spec),
       config_(checked(config)),
       draft_model_(checked_model(spec_, config_, draft_model.get())),
@@ -87,7 +93,7 @@ Engine::Engine(const ModelSpec& spec, const EngineConfig& config,
 
 Engine::Engine(const ModelSpec& spec, const EngineConfig& config, const kernels::Parallel& parallel,
                ActivationType activations, std::unique_ptr<Drafter> drafter,
-               std::unique_ptr<ModelDrafter> draft_model)
+               std::unique_ptr<WeightedDrafter> draft_model)
     : Engine(
           spec, config,
           [&](const ModelSpec& own_spec, const EngineConfig& own_config) {
@@ -115,8 +121,14 @@ void Engine::set_weights(std::shared_ptr<const ops::WeightSource> weights, int64
   if (policy == KvPolicy::kRecompute) scheduler_.recompute_started();
   if (version != version_) scheduler_.change_weights();
   runner_->set_weights(*weights, version);
+  if (draft_model_ != nullptr) draft_model_->set_model_weights(weights);
   weights_ = std::move(weights);
   version_ = version;
+}
+
+void Engine::release_weights() {
+  if (draft_model_ != nullptr) draft_model_->set_model_weights(nullptr);
+  weights_.reset();
 }
 
 void Engine::set_draft_weights(std::shared_ptr<const ops::WeightSource> weights, int64_t version) {

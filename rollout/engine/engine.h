@@ -9,10 +9,10 @@
 #include "core/models/decoder.h"
 #include "core/ops/weight_source.h"
 #include "rollout/engine/engine_config.h"
-#include "rollout/engine/model_drafter.h"
 #include "rollout/engine/request.h"
 #include "rollout/engine/scheduler.h"
 #include "rollout/engine/step_runner.h"
+#include "rollout/engine/weighted_drafter.h"
 
 namespace nibble {
 
@@ -24,18 +24,18 @@ class Engine {
  public:
   /// Allocates everything. Throws Error{kInvalidArgument} naming the field of `config` that is out
   /// of range.
-  /// If config.max_draft_tokens says so, tokens are guessed: by `drafter`, and by `draft_model`
-  /// where that one is surer (ChainedDrafter); with neither, by a LookupDrafter. Throws
-  /// Error{kInvalidArgument} also if nothing is to be guessed and there is a draft model, or if its
-  /// vocabulary is not the model's.
+  /// If config.max_draft_tokens says so, tokens are guessed: by `drafter`, and by `draft_model` (a
+  /// model of its own, or a head) where that one is surer (ChainedDrafter); with neither, by a
+  /// LookupDrafter. Throws Error{kInvalidArgument} also if nothing is to be guessed and there is a
+  /// draft model, or if its vocabulary, or a head's width, is not the model's.
   Engine(const ModelSpec& spec, const EngineConfig& config, const StepRunnerFactory& make_runner,
          std::unique_ptr<Drafter> drafter = nullptr,
-         std::unique_ptr<ModelDrafter> draft_model = nullptr);
+         std::unique_ptr<WeightedDrafter> draft_model = nullptr);
   /// On the CPU. `parallel` must outlive the engine.
   Engine(const ModelSpec& spec, const EngineConfig& config, const kernels::Parallel& parallel,
          ActivationType activations = ActivationType::kFloat32,
          std::unique_ptr<Drafter> drafter = nullptr,
-         std::unique_ptr<ModelDrafter> draft_model = nullptr);
+         std::unique_ptr<WeightedDrafter> draft_model = nullptr);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
@@ -56,13 +56,13 @@ class Engine {
                    KvPolicy policy = KvPolicy::kKeep);
 
   /// The draft model guesses with `weights` from the next step on. Its versions are its own: no
-  /// token carries them. Throws as ModelDrafter::set_weights(), and Error{kFailedPrecondition} if
-  /// there is no draft model.
+  /// token carries them. Throws as WeightedDrafter::set_weights(), and Error{kFailedPrecondition}
+  /// if there is no draft model.
   void set_draft_weights(std::shared_ptr<const ops::WeightSource> weights, int64_t version);
 
   /// Lets go of the weights, which are about to be overwritten; requests stay, and step() refuses
   /// until the next set_weights().
-  void release_weights() { weights_.reset(); }
+  void release_weights();
   bool has_weights() const { return weights_ != nullptr; }
 
   /// A paused engine keeps its requests, their cache and its weights and computes nothing; all
@@ -89,7 +89,7 @@ class Engine {
 
   const ModelSpec spec_;
   const EngineConfig config_;
-  ModelDrafter* const draft_model_;  // the scheduler's; null: none
+  WeightedDrafter* const draft_model_;  // the scheduler's; null: none
   Scheduler scheduler_;
   StepPlan plan_;
   std::shared_ptr<const ops::WeightSource> weights_;

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 
 #include "core/base/clock.h"
 #include "core/base/fail.h"
@@ -11,9 +10,6 @@
 
 namespace nibble {
 namespace {
-
-// Of one sample, in a round that does not pay, to learn whether one would.
-constexpr int64_t kTryGuesses = 4;
 
 EngineConfig checked(const EngineConfig& config) {
   check_engine_config(config);
@@ -53,10 +49,10 @@ void ModelDrafter::propose(const DraftRound& round, DraftPolicy& policy) {
   find_askers(round);
   if (askers_.empty()) return;
   DraftBudget budget(policy, round.num_samples);
-  const bool pays = budget.takes(gains(budget), std::ssize(askers_));
+  const bool pays = budget.takes(total_gain(askers_, budget), std::ssize(askers_));
   if (!pays) {
     if (!policy.tries_model()) return;
-    keep_nearest();
+    keep_nearest(askers_);
   }
   int64_t room = round.room;
   place_askers(room);
@@ -67,16 +63,9 @@ void ModelDrafter::propose(const DraftRound& round, DraftPolicy& policy) {
     policy.observe_draft(plan_.num_tokens(), num_guesses, watch.elapsed_ms(), !pays);
     room -= num_guesses;
     if (!pays && depth == kTryGuesses) return;
-    keep_those_that_go_on(depth, room, pays ? &budget : nullptr);
-    if (pays && !budget.takes(gains(budget), std::ssize(askers_))) return;
+    keep_those_that_go_on(askers_, depth, room, pays ? &budget : nullptr);
+    if (pays && !budget.takes(total_gain(askers_, budget), std::ssize(askers_))) return;
   }
-}
-
-// Of a step with all askers.
-double ModelDrafter::gains(const DraftBudget& budget) const {
-  double sum = 0.0;
-  for (const Asker& asker : askers_) sum += budget.gain(asker.chance);
-  return sum;
 }
 
 void ModelDrafter::find_askers(const DraftRound& round) {
@@ -85,25 +74,13 @@ void ModelDrafter::find_askers(const DraftRound& round) {
     if (query.most == 0 || !query.guesses.empty()) continue;
     DraftedSample& sample = samples_.at(query.id);
     sample.keep_what_was_drawn();
-    askers_.push_back({&sample, &query, 1.0, query.most});
+    askers_.push_back({{&query, 1.0, query.most}, &sample});
   }
 }
 
-// The one with the least to catch up with.
-void ModelDrafter::keep_nearest() {
-  const auto behind = [](const Asker& asker) { return asker.sample->num_behind(); };
-  askers_[0] =
-      *std::min_element(askers_.begin(), askers_.end(),
-                        [&](const Asker& a, const Asker& b) { return behind(a) < behind(b); });
-  askers_.resize(1);
-}
-
-// In the order of what they have to catch up with, so that a long prompt holds nobody up and what
-// is nearly there gets the memory. Those without a place leave.
+// What is nearly there gets the memory first. Those without a place leave.
 void ModelDrafter::place_askers(int64_t room) {
-  std::stable_sort(askers_.begin(), askers_.end(), [](const Asker& a, const Asker& b) {
-    return a.sample->num_behind() < b.sample->num_behind();
-  });
+  sort_nearest_first(askers_);
   asking_.clear();
   for (const Asker& asker : askers_) asking_.push_back(asker.sample);
   samples_.begin_round(asking_);
@@ -122,18 +99,6 @@ bool ModelDrafter::place(Asker& asker) {
   if (!samples_.place(*asker.sample, drawn)) return false;
   asker.most = std::min(asker.most, sequence.slots - drawn + 1);
   return true;
-}
-
-// After a step: those that have a guess of it, want more and, if there is a budget, are worth it.
-void ModelDrafter::keep_those_that_go_on(int64_t depth, int64_t room, const DraftBudget* budget) {
-  std::erase_if(askers_, [&](const Asker& asker) {
-    return asker.num_guesses() < depth || asker.num_guesses() == asker.most ||
-           (budget != nullptr && !budget->wants(budget->gain(asker.chance)));
-  });
-  if (std::ssize(askers_) <= room) return;
-  std::stable_sort(askers_.begin(), askers_.end(),
-                   [](const Asker& a, const Asker& b) { return a.chance > b.chance; });
-  askers_.resize(static_cast<size_t>(room));
 }
 
 void ModelDrafter::plan_step() {
@@ -231,23 +196,10 @@ int64_t ModelDrafter::run_step(DraftPolicy& policy) {
   int64_t num_guesses = 0;
   for (size_t i = 0; i < plan_.draws.size(); ++i) {
     if (drawers_[i] == nullptr) continue;
-    take_guess(*drawers_[i], plan_.draws[i], policy);
+    take_guess(*drawers_[i], plan_.draws[i], version_, policy);
     ++num_guesses;
   }
   return num_guesses;
-}
-
-void ModelDrafter::take_guess(Asker& asker, const Draw& draw, DraftPolicy& policy) {
-  if (!std::isfinite(draw.log_prob)) {
-    fail(ErrorCode::kFailedPrecondition,
-         "draft weights of version {} give request {} a log-probability of {}; set sound weights",
-         version_, asker.query->id, draw.log_prob);
-  }
-  const float probability = std::clamp(std::exp(draw.log_prob), 1e-6f, 1.0f);
-  asker.query->guesses.push_back({draw.token, probability, DraftToken::kFromModel});
-  const int kind = DraftPolicy::kind_of(asker.query->guesses.back());
-  policy.observe_drafted(kind);
-  asker.chance *= policy.chance(kind);
 }
 
 int64_t ModelDrafter::num_bytes() const {

@@ -6,10 +6,11 @@
 
 #include "core/models/decoder.h"
 #include "core/ops/weight_source.h"
+#include "rollout/engine/draft_asker.h"
 #include "rollout/engine/draft_budget.h"
 #include "rollout/engine/draft_samples.h"
-#include "rollout/engine/drafter.h"
 #include "rollout/engine/step_runner.h"
+#include "rollout/engine/weighted_drafter.h"
 
 namespace nibble {
 
@@ -22,7 +23,7 @@ namespace nibble {
 /// distributions put the same token at that number: always, if the model is the large one itself.
 ///
 /// Has a KV cache of its own (DraftSamples). Guesses nothing until set_weights(). One thread.
-class ModelDrafter final : public Drafter {
+class ModelDrafter final : public WeightedDrafter {
  public:
   struct Options {
     /// Where a step that draws from every token is a captured one (on a GPU): steps with few tokens
@@ -38,13 +39,11 @@ class ModelDrafter final : public Drafter {
                const StepRunnerFactory& make_runner)
       : ModelDrafter(spec, config, make_runner, Options()) {}
 
-  /// Guesses with these weights from the next round on. What is in the cache stays: guesses for
-  /// running samples may be worse until they end, and change nothing as ever. Throws
-  /// Error{kInvalidArgument} if `version` is not higher than the last, or naming the tensor whose
-  /// shape is not the model's.
-  void set_weights(std::shared_ptr<const ops::WeightSource> weights, int64_t version);
-  int64_t version() const { return version_; }  ///< of the weights last set, 0: none yet
-  const ModelSpec& spec() const { return spec_; }
+  /// What is in the cache stays.
+  void set_weights(std::shared_ptr<const ops::WeightSource> weights, int64_t version) override;
+  /// It guesses without them.
+  void set_model_weights(std::shared_ptr<const ops::WeightSource> /*weights*/) override {}
+  const ModelSpec& spec() const override { return spec_; }
   const DraftSamples& samples() const { return samples_; }
 
   void begin(const GenerateRequest& request, std::span<const int32_t> prompt,
@@ -58,14 +57,9 @@ class ModelDrafter final : public Drafter {
   int64_t num_bytes() const override;
 
  private:
-  // A query on its way.
-  struct Asker {
+  struct Asker : DraftAsker {
     DraftedSample* sample = nullptr;
-    DraftQuery* query = nullptr;
-    double chance = 1.0;  // that all its guesses so far come true
-    int64_t most = 0;     // guesses that are wanted and have a place
-
-    int64_t num_guesses() const { return std::ssize(query->guesses); }
+    int64_t num_behind() const { return sample->num_behind(); }
   };
   // Consecutive tokens of a step: of a prompt, or of a sample (whose prompt is there).
   struct Part {
@@ -74,11 +68,8 @@ class ModelDrafter final : public Drafter {
     int64_t num_tokens = 0;
   };
   void find_askers(const DraftRound& round);
-  void keep_nearest();
   void place_askers(int64_t room);
   bool place(Asker& asker);
-  void keep_those_that_go_on(int64_t depth, int64_t room, const DraftBudget* budget);
-  double gains(const DraftBudget& budget) const;
   void plan_step();
   bool add_prompt(const Asker& asker);
   void add_response(Asker& asker);
@@ -86,7 +77,6 @@ class ModelDrafter final : public Drafter {
   void draw_in_every_row();
   int64_t room() const { return config_.max_step_tokens - plan_.num_tokens(); }
   int64_t run_step(DraftPolicy& policy);
-  void take_guess(Asker& asker, const Draw& draw, DraftPolicy& policy);
 
   const ModelSpec spec_;
   const EngineConfig config_;

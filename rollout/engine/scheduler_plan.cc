@@ -27,6 +27,9 @@ void StepPlan::clear() {
   slot.clear();
   first.clear();
   count.clear();
+  joined.clear();
+  hidden_rows.clear();
+  hidden.clear();
   spans.clear();
   draws.clear();
   drawers.clear();
@@ -41,6 +44,7 @@ void Scheduler::plan(StepPlan& plan) {
   plan_decodes(plan);
   plan_prompts(plan);
   plan_responses(plan);
+  if (drafter_) drafter_->ask(plan);
   NIBBLE_CHECK(plan.num_tokens() > 0 || !has_work(), "{} waiting requests cannot start",
                waiting_.size());
 }
@@ -190,6 +194,7 @@ void Scheduler::accept(StepPlan& plan, int64_t version) {
       add_token(*plan.drawers[i], plan.draws[i], version);
     }
   }
+  if (drafter_) drafter_->observe(plan);
 }
 
 // Tokens as they were drawn, as long as the guess before each was right. What is drawn behind a

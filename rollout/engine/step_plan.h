@@ -16,6 +16,7 @@ struct StepPlan {
   std::vector<int32_t> slot;
   std::vector<int64_t> first;
   std::vector<int32_t> count;
+  std::vector<float> joined;  ///< of a draft head's tokens: ArenaStep::joined
 
   /// Consecutive tokens of one owner: a chunk of a group's prompt or of a sequence's response.
   struct Span {
@@ -34,6 +35,9 @@ struct StepPlan {
   std::vector<Draw> draws;         ///< in rising order of row
   std::vector<Sequence*> drawers;  ///< whose token each draw is
   std::vector<int> guess_kind;  ///< DraftPolicy kind of the guess that each draw is behind; or -1
+
+  std::vector<int32_t> hidden_rows;  ///< rows whose final hidden states are wanted
+  std::vector<float> hidden;         ///< these, once the step is computed: [hidden_rows, hidden]
 
   int64_t num_tokens() const { return static_cast<int64_t>(tokens.size()); }
   void clear();

@@ -23,7 +23,7 @@ class StepRunner {
   /// Uses these weights from the next step on. They must be where the runner computes, and live
   /// until the next call. Other ranks of the runner use theirs of `version`.
   virtual void set_weights(const ops::WeightSource& weights, int64_t version) = 0;
-  /// Computes the plan's tokens and fills in its draws.
+  /// Computes the plan's tokens and fills in its draws and hidden states.
   ///   slot_table  cache slots that StepPlan::first counts into, [max_running, max_positions]
   virtual void run(StepPlan& plan, const int32_t* slot_table) = 0;
   /// Chosen experts of MoE layer `i` in the last step: int32 [T, k] on the host.

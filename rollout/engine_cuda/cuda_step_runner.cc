@@ -19,6 +19,7 @@
 #include "core/kernels_cuda/log_softmax.h"
 #include "core/kernels_cuda/rank_parts.h"
 #include "core/models_cuda/cuda_arena.h"
+#include "core/quant/bf16.h"
 #include "rollout/engine/slot_changes.h"
 
 namespace nibble {
@@ -61,6 +62,7 @@ class CudaStepRunner final : public StepRunner {
         slot_(config.max_step_tokens),
         first_(config.max_step_tokens),
         count_(config.max_step_tokens),
+        joined_(spec.table.join.exists() ? config.max_step_tokens * spec.config.hidden : 1),
         draws_(most_draws()),
         draw_rows_(config.max_logit_rows),
         table_(static_cast<size_t>(table_entries()), DeviceKind::kCuda),
@@ -103,11 +105,13 @@ class CudaStepRunner final : public StepRunner {
       stage_draws(plan, 0, tokens);
       for (int64_t i = tokens; i < padded; ++i) draws_.host()[i] = {static_cast<int32_t>(i)};
       draws_.upload(padded, stream_.get());
-      graph->second.launch(stream_.get());
+      graph->second.graph.launch(stream_.get());
       fetch(0, tokens);
+      fetch_hidden(plan, graph->second.hidden);
     } else {
       const uint16_t* hidden = arena_.run(device_step(tokens), cache_, stream_.get());
       draw(plan, hidden);
+      fetch_hidden(plan, hidden);
     }
     fetch_routes(tokens);
     wait();
@@ -126,6 +130,10 @@ class CudaStepRunner final : public StepRunner {
   }
 
  private:
+  struct Captured {
+    CudaGraph graph;
+    const uint16_t* hidden;  // where it leaves the final hidden states
+  };
   static constexpr int64_t kMaxChanges = 1 << 16;
   static constexpr std::chrono::seconds kStepTimeout{120};
   static constexpr std::chrono::milliseconds kSpin{20};
@@ -177,7 +185,8 @@ class CudaStepRunner final : public StepRunner {
             tokens_.device(),
             position_.device(),
             slot_.device(),
-            {table_.data(), first_.device(), count_.device()}};
+            {table_.data(), first_.device(), count_.device()},
+            spec_.table.join.exists() ? joined_.device() : nullptr};
   }
 
   void stage(const StepPlan& plan, int64_t padded) {
@@ -198,6 +207,11 @@ class CudaStepRunner final : public StepRunner {
     slot_.upload(padded, stream);
     first_.upload(padded, stream);
     count_.upload(padded, stream);
+    if (!spec_.table.join.exists()) return;
+    const int64_t width = spec_.config.hidden;
+    std::transform(plan.joined.begin(), plan.joined.end(), joined_.host(), quant::float_to_bf16);
+    std::fill(joined_.host() + tokens * width, joined_.host() + padded * width, uint16_t{0});
+    joined_.upload(padded * width, stream);
   }
 
   // Brings the GPU's slot table up to date for the keys that this step reads.
@@ -306,6 +320,32 @@ class CudaStepRunner final : public StepRunner {
     complete_draw(logits.data(), vocab, draw);
   }
 
+  // Final hidden states of the rows that are wanted, which lie where the step left them. After all
+  // draws: staging memory is shared with theirs.
+  void fetch_hidden(StepPlan& plan, const uint16_t* hidden) {
+    const int64_t width = spec_.config.hidden;
+    const auto count = std::ssize(plan.hidden_rows);
+    plan.hidden.resize(static_cast<size_t>(count * width));
+    for (int64_t begin = 0; begin < count;) {
+      const int64_t rows = std::min(count - begin, config_.max_logit_rows);
+      if (hidden_on_host_ == nullptr) {
+        hidden_on_host_ = std::make_unique<PinnedBuffer<uint16_t>>(config_.max_logit_rows * width);
+      }
+      wait();  // the staging memory is used again
+      std::copy_n(plan.hidden_rows.begin() + begin, rows, draw_rows_.host());
+      const cudaStream_t stream = stream_.get();
+      draw_rows_.upload(rows, stream);
+      kernels::cuda::gather_rows(hidden, draw_rows_.device(), rows, width, hidden_.data(), stream);
+      NIBBLE_CUDA_CHECK(cudaMemcpyAsync(hidden_on_host_->data(), hidden_.data(),
+                                        static_cast<size_t>(rows * width) * sizeof(uint16_t),
+                                        cudaMemcpyDeviceToHost, stream));
+      wait();
+      std::transform(hidden_on_host_->data(), hidden_on_host_->data() + rows * width,
+                     plan.hidden.begin() + begin * width, quant::bf16_to_float);
+      begin += rows;
+    }
+  }
+
   void fetch_routes(int64_t tokens) {
     const int64_t top_k = spec_.config.moe.top_k;
     for (int64_t layer = 0; layer < spec_.config.num_moe_layers(); ++layer) {
@@ -325,14 +365,15 @@ class CudaStepRunner final : public StepRunner {
     draws_.upload(most, stream_.get());
     for (const int64_t batch : options_.graph_batches) {
       if (batch < 1 || batch > most) continue;
+      const uint16_t* hidden = nullptr;
       const auto enqueue = [&] {
-        const uint16_t* hidden = arena_.run(device_step(batch), cache_, stream_.get());
+        hidden = arena_.run(device_step(batch), cache_, stream_.get());
         enqueue_draws(hidden, batch, 0, batch);
       };
       enqueue();  // once outside: kernels are loaded when they first run
       wait();
-      graphs_.emplace(std::piecewise_construct, std::forward_as_tuple(batch),
-                      std::forward_as_tuple(stream_.get(), enqueue));
+      CudaGraph graph(stream_.get(), enqueue);
+      graphs_.emplace(batch, Captured{std::move(graph), hidden});
     }
     if (!graphs_.empty()) {
       log_->info("captured {} decode graphs, up to a batch of {}", graphs_.size(),
@@ -370,6 +411,7 @@ class CudaStepRunner final : public StepRunner {
   Staged<int32_t> tokens_, position_, slot_;
   Staged<int64_t> first_;
   Staged<int32_t> count_;
+  Staged<uint16_t> joined_;  // BF16 [max_step_tokens, hidden], of a draft head
   Staged<DrawSpec> draws_;
   Staged<int32_t> draw_rows_;
   Array<int32_t> table_;
@@ -382,8 +424,9 @@ class CudaStepRunner final : public StepRunner {
   Array<float> logit_parts_;  // of all of them
   Array<DrawResult> results_;
   PinnedBuffer<DrawResult> results_on_host_;
-  PinnedBuffer<int32_t> routes_on_host_;  // [moe layers, max_step_tokens * k]
-  std::map<int64_t, CudaGraph> graphs_;   // by batch
+  PinnedBuffer<int32_t> routes_on_host_;                    // [moe layers, max_step_tokens * k]
+  std::unique_ptr<PinnedBuffer<uint16_t>> hidden_on_host_;  // null: none were wanted yet
+  std::map<int64_t, Captured> graphs_;                      // by batch
   bool captured_ = false;
   bool warned_ = false;
   int64_t num_tokens_ = 0;  // of the last step
@@ -400,8 +443,10 @@ CudaEngineMemory cuda_engine_memory(const ModelSpec& spec, const EngineConfig& c
   const int64_t logits =
       config.max_logit_rows * (spec.config.vocab * 4 + parts + spec.config.hidden * 2);
   const int64_t table = config.max_running * config.max_positions * 4;
+  const int64_t joined =
+      spec.table.join.exists() ? config.max_step_tokens * spec.config.hidden * 2 : 0;
   return {CudaArena::num_bytes(spec, {config.max_step_tokens, config.max_positions}, config.mesh) +
-              logits + table,
+              logits + table + joined,
           CudaKvCache::bytes_per_slot(rank_config(spec.config, config.mesh))};
 }
 

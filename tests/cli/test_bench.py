@@ -159,6 +159,13 @@ class BenchEngine(CliTestCase):
             self.assertEqual(line["guessed_tokens"], 2 * line["batch"] * 20)
             self.assertGreater(line["draft_ms_per_step"], 0)
 
+    def test_a_draft_head_guesses(self):
+        line = json.loads(self.succeed("bench", "decode", "--model", TIED, "--batch", 3, "--prompt-tokens", 5, "--new-tokens", 26,
+                                       "--rounds", 2, "--max-draft-tokens", 2, "--draft-head", "random", "--guess-always",
+                                       "--json"))
+        self.assertGreater(line["guessed_tokens"], 50)
+        self.assertGreater(line["draft_ms_per_step"], 0)
+
     def test_prompts_alone(self):
         line = json.loads(self.succeed("bench", "prefill", "--model", TIED, "--prompt-tokens", 17, "--rounds", 2,
                                        "--json"))

@@ -91,6 +91,29 @@ class Generate(CliTestCase):
         self.assertEqual(self.generate(MODEL, rows[:1], *flags), want[:3])
         self.assertNotEqual(self.generate(MODEL, rows[:1], *flags[:-1], 12), want[:3])
 
+    def test_a_draft_head_is_trained_meanwhile_and_changes_no_answer(self):
+        rows = [{"input_ids": [3 + i, 7, i]} for i in range(12)]
+        flags = ["--samples", 2, "--max-new-tokens", 40, "--seed", 2, "--temperature", 0.7]
+        guesses = [*flags, "--max-draft-tokens", 3]
+        want = self.generate(MODEL, rows, *flags)
+        head = self.folder / "head"
+        self.assertEqual(self.generate(MODEL, rows, *guesses, "--draft-head", "random"), want)
+        self.assertEqual(self.generate(MODEL, rows, *guesses, "--draft-head", "random", "--train-draft-head", head), want)
+        first = (head / "model.safetensors").read_bytes()
+        self.assertEqual(json.loads((head / "config.json").read_text())["model_type"], "nibble_draft_head")
+        # It goes on from what was written.
+        self.assertEqual(self.generate(MODEL, rows, *guesses, "--draft-head", head, "--train-draft-head", head), want)
+        self.assertNotEqual((head / "model.safetensors").read_bytes(), first)
+
+    def test_a_draft_head_that_cannot_guess_is_refused(self):
+        for flags, says in ((("--draft-head", "random"), "--max-draft-tokens"),
+                            (("--draft-head", self.folder / "missing", "--max-draft-tokens", 2), "--draft-head"),
+                            (("--draft-head", MODEL, "--max-draft-tokens", 2), "model_type"),
+                            (("--draft-head", "random", "--draft-model", MODEL, "--max-draft-tokens", 2), "together"),
+                            (("--train-draft-head", self.folder / "out"), "--draft-head")):
+            with self.subTest(flags):
+                self.refuse("generate", "--model", MODEL, *flags, says=says)
+
     def test_a_draft_model_that_cannot_guess_is_refused(self):
         for draft, says in ((MODELS / "missing", "--draft-model"),
                             (self.changed_draft("config.json", vocab_size=511), "vocab_size = 511"),

@@ -222,6 +222,8 @@ class Answers(ServeTestCase):
         with Server(MODEL, "--max-draft-tokens", 6, "--draft-model", MODEL) as server:
             self.assertEqual(server.post(COMPLETIONS, fields)["choices"], want)
             self.assertGreater(server.metrics()["nibble_draft_seconds_total"], 0)
+        with Server(MODEL, "--max-draft-tokens", 3, "--draft-head", "random") as server:
+            self.assertEqual(server.post(COMPLETIONS, fields)["choices"], want)
 
     def test_many_streams_at_once_do_not_disturb_each_other(self):
         fields = {"prompt": PROMPT, "max_tokens": 40}

@@ -4,6 +4,9 @@
 
 #include <cstring>
 
+#include "rollout/engine/head_drafter.h"
+#include "rollout/engine/head_weights.h"
+#include "rollout/engine/model_drafter.h"
 #include "tests/core/models_cuda/gpu_backend.h"
 #include "tests/rollout/engine/engine_fixture.h"
 
@@ -161,6 +164,45 @@ TEST_P(EngineCuda, ADraftModelChangesNothing) {
       }
     }
   }
+}
+
+// A step's states are the same with a graph and without, so the head's guesses are, and how many of
+// them come true.
+TEST_P(EngineCuda, ADraftHeadChangesNothingAndGuessesTheSameBehindGraphs) {
+  GpuModel gpu = model(Numerics::kExact);
+  const std::vector<Completion> want = generate(gpu, Numerics::kExact, kCuts[0]);
+  const ModelSpec head = draft_head_spec(gpu.host.spec.config);
+  const auto weights = random_head_weights(head.table, 1);
+  std::vector<StoredParameter> on_gpu;
+  for (const StoredParameter& stored : weights->parameters()) {
+    on_gpu.push_back(stored.to(DeviceKind::kCuda));
+  }
+  const auto own = own_head_weights(head.table, std::move(on_gpu), DeviceKind::kCuda);
+  EngineConfig config;
+  config.max_step_tokens = 64;
+  config.max_running = 16;
+  config.kv_slots = 512;
+  config.max_positions = 32;
+  config.max_logit_rows = 64;
+  config.max_draft_tokens = 3;
+  config.drafts_adapt = false;
+  std::vector<EngineStats> stats;
+  for (const std::vector<int64_t>& graphs : {std::vector<int64_t>{}, {8, 24, 64}}) {
+    Engine engine(gpu.host.spec, config, cuda_step_runner(*gpu.backend, {Numerics::kExact, graphs}),
+                  nullptr,
+                  std::make_unique<HeadDrafter>(
+                      head, gpu.host.spec, config,
+                      cuda_step_runner(*gpu.backend, {.numerics = Numerics::kExact}),
+                      HeadDrafter::Options()));
+    engine.set_weights(borrowed(*gpu.weights), 1);
+    engine.set_draft_weights(borrowed(*own), 1);
+    submit_all(engine, workload(gpu.host));
+    expect_same(finish_all(engine), want);
+    stats.push_back(engine.stats());
+  }
+  EXPECT_GT(stats[0].guessed_tokens, 20);
+  EXPECT_EQ(stats[0].guessed_tokens, stats[1].guessed_tokens);
+  EXPECT_EQ(stats[0].accepted_tokens, stats[1].accepted_tokens);
 }
 
 TEST_P(EngineCuda, LogProbsAtTemperatureOneAndOfTheLikeliestTokens) {
