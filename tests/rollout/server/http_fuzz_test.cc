@@ -103,15 +103,16 @@ class HttpFuzz : public ::testing::Test {
     while (is != want && !deadline.expired()) is = metric(name);
     EXPECT_EQ(is, want) << name;
   }
-  // Nothing that was sent has left anything behind.
+  // Nothing that was sent has left anything behind. Samples of clients that went away take a while
+  // to end, and until then the queue may be full.
   void expect_as_new(const std::string& answer_before) const {
-    EXPECT_EQ(good_answer(), answer_before);
     expect_metric("nibble_engine_ready", 1);
     expect_metric("nibble_samples_open", 0);
     expect_metric("nibble_samples_running", 0);
     expect_metric("nibble_samples_waiting", 0);
     expect_metric("nibble_kv_slots_free", 256);
     expect_metric("nibble_connections", 1);  // its own
+    EXPECT_EQ(good_answer(), answer_before);
   }
 
   ServedFixture served_;
