@@ -13,6 +13,7 @@
 #include "core/models/weights.h"
 #include "core/tokenizer/prompt_encoder.h"
 #include "core/tokenizer/tokenizer.h"
+#include "rollout/draft_head.h"
 #include "rollout/draft_model.h"
 #include "rollout/prompt_length.h"
 #include "trainer/token_records.h"
@@ -95,6 +96,12 @@ void check_inputs(const RunConfig& config) {
   if (!config.rollout.draft_model.empty()) {
     check_draft_model("rollout.draft_model", config.rollout.draft_model, config.model.path);
     check_weights(config.rollout.draft_model);
+  }
+  if (!config.rollout.draft_head.empty()) {
+    const Json model = read_hf_config(config.model.path);
+    const ModelSpec spec =
+        make_model_spec(parse_model_config(model, (config.model.path / "config.json").string()));
+    (void)load_draft_head("rollout.draft_head", config.rollout.draft_head, spec);
   }
   const PromptEncoder encoder(tokenizer, config.model.path.string());
   const int64_t max_new_tokens = config.rollout.max_new_tokens;

@@ -40,6 +40,31 @@ void check_batch(const RunConfig& c, const ConfigSource& source) {
   }
 }
 
+bool has_stored_head(const RunConfig& c) {
+  return !c.rollout.draft_head.empty() && c.rollout.draft_head != "random";
+}
+
+void check_draft_head(const RolloutConfig& rollout, const ConfigSource& source) {
+  if (rollout.draft_head.empty()) {
+    if (!rollout.train_draft_head) return;
+    fail(ErrorCode::kInvalidArgument,
+         "rollout.train_draft_head ({}) trains nothing without rollout.draft_head: set it, such as "
+         "to random",
+         source.where("rollout.train_draft_head"));
+  }
+  if (rollout.max_draft_tokens == 0) {
+    fail(
+        ErrorCode::kInvalidArgument,
+        "rollout.draft_head ({}) guesses nothing while rollout.max_draft_tokens is 0: set it, such "
+        "as to 3, or remove the head",
+        source.where("rollout.draft_head"));
+  }
+  if (rollout.draft_model.empty()) return;
+  fail(ErrorCode::kInvalidArgument,
+       "rollout.draft_head ({}) and rollout.draft_model do not guess together: remove one",
+       source.where("rollout.draft_head"));
+}
+
 void check_sizes(const RunConfig& c, const ConfigSource& source) {
   constexpr int64_t kMaxThreads = 1024;
   if (c.cluster.threads_per_worker > kMaxThreads) {
@@ -63,6 +88,7 @@ void check_sizes(const RunConfig& c, const ConfigSource& source) {
          "as to 4, or remove the draft model",
          source.where("rollout.draft_model"));
   }
+  check_draft_head(c.rollout, source);
   want("rollout.max_positions", c.rollout.max_positions);
   want("rollout.kv_tokens", c.rollout.kv_tokens);
 }
@@ -104,12 +130,14 @@ void check_paths(const RunConfig& c, const ConfigSource& source) {
   for (size_t i = 0; i < c.eval.sets.size(); ++i) {
     want(fmt::format("eval.sets.{}.data", i), c.eval.sets[i].data);
   }
+  if (has_stored_head(c)) want("rollout.draft_head", c.rollout.draft_head);
 }
 
 // The first file or directory that the job names and that is not there.
 std::optional<std::filesystem::path> missing_file(const RunConfig& c) {
   for (const auto& path : {c.model.path, c.data.train, c.model.int4, c.model.reference, c.eval.data,
-                           c.rollout.draft_model}) {
+                           c.rollout.draft_model,
+                           std::filesystem::path(has_stored_head(c) ? c.rollout.draft_head : "")}) {
     if (!path.empty() && !std::filesystem::exists(path)) return path;
   }
   for (const EvalSetSection& set : c.eval.sets) {

@@ -1,5 +1,6 @@
 #include "rollout/head_coach.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace nibble {
@@ -12,7 +13,10 @@ HeadCoach::HeadCoach(std::shared_ptr<const DraftHead> head, const ModelSpec& mod
 
 void HeadCoach::after_step(Engine& engine, const ops::WeightSource& of_model) {
   if (examples_.num_added() - num_used_ < options_.every_inputs) return;
-  num_used_ = examples_.num_added();
+  // Pieces of samples come many at a time, one step of training is done at a time: the others
+  // follow, as far as what they are for is still held.
+  num_used_ =
+      std::max(num_used_ + options_.every_inputs, examples_.num_added() - examples_.max_inputs());
   const auto loss = trainer_.step(of_model, examples_);
   if (!loss) return;
   loss_ = *loss;

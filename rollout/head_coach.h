@@ -42,7 +42,7 @@ class HeadCoach {
   const Options options_;
   HeadExamples examples_;
   HeadTrainer trainer_;
-  int64_t num_used_ = 0;  // of examples_.num_added()
+  int64_t num_used_ = 0;  // of examples_.num_added(), that steps were done for
   int64_t version_ = 1;   // that the engine has
   double loss_ = 0.0;
 };

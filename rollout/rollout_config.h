@@ -35,6 +35,8 @@ struct RolloutConfig {
   int64_t max_positions = 2048;
   int64_t max_draft_tokens = 0;
   std::filesystem::path draft_model;
+  std::string draft_head;
+  bool train_draft_head = false;
   KvPolicy kv_policy = KvPolicy::kKeep;
   int64_t timeout_ms = 600'000;
 };
@@ -76,6 +78,13 @@ void visit_fields(Visitor& v, RolloutConfig& c) {
   v.field("draft_model", c.draft_model, "",
           "Hugging Face directory, BF16 or INT4, of a small model with the same tokenizer that "
           "guesses too (max_draft_tokens); it stays as it is; empty: none");
+  v.field("draft_head", c.draft_head, "",
+          "directory of a head on the model's hidden states (MTP, EAGLE) that guesses too "
+          "(max_draft_tokens), on a CPU; random: one to be trained; empty: none");
+  v.field(
+      "train_draft_head", c.train_draft_head, "",
+      "each rollout worker trains its draft head on what it draws, while it draws; samples stay "
+      "as they are; the head is not saved");
   v.field("kv_policy", c.kv_policy, "",
           "sequences that run when weights are swapped: keep (go on), recompute (go on once their "
           "cache was computed anew), abort (end)");

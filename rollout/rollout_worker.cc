@@ -7,6 +7,7 @@
 #include "core/device/cuda_device.h"
 #include "core/ops/torch_parallel.h"
 #include "rollout/draft_model.h"
+#include "rollout/engine/head_drafter.h"
 #include "rollout/engine/lookup_drafter.h"
 #include "rollout/engine_cuda/cuda_step_runner.h"
 #include "rollout/prompt_length.h"
@@ -109,17 +110,28 @@ EngineConfig gpu_engine_config(const RolloutWorkerOptions& options, const ModelS
 }
 
 std::unique_ptr<Engine> make_cpu_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
-                                        const DraftModel* draft) {
+                                        const DraftModel* draft, const DraftHead* head,
+                                        HeadExamples* examples) {
   if (options.rollout.kv_tokens == 0) {
     fail(ErrorCode::kInvalidArgument,
          "rollout.kv_tokens: 0 means what GPU memory is left; on a CPU name a number of tokens");
   }
   const EngineConfig config = engine_config(options.rollout);
   const kernels::Parallel& parallel = ops::torch_parallel();
-  if (draft == nullptr) return std::make_unique<Engine>(spec, config, parallel);
-  return std::make_unique<Engine>(
-      spec, config, parallel, ActivationType::kFloat32, std::make_unique<LookupDrafter>(),
-      make_cpu_drafter(draft->spec, config, parallel, ActivationType::kFloat32));
+  if (draft == nullptr && head == nullptr) return std::make_unique<Engine>(spec, config, parallel);
+  std::unique_ptr<WeightedDrafter> guesser;
+  if (draft != nullptr) {
+    guesser = make_cpu_drafter(draft->spec, config, parallel, ActivationType::kFloat32);
+  } else {
+    guesser = std::make_unique<HeadDrafter>(
+        head->spec, spec, config,
+        [&](const ModelSpec& own_spec, const EngineConfig& own) {
+          return make_cpu_step_runner(own_spec, own, parallel);
+        },
+        HeadDrafter::Options{.examples = examples});
+  }
+  return std::make_unique<Engine>(spec, config, parallel, ActivationType::kFloat32,
+                                  std::make_unique<LookupDrafter>(), std::move(guesser));
 }
 
 std::unique_ptr<Engine> make_gpu_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
@@ -138,16 +150,37 @@ std::unique_ptr<Engine> make_gpu_engine(const RolloutWorkerOptions& options, con
                                   make_cuda_drafter(draft->spec, config, *options.gpu));
 }
 
-std::unique_ptr<Engine> make_engine(const RolloutWorkerOptions& options, const ModelSpec& spec) {
+std::shared_ptr<const DraftHead> load_head(const RolloutWorkerOptions& options,
+                                           const ModelSpec& spec) {
+  if (options.rollout.draft_head.empty()) return nullptr;
+  if (options.gpu != nullptr) {
+    fail(ErrorCode::kUnimplemented,
+         "rollout.draft_head: heads of training jobs guess on CPUs; remove it, or use "
+         "rollout.draft_model");
+  }
+  return load_draft_head("rollout.draft_head", options.rollout.draft_head, spec);
+}
+
+std::unique_ptr<HeadCoach> make_coach(const RolloutWorkerOptions& options, const ModelSpec& spec,
+                                      const std::shared_ptr<const DraftHead>& head) {
+  if (!options.rollout.train_draft_head || head == nullptr) return nullptr;
+  return std::make_unique<HeadCoach>(head, spec, HeadCoach::Options());
+}
+
+std::unique_ptr<Engine> make_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
+                                    const std::shared_ptr<const DraftHead>& head,
+                                    HeadCoach* coach) {
   const RolloutConfig& rollout = options.rollout;
   std::shared_ptr<DraftModel> draft;
   if (!rollout.draft_model.empty()) {
     draft = load_draft_model("rollout.draft_model", rollout.draft_model, options.model);
   }
   std::unique_ptr<Engine> engine = options.gpu == nullptr
-                                       ? make_cpu_engine(options, spec, draft.get())
+                                       ? make_cpu_engine(options, spec, draft.get(), head.get(),
+                                                         coach ? &coach->examples() : nullptr)
                                        : make_gpu_engine(options, spec, draft.get());
   if (draft) engine->set_draft_weights(draft_weights(std::move(draft)), 1);
+  if (head) engine->set_draft_weights(head_weights(head), 1);
   return engine;
 }
 
@@ -173,7 +206,9 @@ RolloutWorker::RolloutWorker(RolloutWorkerOptions options)
       spec_(spec_of(options_.model)),
       tokenizer_(Tokenizer::from_directory(options_.model)),
       encoder_(tokenizer_, options_.model.string()),
-      engine_(make_engine(options_, spec_)) {
+      head_(load_head(options_, spec_)),
+      coach_(make_coach(options_, spec_, head_)),
+      engine_(make_engine(options_, spec_, head_, coach_.get())) {
   RewardProcessOptions reward;
   reward.command = options_.reward_command;
   reward.sample_timeout = std::chrono::milliseconds(options_.reward.timeout_ms);
@@ -184,12 +219,14 @@ RolloutWorker::RolloutWorker(RolloutWorkerOptions options)
 double RolloutWorker::set_weights(std::shared_ptr<const ResidentWeights> weights, int64_t version) {
   if (engine_->has_weights() && engine_->version() == version) return 0.0;
   const Stopwatch clock;
-  engine_->set_weights(std::move(weights), version, options_.rollout.kv_policy);
+  engine_->set_weights(weights, version, options_.rollout.kv_policy);
+  weights_ = std::move(weights);
   return std::exchange(without_weights_, std::nullopt).value_or(clock).elapsed_ms();
 }
 
 void RolloutWorker::release_weights() {
   engine_->release_weights();
+  weights_ = nullptr;
   if (!without_weights_) without_weights_.emplace();
 }
 
@@ -231,6 +268,7 @@ std::vector<Completion> RolloutWorker::run_engine(const RolloutJob& job, Running
         continue;
       }
       engine_->step();
+      if (coach_) coach_->after_step(*engine_, *weights_);
       for (Completion& done : engine_->take_finished()) {
         completions[done.id - running.first_id] = std::move(done);
       }

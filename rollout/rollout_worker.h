@@ -20,6 +20,7 @@
 #include "core/tokenizer/prompt_encoder.h"
 #include "core/tokenizer/tokenizer.h"
 #include "rollout/engine/engine.h"
+#include "rollout/head_coach.h"
 #include "rollout/reward/reward_process.h"
 #include "rollout/rollout_config.h"
 #include "weight_sync/manifest.h"
@@ -117,8 +118,11 @@ class RolloutWorker {
   const RolloutWorkerOptions options_;
   const ModelSpec spec_;
   const Tokenizer tokenizer_;
-  const PromptEncoder encoder_;  // borrows tokenizer_
-  std::unique_ptr<Engine> engine_;
+  const PromptEncoder encoder_;                     // borrows tokenizer_
+  std::shared_ptr<const DraftHead> head_;           // shared: with what guesses; null: none
+  std::unique_ptr<HeadCoach> coach_;                // null: no head is trained
+  std::shared_ptr<const ResidentWeights> weights_;  // shared: as the engine's; null: none
+  std::unique_ptr<Engine> engine_;                  // after what it borrows from
   std::unique_ptr<RewardProcess> rewards_;
   uint64_t next_request_id_ = 1;
   std::optional<Stopwatch> without_weights_;  // since they were released

@@ -77,6 +77,16 @@ class BadInput(JobTest):
         (draft / "config.json").write_text(json.dumps({**config, "vocab_size": 640}))
         self.refused("rollout.draft_model", "vocab_size = 640", arguments=drafts(draft))
 
+    def test_a_draft_head_that_cannot_guess(self):
+        def heads(path, **more):
+            return settings(rollout__draft_head=path, rollout__max_draft_tokens=2, **more)
+        self.refused("rollout.draft_head", "max_draft_tokens", arguments=settings(rollout__draft_head="random"))
+        self.refused("rollout.draft_head", "no/such", arguments=heads("no/such"))
+        self.refused("rollout.draft_head", "model_type", arguments=heads(BF16))
+        self.refused("rollout.draft_head", "together", arguments=heads("random", rollout__draft_model=BF16))
+        self.refused("rollout.train_draft_head", "rollout.draft_head",
+                     arguments=settings(rollout__train_draft_head="true"))
+
     def test_a_value_of_the_wrong_type(self):
         self.refused("run.steps", "'many'", arguments=settings(run__steps="many"))
 

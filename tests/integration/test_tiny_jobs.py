@@ -134,6 +134,19 @@ class TinyJobs(JobTest):
             self.assertLessEqual(min(places), row["logprob_abs_diff_mean"] * (1 + 1e-12))
             self.assertGreaterEqual(max(places), row["logprob_abs_diff_mean"] * (1 - 1e-12))
 
+    def test_draft_heads_that_are_trained_meanwhile_change_no_step(self):
+        heads = settings(rollout__max_draft_tokens=3, rollout__draft_head="random", rollout__train_draft_head="true")
+        figures = []
+        for name, more in (("plain", []), ("head", heads)):
+            directory = self.folder / name
+            self.train(directory, *settings(run__steps=4), *more, config=TINY_MOE)
+            steps = read_metrics(directory)[0]
+            figures.append([(row["reward_mean"], row["grad_norm"], row["logprob_abs_diff_max"]) for row in steps])
+            drawn = query(directory, "SELECT step, length, reward FROM samples ORDER BY step, length, reward")
+            figures[-1].append(drawn)
+        self.assertEqual(figures[0], figures[1])
+        self.assertGreater(sum(row["draft_ms"] for row in steps), 0)
+
 
 if __name__ == "__main__":
     unittest.main()

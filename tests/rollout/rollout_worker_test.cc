@@ -85,6 +85,31 @@ TEST_F(RolloutWorkerTest, SwapsBetweenTwoStepsOfAJobThatRuns) {
   }
 }
 
+TEST_F(RolloutWorkerTest, ADraftHeadThatIsTrainedMeanwhileChangesNoSample) {
+  const auto outcome_with = [&](const std::string& head, bool trains) {
+    TaskThread thread;
+    return thread.run([&] {
+      RolloutWorkerOptions own = options(KvPolicy::kKeep);
+      own.rollout.draft_head = head;
+      own.rollout.train_draft_head = trains;
+      own.rollout.max_draft_tokens = 3;
+      RolloutWorker worker(own);
+      worker.set_weights(weights_, 1);
+      return worker.generate(job(), Deadline::after(60s), thread);
+    });
+  };
+  const RolloutOutcome want = outcome_with("", false);
+  for (const bool trains : {false, true}) {
+    const RolloutOutcome got = outcome_with("random", trains);
+    EXPECT_GT(got.engine.draft_ms, 0.0);
+    ASSERT_EQ(got.samples.size(), want.samples.size());
+    for (size_t i = 0; i < got.samples.size(); ++i) {
+      EXPECT_EQ(got.samples[i].sample.response, want.samples[i].sample.response);
+      EXPECT_EQ(got.samples[i].sample.log_probs, want.samples[i].sample.log_probs);
+    }
+  }
+}
+
 TEST_F(RolloutWorkerTest, ADraftModelChangesNoSampleAndOneThatDoesNotFitIsNamed) {
   const auto outcome_with = [&](const std::filesystem::path& draft) {
     TaskThread thread;

@@ -188,10 +188,11 @@ int32_t likeliest(const ModelSpec& spec, const ops::WeightSource& weights, const
   return best;
 }
 
-// What the head guesses greedily behind `tokens`, from the beginning of the sample: all the model's
-// states, then its own.
+// What the head guesses greedily behind `tokens` when it sees the last `window` inputs: the model's
+// states, then its own. Keys and values of its one layer depend on their own input alone, so a
+// window that moves on is one that is computed anew.
 std::vector<int32_t> plain_guesses(const RandomModel& model, const Head& head,
-                                   std::vector<int32_t> tokens, int64_t count) {
+                                   std::vector<int32_t> tokens, int64_t count, size_t window) {
   const HeadWeights both(head.spec, model.spec, head.weights, borrowed(model.weights));
   const auto width = static_cast<size_t>(model.spec.config.hidden);
   std::vector<float> joined = final_states(model.spec, model.weights, tokens, {});
@@ -199,7 +200,10 @@ std::vector<int32_t> plain_guesses(const RandomModel& model, const Head& head,
   tokens.erase(tokens.begin());  // the first has no state before it
   std::vector<int32_t> guesses;
   for (int64_t i = 0; i < count; ++i) {
-    // Keys begin at position 1; only distances matter, to rounding.
+    const size_t dropped = tokens.size() - std::min(window, tokens.size());
+    tokens.erase(tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(dropped));
+    joined.erase(joined.begin(), joined.begin() + static_cast<ptrdiff_t>(dropped * width));
+    // Positions begin anew; only distances matter, to rounding.
     const std::vector<float> own = final_states(head.spec, both, tokens, joined);
     guesses.push_back(likeliest(head.spec, both, own.data() + own.size() - width));
     tokens.push_back(guesses.back());
@@ -254,7 +258,7 @@ class Recorder final : public WeightedDrafter {
 };
 
 // Whatever was drawn instead of its guesses, in however small steps, stopped and computed anew.
-TEST(HeadDrafter, GuessesAreThoseOfAHeadThatSeesTheWholeSampleAtOnce) {
+TEST(HeadDrafter, GuessesAreThoseOfAHeadThatSeesItsWholeWindowAtOnce) {
   RandomModel model(16);
   const Head head(model.spec);
   int64_t compared = 0, differing = 0, preemptions = 0;
@@ -265,9 +269,11 @@ TEST(HeadDrafter, GuessesAreThoseOfAHeadThatSeesTheWholeSampleAtOnce) {
     config.kv_slots = 40 + static_cast<int64_t>(random() % 80);
     config.max_running = 1 + static_cast<int64_t>(random() % 5);
     config.max_step_tokens = 6 + static_cast<int64_t>(random() % 40);
+    const int64_t window = seed % 2 == 0 ? 64 : 4 + seed % 3;
     std::vector<Recorder::Guess> guesses;
     Engine engine(model.spec, config, kSerial, ActivationType::kFloat32, nullptr,
-                  std::make_unique<Recorder>(make_drafter(head, model.spec, config), guesses));
+                  std::make_unique<Recorder>(
+                      make_drafter(head, model.spec, config, {.window = window}), guesses));
     engine.set_weights(borrowed(model.weights), 1);
     engine.set_draft_weights(head.weights, 1);
     for (uint64_t prompt = 0; prompt < 4; ++prompt) {
@@ -290,8 +296,8 @@ TEST(HeadDrafter, GuessesAreThoseOfAHeadThatSeesTheWholeSampleAtOnce) {
     }
     finish_all(engine);
     for (const Recorder::Guess& guess : guesses) {
-      const std::vector<int32_t> want =
-          plain_guesses(model, head, guess.tokens, std::ssize(guess.guesses));
+      const std::vector<int32_t> want = plain_guesses(
+          model, head, guess.tokens, std::ssize(guess.guesses), static_cast<size_t>(window));
       ++compared;
       differing += want == guess.guesses ? 0 : 1;
     }
