@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cli/cli_app.h"
+#include "core/base/env.h"
 #include "core/base/error.h"
 #include "core/base/log.h"
 
@@ -37,6 +38,9 @@ int run(int argc, const char* const* argv) {
 }  // namespace nibble
 
 int main(int argc, char** argv) {
+  // torch's flight recorder notes every collective of a process without a lock for its own list:
+  // two threads with a group each, as a colocated worker has, can crash in it.
+  nibble::set_env("TORCH_FR_BUFFER_SIZE", "0");
   try {
     return nibble::run(argc, argv);
   } catch (const nibble::Error& error) {
