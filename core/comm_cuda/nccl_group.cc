@@ -47,12 +47,6 @@ class Pause {
   const Deadline patience_ = Deadline::after(kSpin);
 };
 
-bool is_captured(cudaStream_t stream) {
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  NIBBLE_CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
-  return status != cudaStreamCaptureStatusNone;
-}
-
 // What a transfer and its group share; the group may be destroyed first.
 class Communicator {
  public:

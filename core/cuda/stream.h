@@ -25,6 +25,13 @@ class CudaStream {
   cudaStream_t stream_ = nullptr;
 };
 
+/// Whether what `stream` is given goes into a graph.
+inline bool is_captured(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  NIBBLE_CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+
 /// Owns pinned host memory of `count` elements, uninitialized. Move-only.
 template <typename T>
 class PinnedBuffer {

@@ -9,6 +9,7 @@
 
 #include "core/base/fail.h"
 #include "core/cuda/check.h"
+#include "core/cuda/stream.h"
 #include "core/kernels_cuda/attention.h"
 #include "core/kernels_cuda/dequantize.h"
 #include "core/kernels_cuda/elementwise.h"
@@ -66,12 +67,6 @@ int64_t panel_values(const ParameterTable& table, const Mesh& mesh) {
     }
   }
   return most;
-}
-
-bool is_captured(cudaStream_t stream) {
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  NIBBLE_CUDA_CHECK(cudaStreamIsCapturing(stream, &status));
-  return status != cudaStreamCaptureStatusNone;
 }
 
 uint16_t* bf16(const CudaArena::Value& value) { return static_cast<uint16_t*>(value.data); }

@@ -19,6 +19,7 @@
 #include "rollout/engine/head_weights.h"
 #include "rollout/engine/lookup_drafter.h"
 #include "tests/core/models/oracle_model.h"
+#include "tests/rollout/engine/draft_workload.h"
 #include "tests/rollout/engine/engine_fixture.h"
 
 namespace nibble {
@@ -76,48 +77,6 @@ std::unique_ptr<Engine> make_engine(const ModelSpec& model, const ops::WeightSou
   return engine;
 }
 
-void expect_same(const std::vector<Completion>& got, const std::vector<Completion>& want,
-                 const std::string& what) {
-  ASSERT_EQ(got.size(), want.size());
-  for (size_t i = 0; i < got.size(); ++i) {
-    ASSERT_EQ(got[i].id, want[i].id);
-    ASSERT_EQ(got[i].tokens, want[i].tokens) << what << " request " << i;
-    ASSERT_EQ(std::memcmp(got[i].log_probs.data(), want[i].log_probs.data(),
-                          want[i].log_probs.size() * sizeof(float)),
-              0)
-        << what << " request " << i;
-    ASSERT_EQ(got[i].routes.bytes, want[i].routes.bytes) << what << " request " << i;
-  }
-}
-
-// Prompts of 11, 11 (its first 7 the same), 5 and 1 tokens with differently sampled requests each.
-std::vector<GenerateRequest> workload(const OracleModel& model, bool is_greedy = false) {
-  const std::vector<int32_t> text = model.ids(model.num_sequences() - 1);
-  std::vector<std::vector<int32_t>> prompts = {{text.begin(), text.begin() + 11},
-                                               {text.begin(), text.begin() + 11},
-                                               {text.begin() + 11, text.begin() + 16},
-                                               {text.begin() + 16, text.begin() + 17}};
-  std::reverse(prompts[1].begin() + 7, prompts[1].end());
-  const std::vector<kernels::SamplingParams> samplings = {
-      {1.0f, 0, 1.0f}, {1.0f, 20, 1.0f}, {0.7f, 0, 0.9f}, {0.0f, 0, 1.0f}};
-  std::vector<GenerateRequest> out;
-  for (size_t p = 0; p < prompts.size(); ++p) {
-    for (size_t s = 0; s < samplings.size(); ++s) {
-      GenerateRequest request;
-      request.id = out.size();
-      request.prompt_id = 1000 + p;
-      request.sample_index = static_cast<uint32_t>(s);
-      request.prompt = prompts[p];
-      request.max_new_tokens = 20 - static_cast<int64_t>(s);
-      request.sampling = is_greedy ? kernels::SamplingParams{0.0f, 0, 1.0f} : samplings[s];
-      request.seed = 99;
-      request.want_routes = true;
-      out.push_back(std::move(request));
-    }
-  }
-  return out;
-}
-
 class HeadOracle : public ::testing::TestWithParam<std::string> {
  protected:
   OracleModel model_{GetParam()};
@@ -130,7 +89,7 @@ TEST_P(HeadOracle, ChangesNoSample) {
       Beside setup;
       setup.activations = activations;
       const auto plain = make_engine(model_.spec, *model_.weights, nullptr, setup);
-      submit_all(*plain, workload(model_, is_greedy));
+      submit_all(*plain, draft_workload(model_, 20, is_greedy));
       const std::vector<Completion> want = finish_all(*plain);
       for (const int64_t window : {1, 5, 64}) {
         for (const int64_t step_tokens : {7, 256}) {
@@ -140,7 +99,7 @@ TEST_P(HeadOracle, ChangesNoSample) {
             setup.config.kv_slots = kv_slots;
             setup.looks_up = window == 5;
             const auto engine = make_engine(model_.spec, *model_.weights, &head_, setup);
-            submit_all(*engine, workload(model_, is_greedy));
+            submit_all(*engine, draft_workload(model_, 20, is_greedy));
             expect_same(finish_all(*engine), want,
                         fmt::format("window {} steps {} slots {}", window, step_tokens, kv_slots));
             EXPECT_GT(engine->stats().guessed_tokens, 20);

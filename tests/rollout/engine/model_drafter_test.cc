@@ -17,6 +17,7 @@
 #include "core/models/tape_executor.h"
 #include "rollout/engine/lookup_drafter.h"
 #include "tests/core/models/oracle_model.h"
+#include "tests/rollout/engine/draft_workload.h"
 #include "tests/rollout/engine/engine_fixture.h"
 
 namespace nibble {
@@ -88,49 +89,6 @@ std::vector<Completion> samples_without(const ModelSpec& spec, const ops::Weight
   return finish_all(engine);
 }
 
-void expect_same(const std::vector<Completion>& got, const std::vector<Completion>& want,
-                 const std::string& what) {
-  ASSERT_EQ(got.size(), want.size());
-  for (size_t i = 0; i < got.size(); ++i) {
-    ASSERT_EQ(got[i].id, want[i].id);
-    ASSERT_EQ(got[i].tokens, want[i].tokens) << what << " request " << i;
-    ASSERT_EQ(got[i].log_probs.size(), want[i].log_probs.size());
-    ASSERT_EQ(std::memcmp(got[i].log_probs.data(), want[i].log_probs.data(),
-                          got[i].log_probs.size() * sizeof(float)),
-              0)
-        << what << " request " << i;
-    ASSERT_EQ(got[i].routes.bytes, want[i].routes.bytes) << what << " request " << i;
-  }
-}
-
-// Prompts of 11, 11 (its first 7 the same), 5 and 1 tokens with differently sampled requests each.
-std::vector<GenerateRequest> workload(const OracleModel& model, bool is_greedy = false) {
-  const std::vector<int32_t> text = model.ids(model.num_sequences() - 1);
-  std::vector<std::vector<int32_t>> prompts = {{text.begin(), text.begin() + 11},
-                                               {text.begin(), text.begin() + 11},
-                                               {text.begin() + 11, text.begin() + 16},
-                                               {text.begin() + 16, text.begin() + 17}};
-  std::reverse(prompts[1].begin() + 7, prompts[1].end());
-  const std::vector<kernels::SamplingParams> samplings = {
-      {1.0f, 0, 1.0f}, {1.0f, 20, 1.0f}, {0.7f, 0, 0.9f}, {0.0f, 0, 1.0f}};
-  std::vector<GenerateRequest> out;
-  for (size_t p = 0; p < prompts.size(); ++p) {
-    for (size_t s = 0; s < samplings.size(); ++s) {
-      GenerateRequest request;
-      request.id = out.size();
-      request.prompt_id = 1000 + p;
-      request.sample_index = static_cast<uint32_t>(s);
-      request.prompt = prompts[p];
-      request.max_new_tokens = 16 - static_cast<int64_t>(s);
-      request.sampling = is_greedy ? kernels::SamplingParams{0.0f, 0, 1.0f} : samplings[s];
-      request.seed = 99;
-      request.want_routes = true;
-      out.push_back(std::move(request));
-    }
-  }
-  return out;
-}
-
 EngineConfig engine_config() {
   EngineConfig config;
   config.kv_slots = 512;
@@ -150,7 +108,7 @@ class DraftOracle : public ::testing::TestWithParam<std::tuple<std::string, std:
 TEST_P(DraftOracle, TheModelItselfIsAlwaysRightAndChangesNothing) {
   for (const ActivationType activations : {ActivationType::kFloat32, ActivationType::kBfloat16}) {
     const std::vector<Completion> want = samples_without(
-        model_.spec, *model_.weights, engine_config(), activations, workload(model_));
+        model_.spec, *model_.weights, engine_config(), activations, draft_workload(model_, 16));
     for (const int64_t step_tokens : {3, 16, 256}) {
       for (const auto& [max_running, kv_slots] :
            std::vector<std::pair<int64_t, int64_t>>{{64, 512}, {3, 512}, {64, 40}}) {
@@ -162,7 +120,7 @@ TEST_P(DraftOracle, TheModelItselfIsAlwaysRightAndChangesNothing) {
           draft.config.kv_slots = kv_slots;
           draft.config.max_logit_rows = every_row ? 64 : 2;
           const auto engine = make_engine(model_.spec, *model_.weights, engine_config(), draft);
-          submit_all(*engine, workload(model_));
+          submit_all(*engine, draft_workload(model_, 16));
           const std::string what =
               fmt::format("steps {} samples {} slots {}", step_tokens, max_running, kv_slots);
           expect_same(finish_all(*engine), want, what);
@@ -179,7 +137,7 @@ TEST_P(DraftOracle, TheModelItselfIsAlwaysRightAndChangesNothing) {
 TEST_P(DraftOracle, WithRoomForAllTheModelItselfGuessesAllThereIs) {
   const Draft draft{&model_.spec, model_.weights.get(), engine_config()};
   const auto engine = make_engine(model_.spec, *model_.weights, engine_config(), draft);
-  submit_all(*engine, workload(model_));
+  submit_all(*engine, draft_workload(model_, 16));
   const std::vector<Completion> done = finish_all(*engine);
   // Of n tokens the first comes with the prompt; a step then brings one and five guesses.
   int64_t spans = 0;
@@ -192,11 +150,12 @@ TEST_P(DraftOracle, ScarceMemoryOfTheEngineAndAGreedyDraftChangeNothing) {
     EngineConfig config = engine_config();
     config.kv_slots = 36;
     config.max_step_tokens = 12;
-    const auto want = samples_without(model_.spec, *model_.weights, engine_config(),
-                                      ActivationType::kFloat32, workload(model_, is_greedy));
+    const auto want =
+        samples_without(model_.spec, *model_.weights, engine_config(), ActivationType::kFloat32,
+                        draft_workload(model_, 16, is_greedy));
     const Draft draft{&model_.spec, model_.weights.get(), engine_config()};
     const auto engine = make_engine(model_.spec, *model_.weights, config, draft);
-    submit_all(*engine, workload(model_, is_greedy));
+    submit_all(*engine, draft_workload(model_, 16, is_greedy));
     expect_same(finish_all(*engine), want, "scarce");
     EXPECT_GT(engine->stats().num_preemptions, 0);
     EXPECT_GT(engine->stats().accepted_tokens, 0);
@@ -215,8 +174,9 @@ TEST(ModelDrafter, AnInt4CopyGuessesForItsBf16OriginalAndBesideLookUp) {
   OracleModel model("dense_untied", "bf16");
   OracleModel copy("dense_untied", "int4_sym7");
   for (const bool is_greedy : {false, true}) {
-    const auto want = samples_without(model.spec, *model.weights, engine_config(),
-                                      ActivationType::kFloat32, workload(model, is_greedy));
+    const auto want =
+        samples_without(model.spec, *model.weights, engine_config(), ActivationType::kFloat32,
+                        draft_workload(model, 16, is_greedy));
     const Draft draft{&copy.spec, copy.weights.get(), engine_config()};
     for (const bool looks_up : {false, true}) {
       for (const bool adapts : {false, true}) {
@@ -227,7 +187,7 @@ TEST(ModelDrafter, AnInt4CopyGuessesForItsBf16OriginalAndBesideLookUp) {
         engine.set_weights(borrowed(*model.weights), 1);
         engine.set_draft_weights(borrowed(*copy.weights), 1);
         for (int epoch = 0; epoch < 2; ++epoch) {
-          submit_all(engine, workload(model, is_greedy));
+          submit_all(engine, draft_workload(model, 16, is_greedy));
           expect_same(finish_all(engine), want, "INT4 for BF16");
         }
         const EngineStats stats = engine.stats();
