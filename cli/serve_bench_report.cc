@@ -29,7 +29,8 @@ struct Times {
       if (!answer.failure.empty()) continue;
       first_ms.push_back(answer.first_ms);
       total_ms.push_back(answer.total_ms);
-      if (answer.num_tokens < 2) continue;
+      // What came in one part says nothing about the time between tokens.
+      if (answer.num_tokens < 2 || answer.last_ms <= answer.first_ms) continue;
       per_token_ms.push_back((answer.last_ms - answer.first_ms) /
                              static_cast<double>(answer.num_tokens - 1));
     }
