@@ -65,6 +65,29 @@ void check_draft_head(const RolloutConfig& rollout, const ConfigSource& source) 
        source.where("rollout.draft_head"));
 }
 
+void check_engine_ranks(const RunConfig& c, const ConfigSource& source) {
+  const RolloutConfig& rollout = c.rollout;
+  if (rollout.expert != 1 && rollout.expert != rollout.tensor) {
+    fail(ErrorCode::kInvalidArgument,
+         "rollout.expert is {} ({}); it must be 1 or rollout.tensor = {}", rollout.expert,
+         source.where("rollout.expert"), rollout.tensor);
+  }
+  if (c.cluster.rollout_workers % rollout.tensor != 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "rollout.tensor = {} ({}) does not divide cluster.rollout_workers = {} ({}), which counts "
+         "all ranks of all engines: raise rollout_workers to {}",
+         rollout.tensor, source.where("rollout.tensor"), c.cluster.rollout_workers,
+         source.where("cluster.rollout_workers"),
+         (c.cluster.rollout_workers / rollout.tensor + 1) * rollout.tensor);
+  }
+  if (rollout.tensor > 1 && c.cluster.external_engines > 0) {
+    fail(ErrorCode::kUnimplemented,
+         "cluster.external_engines ({}): others cannot read weights from engines of several ranks; "
+         "set rollout.tensor: 1 ({}), or cluster.external_engines: 0",
+         source.where("cluster.external_engines"), source.where("rollout.tensor"));
+  }
+}
+
 void check_sizes(const RunConfig& c, const ConfigSource& source) {
   constexpr int64_t kMaxThreads = 1024;
   if (c.cluster.threads_per_worker > kMaxThreads) {
@@ -89,6 +112,7 @@ void check_sizes(const RunConfig& c, const ConfigSource& source) {
          source.where("rollout.draft_model"));
   }
   check_draft_head(c.rollout, source);
+  check_engine_ranks(c, source);
   want("rollout.max_positions", c.rollout.max_positions);
   want("rollout.kv_tokens", c.rollout.kv_tokens);
 }
@@ -276,6 +300,10 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
     fail(ErrorCode::kInvalidArgument, "cluster.trainers ({}) cannot share '{}' so: {}",
          loaded.source.where("cluster.trainers"), config.model.path.string(), *problem);
   }
+  if (const auto problem = mesh_problem(model_of(config, config.model.path), engine_mesh(config))) {
+    fail(ErrorCode::kInvalidArgument, "rollout.tensor ({}): ranks cannot share '{}' so: {}",
+         loaded.source.where("rollout.tensor"), config.model.path.string(), *problem);
+  }
   if (config.qat.enabled && !plans.train.any()) {
     fail(ErrorCode::kInvalidArgument,
          "qat.enabled is true, but '{}' has no quantization_config: convert the model with `nibble "
@@ -325,7 +353,8 @@ SamplingPlan sampling_plan(const RunConfig& c) {
           c.rollout.temperature,
           c.rollout.top_p,
           c.rollout.top_k,
-          std::chrono::milliseconds(c.rollout.timeout_ms)};
+          std::chrono::milliseconds(c.rollout.timeout_ms),
+          static_cast<int>(c.rollout.tensor)};
 }
 
 SupervisedPlan supervised_plan(const RunConfig& c) {
@@ -363,6 +392,11 @@ TrainerConfig trainer_config(const RunConfig& c) {
 Mesh trainer_mesh(const RunConfig& c) {
   return {static_cast<int>(c.cluster.trainers), static_cast<int>(c.parallel.tensor),
           static_cast<int>(c.parallel.expert)};
+}
+
+Mesh engine_mesh(const RunConfig& c) {
+  return {static_cast<int>(c.rollout.tensor), static_cast<int>(c.rollout.tensor),
+          static_cast<int>(c.rollout.expert)};
 }
 
 int worker_threads(const RunConfig& config, WorkerRole role) {

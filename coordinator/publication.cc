@@ -4,8 +4,9 @@
 
 namespace nibble {
 
-Publication::Publication(int num_engines, int num_senders, const std::vector<bool>& on_trial)
-    : num_senders_(num_senders) {
+Publication::Publication(int num_engines, int num_senders, const std::vector<bool>& on_trial,
+                         int ranks)
+    : num_senders_(num_senders), ranks_(ranks) {
   Engine engine;
   engine.reports.resize(static_cast<size_t>(num_senders));
   engine.has_sent.resize(static_cast<size_t>(num_senders));
@@ -85,7 +86,17 @@ void Publication::advance(int e, const PublicationReply& reply, Calls& calls) {
   }
 }
 
+// With all ranks of its engine: one alone serves nothing.
 void Publication::fence(int e, const std::string& why, Calls& calls) {
+  fence_one(e, why, calls);
+  const int first = e - e % ranks_;
+  for (int sibling = first; sibling < first + ranks_; ++sibling) {
+    if (engines_[static_cast<size_t>(sibling)].state == EngineState::kFenced) continue;
+    fence_one(sibling, "another rank of its engine failed: " + why, calls);
+  }
+}
+
+void Publication::fence_one(int e, const std::string& why, Calls& calls) {
   Engine& engine = engines_[static_cast<size_t>(e)];
   engine.state = EngineState::kFenced;
   engine.failure = why;
@@ -117,7 +128,7 @@ void Publication::recorded(const PublicationReply& reply, Calls& calls) {
     if (is_committed_) {
       calls.push_back({PublicationStep::kCommit, e});
     } else {
-      fence(e, reply.error.empty() ? "too few engines were ready" : reply.error, calls);
+      fence_one(e, reply.error.empty() ? "too few engines were ready" : reply.error, calls);
     }
   }
   finish_if_possible();

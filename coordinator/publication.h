@@ -47,10 +47,15 @@ enum class EngineState {
 /// on its way any more, the version is committed if at least half of the engines are prepared, else
 /// aborted; the decision is recorded before an engine hears of it. Engines on trial, which failed
 /// before, have no say in that, unless there are no others.
+///
+/// An engine of several ranks (rollout.tensor) counts as so many engines here, each with messages
+/// of its own; until the decision, ranks of one engine are fenced together.
 class Publication {
  public:
-  /// `num_senders` per engine. `on_trial` by engine; empty: none is.
-  Publication(int num_engines, int num_senders, const std::vector<bool>& on_trial = {});
+  /// `num_senders` per engine. `on_trial` by engine; empty: none is. Each `ranks` numbers in a row
+  /// are one engine's.
+  Publication(int num_engines, int num_senders, const std::vector<bool>& on_trial = {},
+              int ranks = 1);
 
   /// The first calls.
   std::vector<PublicationCall> begin();
@@ -92,11 +97,13 @@ class Publication {
   using Calls = std::vector<PublicationCall>;
   void advance(int engine, const PublicationReply& reply, Calls& calls);
   void fence(int engine, const std::string& why, Calls& calls);
+  void fence_one(int engine, const std::string& why, Calls& calls);
   void decide_if_possible(Calls& calls);
   void recorded(const PublicationReply& reply, Calls& calls);
   void finish_if_possible();
 
   const int num_senders_;
+  const int ranks_;
   std::vector<Engine> engines_;
   Phase phase_ = Phase::kMoving;
   bool is_committed_ = false;

@@ -292,7 +292,9 @@ void PublicationAttempt::plan_engine(int e) {
     compare(plan_.peer->member().id, plan_.peer->plan(plan_.epoch, names, source(), plan_.timeout));
   } else {
     for (TrainerClient* trainer : plan_.trainers) {
-      compare(trainer->member().id, trainer->plan(plan_.epoch, names, plan_.timeout));
+      compare(
+          trainer->member().id,
+          trainer->plan(plan_.epoch, plan_.numbers[static_cast<size_t>(e)], names, plan_.timeout));
     }
   }
   const std::lock_guard lock(mutex_);

@@ -71,7 +71,8 @@ void visit_fields(Visitor& v, ClusterSection& c) {
           "separate: a process for each role; colocated: trainer rank i is rollout engine i too");
   v.field("trainers", c.trainers, "processes", "trainer ranks", Range{1, 1024});
   v.field("rollout_workers", c.rollout_workers, "processes",
-          "rollout engines; colocated: cluster.trainers; sft: 0", Range{0, 1024});
+          "rollout engines, times rollout.tensor; colocated: cluster.trainers; sft: 0",
+          Range{0, 1024});
   v.field("threads_per_worker", c.threads_per_worker, "threads",
           "0: all cores a role may use while the other waits", AtLeast{0});
   v.field("start_timeout_ms", c.start_timeout_ms, "ms", "until all workers have joined and loaded",

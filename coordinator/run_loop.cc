@@ -88,8 +88,13 @@ void RunLoop::start_workers() {
   TrainerStart start;
   std::vector<std::function<void()>> calls;
   calls.emplace_back([&] { start = trainers_->start(resume_from_.string()); });
-  for (auto& engine : engines_) {
-    calls.emplace_back([&] { engine->start(timeout); });
+  for (size_t e = 0; e < engines_.size(); ++e) {
+    // Where its ranks meet: at the first.
+    const size_t first = e - e % static_cast<size_t>(sampling_.engine_ranks);
+    const Member& host = engines_[first]->member();
+    const MeetingPoint at{host.host, host.rendezvous_port, fmt::format("engine-{}", first),
+                          timeout};
+    calls.emplace_back([&engine = *engines_[e], at, timeout] { engine.start(at, timeout); });
   }
   run_parallel(calls);
   summary_.steps = start.step;
@@ -112,6 +117,7 @@ PublisherOptions RunLoop::publisher_options() {
   options.can_pull = config_.cluster.placement == Placement::kSeparate;
   options.whole_every = c.delta ? c.whole_every : 0;
   options.in_place = c.in_place;
+  options.ranks = sampling_.engine_ranks;
   options.board = &board_;
   return options;
 }

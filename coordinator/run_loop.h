@@ -32,6 +32,7 @@ struct SamplingPlan {
   double top_p = 1.0;
   int64_t top_k = 0;
   std::chrono::milliseconds timeout{600'000};
+  int engine_ranks = 1;  ///< rollout workers of one engine
 };
 
 /// The loop of a job: publish, generate, score, train, publish; evaluate and checkpoint every so
@@ -72,8 +73,8 @@ class RunLoop {
   std::vector<std::vector<PromptRecord>> held_out_prompts_;  // of each
   PromptStream stream_;
   RunStore store_;
-  std::optional<TrainerRanks> trainers_;  // from connect() on
-  std::vector<std::unique_ptr<RolloutClient>> engines_;
+  std::optional<TrainerRanks> trainers_;                 // from connect() on
+  std::vector<std::unique_ptr<RolloutClient>> engines_;  // all ranks of the first, of the next...
   std::unique_ptr<WeightPublisher> publisher_;
   std::unique_ptr<MetricsLog> metrics_;
   PublishStats published_;

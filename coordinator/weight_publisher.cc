@@ -37,7 +37,8 @@ WeightPublisher::WeightPublisher(std::string job, int64_t epoch,
       engines_(std::move(engines)),
       store_(store),
       options_(options),
-      fleet_(static_cast<int>(engines_.size()), first_epoch(epoch, store), options_.in_place),
+      fleet_(static_cast<int>(engines_.size()), first_epoch(epoch, store), options_.in_place,
+             options_.ranks),
       pace_(static_cast<int>(engines_.size())),
       is_left_behind_(engines_.size(), false),
       has_failed_to_pull_(engines_.size(), false),
@@ -142,7 +143,7 @@ PublishStats WeightPublisher::try_publish(int64_t step, bool is_retry) {
   std::vector<bool> on_trial(members.size());
   for (size_t i = 0; i < members.size(); ++i) on_trial[i] = fleet_.is_on_trial(members[i]);
   Publication publication(static_cast<int>(members.size()), static_cast<int>(trainers_.size()),
-                          on_trial);
+                          on_trial, options_.ranks);
   attempt->run(publication);
   fleet_.publication_ended(version_, members, publication);
   for (const int e : members) transfers_[static_cast<size_t>(e)].reset();
@@ -151,7 +152,8 @@ PublishStats WeightPublisher::try_publish(int64_t step, bool is_retry) {
     const int engine = static_cast<int>(i);
     // A failed transfer spends its process group.
     met_[static_cast<size_t>(members[i])] = publication.failure(engine).empty();
-    note_outcome(members[i], publication.state(engine) == EngineState::kCommitted);
+    note_outcome(members[i], publication.state(engine) == EngineState::kCommitted &&
+                                 !fleet_.is_fenced(members[i]));
   }
   const PublicationAttempt& ended = *attempt;
   std::erase_if(attempts_, [](const auto& earlier) { return !earlier->has_calls_out(); });
@@ -215,6 +217,7 @@ void WeightPublisher::note_caught_up(int engine, int64_t version) {
 void WeightPublisher::start_pulls() {
   if (!options_.can_pull) return;
   for (const int e : fleet_.behind()) {
+    if (!fleet_.is_fenced(e)) continue;  // came back with another rank of its engine
     if (!pace_.may_try(e, SteadyClock::now())) continue;
     if (has_failed_to_pull_[static_cast<size_t>(e)]) {
       has_failed_to_pull_[static_cast<size_t>(e)] = false;
@@ -224,7 +227,7 @@ void WeightPublisher::start_pulls() {
     // One at a time: an engine has one link to a peer.
     std::vector<int> busy;
     for (const Pull& pull : pulls_) busy.push_back(pull.peer);
-    const auto peer = fleet_.next_peer(busy);
+    const auto peer = fleet_.next_peer(e, busy);
     if (!peer) continue;
     start_pull(e, *peer);
   }

@@ -37,7 +37,8 @@ struct PublisherOptions {
   /// Not 0: what changed since the committed version travels, and every so many versions a whole
   /// one.
   int64_t whole_every = 0;
-  bool in_place = false;         ///< as EngineFleet
+  bool in_place = false;         ///< as EngineFleet, like the next
+  int ranks = 1;                 ///< of each engine; `engines` are all of them
   EngineBoard* board = nullptr;  ///< borrowed; null: nobody looks
 };
 
@@ -57,7 +58,7 @@ class WeightPublisher {
   /// Throws what the last try threw.
   PublishStats publish(int64_t step, int64_t retries);
 
-  /// Numbers of the engines that serve the newest version.
+  /// Engines that serve the newest version, by the numbers of their first ranks.
   std::vector<int> serving();
 
  private:

@@ -159,10 +159,11 @@ void TrainerClient::join_engine(int engine, const MeetingPoint& at) {
   NIBBLE_CALL(JoinEngine, with_margin(at.timeout), request, response);
 }
 
-PlanAnswer TrainerClient::plan(int64_t epoch, const std::vector<std::string>& membership,
-                               milliseconds timeout) {
+PlanAnswer TrainerClient::plan(int64_t epoch, int engine,
+                               const std::vector<std::string>& membership, milliseconds timeout) {
   v1::PlanResponse response;
-  const v1::PlanRequest request = plan_request(epoch, membership);
+  v1::PlanRequest request = plan_request(epoch, membership);
+  request.set_engine(engine);
   NIBBLE_CALL(Plan, timeout, request, response);
   return decode_plan(response);
 }
@@ -193,9 +194,11 @@ RolloutClient::~RolloutClient() = default;
 
 void RolloutClient::give_up() { stub_->calls.cancel(); }
 
-void RolloutClient::start(milliseconds timeout) {
+void RolloutClient::start(const MeetingPoint& at, milliseconds timeout) {
+  v1::StartRolloutRequest request;
+  encode(at, *request.mutable_ranks());
   v1::StartRolloutResponse response;
-  retry_connecting([&] { NIBBLE_CALL(Start, timeout, v1::StartRolloutRequest(), response); });
+  retry_connecting([&] { NIBBLE_CALL(Start, timeout, request, response); });
 }
 
 GenerateResult RolloutClient::generate(const GenerateTask& task, milliseconds timeout) {

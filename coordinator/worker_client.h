@@ -96,7 +96,7 @@ class TrainerClient {
   void save(const std::string& directory, int64_t step, int64_t version,
             std::chrono::milliseconds timeout);
   void join_engine(int engine, const MeetingPoint& at);
-  PlanAnswer plan(int64_t epoch, const std::vector<std::string>& membership,
+  PlanAnswer plan(int64_t epoch, int engine, const std::vector<std::string>& membership,
                   std::chrono::milliseconds timeout);
   /// `committed_version`: the rank keeps it; older ones go.
   SendAnswer send_weights(const PublicationId& publication, int engine,
@@ -162,7 +162,8 @@ class RolloutClient {
  public:
   explicit RolloutClient(const Member& member);
   ~RolloutClient();
-  void start(std::chrono::milliseconds timeout);
+  /// `at`: where the ranks of its engine meet, if it has several.
+  void start(const MeetingPoint& at, std::chrono::milliseconds timeout);
   GenerateResult generate(const GenerateTask& task, std::chrono::milliseconds timeout);
   void join_trainers(const MeetingPoint& at, int num_trainers);
   void join_peer(const MeetingPoint& at, bool sends);

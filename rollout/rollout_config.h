@@ -27,6 +27,8 @@ struct RolloutConfig {
   int64_t top_k = 0;
   std::vector<std::string> stop;
   bool quantize = true;
+  int64_t tensor = 1;
+  int64_t expert = 1;
   int64_t max_running = 64;
   int64_t max_step_tokens = 256;
   int64_t kv_tokens = 16384;
@@ -55,6 +57,13 @@ void visit_fields(Visitor& v, RolloutConfig& c) {
   v.field("stop", c.stop, "", "strings that end a response, besides the model's end tokens");
   v.field("quantize", c.quantize, "",
           "serve INT4 weights; false with qat.enabled: false is a BF16 run");
+  v.field("tensor", c.tensor, "ranks",
+          "rollout workers that compute one engine's steps together, each with its heads and rows: "
+          "for models that do not fit one; samples keep the bits of one",
+          Range{1, 64});
+  v.field("expert", c.expert, "ranks",
+          "1, or rollout.tensor: each of them then holds its part of a layer's experts",
+          Range{1, 64});
   v.field("max_running", c.max_running, "sequences", "sequences that decode together", AtLeast{1});
   v.field("max_step_tokens", c.max_step_tokens, "tokens", "tokens an engine step computes",
           AtLeast{1});

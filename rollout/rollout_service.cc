@@ -13,6 +13,9 @@
 #include "core/device/cuda_device.h"
 #include "core/rpc/status.h"
 #include "proto/nibble.grpc.pb.h"
+#include "rollout/engine_rank.h"
+#include "rollout/engine_setup.h"
+#include "rollout/following_worker.h"
 #include "rollout/rollout_codec.h"
 #include "rollout/weight_links.h"
 #include "weight_sync/sender.h"
@@ -74,21 +77,25 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   }
   ~Impl() override {
     thread_.run([&] { worker_.reset(); });
+    following_.reset();
   }
 
-  grpc::Status Start(grpc::ServerContext*, const v1::StartRolloutRequest*,
+  grpc::Status Start(grpc::ServerContext*, const v1::StartRolloutRequest* request,
                      v1::StartRolloutResponse*) override {
     return run_rpc([&] {
+      if (!spec_) spec_.emplace(model_spec(options_.worker.model));
       thread_.run([&] {
-        if (!worker_) worker_ = std::make_unique<RolloutWorker>(options_.worker);
+        if (!worker_ && !following_) start_engine(decode_rendezvous(request->ranks()));
       });
-      const ParameterTable& table = worker_->spec().table;
+      const ParameterTable& table = spec_->table;
+      Manifest manifest = make_manifest(table, options_.worker.plan, options_.worker.grid);
+      destination_ = engine_slices(manifest, table, engine_mesh(), engine_rank());
       ReceiverOptions receiving{own_sender(), {}, {}};
+      if (has_ranks()) receiving.destination = destination_;
       if (options_.worker.in_place) receiving.release_engine = [this] { release_weights(); };
-      receiver_ = std::make_unique<WeightReceiver>(
-          options_.job, table, options_.worker.plan,
-          make_manifest(table, options_.worker.plan, options_.worker.grid), *kernels_,
-          std::move(receiving));
+      receiver_ =
+          std::make_unique<WeightReceiver>(options_.job, table, options_.worker.plan,
+                                           std::move(manifest), *kernels_, std::move(receiving));
       readers_ = std::make_unique<WeightReaders>(receiver_->manifest(), options_.external_engines);
       log_->info("ready model={} parameters={}", options_.worker.model.string(), table.size());
     });
@@ -167,8 +174,10 @@ class RolloutService::Impl final : public v1::Rollout::Service {
           transaction.epoch, {request->membership().begin(), request->membership().end()},
           v1::SOURCE_PEER);
       WeightSender sender(0, receiver().manifest(), *kernels_);
-      sender.publish(served.version, replica_tensors(receiver().manifest(), *served.weights),
-                     served.weights);
+      sender.publish(
+          served.version,
+          shard_tensors(receiver().manifest(), served.weights->parameters(), destination_),
+          served.weights);
       const Stopwatch clock;
       encode_report(sender.move(transaction, plan, *peer->transport,
                                 Deadline::after(std::chrono::milliseconds(request->deadline_ms()))),
@@ -257,7 +266,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       }
       failpoint(name("received"));
       response->set_wire_ms(clock.elapsed_ms());
-      response->set_bytes(receiver().manifest().bytes);
+      response->set_bytes(slices_bytes(receiver().manifest(), destination_));
     });
   }
 
@@ -281,8 +290,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     return run_rpc([&] {
       failpoint(name("commit"));
       const ServedWeights served = receiver().commit(decode_transaction(request->transaction()));
-      const double pause_ms =
-          thread_.run_within([&] { return worker().set_weights(served.weights, served.version); });
+      const double pause_ms = swap(served);
       // A version may be read until the next publication needs its buffer. One that the trainer of
       // this process packed counts among the trainer's, which packs its next one earlier than that.
       if (own_sender()) readers_->end_before(served.version);
@@ -301,9 +309,45 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   }
 
  private:
+  Mesh engine_mesh() const {
+    const RolloutConfig& c = options_.worker.rollout;
+    return {static_cast<int>(c.tensor), static_cast<int>(c.tensor), static_cast<int>(c.expert)};
+  }
+  bool has_ranks() const { return engine_mesh().world > 1; }
+  int engine_rank() const { return options_.engine % engine_mesh().world; }
+
+  // On the thread. Of several ranks the first leads; `at`: where they meet.
+  void start_engine(const Rendezvous& at) {
+    worker_options_ = options_.worker;
+    if (has_ranks()) {
+      if (options_.worker.gpu != nullptr) ops::bind_cuda_thread();
+      rank_ = std::make_unique<EngineRank>(at, engine_mesh(), engine_rank(),
+                                           options_.worker.gpu != nullptr);
+      worker_options_.rank = rank_.get();
+    }
+    try {
+      if (engine_rank() == 0) {
+        worker_ = std::make_unique<RolloutWorker>(worker_options_);
+      } else {
+        following_ = std::make_unique<FollowingWorker>(worker_options_, *spec_);
+      }
+    } catch (const Error&) {
+      rank_.reset();  // the others must not wait for this one
+      throw;
+    }
+  }
+  // The milliseconds that the engine could not work. Other ranks than the first swap when it says.
+  double swap(const ServedWeights& served) {
+    if (following_) {
+      following_->check();
+      following_->set_weights(served.weights, served.version);
+      return 0.0;
+    }
+    return thread_.run_within([&] { return worker().set_weights(served.weights, served.version); });
+  }
   // In place: the engine stops between two steps; a peer that pulls has to ask again.
   void release_weights() {
-    const int64_t version = thread_.run_within([&] {
+    const int64_t version = following_ ? following_->release_weights() : thread_.run_within([&] {
       worker().release_weights();
       return worker().version();
     });
@@ -311,6 +355,10 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     links_.end_sendings_before(version + 1, Deadline::after(kAbortTimeout));
   }
   RolloutWorker& worker() {
+    if (following_) {
+      fail(ErrorCode::kFailedPrecondition, "rollout/{} computes with rollout/{}: ask that",
+           options_.engine, options_.engine - engine_rank());
+    }
     if (!worker_)
       fail(ErrorCode::kFailedPrecondition, "engine {} has not started", options_.engine);
     return *worker_;
@@ -344,22 +392,26 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   SyncPlan make_sync_plan(int64_t epoch, std::vector<std::string> membership, v1::Source source) {
     const Manifest& manifest = receiver().manifest();
     const Layout senders = source == v1::SOURCE_PEER
-                               ? Layout{{replica_slices(manifest)}}
-                               : trainer_layout(manifest, worker().spec().table, options_.trainers);
-    const auto destination = replica_slices(manifest);
+                               ? Layout{{destination_}}
+                               : trainer_layout(manifest, spec_->table, options_.trainers);
     const TransferSizes sizes = options_.worker.gpu != nullptr ? kGpuTransfers : TransferSizes{};
-    return make_plan({manifest, senders, destination, epoch, membership, sizes});
+    return make_plan({manifest, senders, destination_, epoch, membership, sizes});
   }
 
   const RolloutServiceOptions options_;
   const Logger log_;
   const kernels::Serial serial_;
   std::unique_ptr<const kernels::WeightKernels> kernels_;
-  std::unique_ptr<WeightReceiver> receiver_;  // set by Start, like the next; before any other call
+  std::optional<ModelSpec> spec_;   // set by Start, like all that follow; before any other call
+  std::vector<Slice> destination_;  // what this process serves
+  std::unique_ptr<WeightReceiver> receiver_;  // borrows the specification
   std::unique_ptr<WeightReaders> readers_;    // borrows the receiver's manifest
   WeightLinks links_;
-  std::unique_ptr<RolloutWorker> worker_;  // lives on thread_
-  TaskThread thread_;                      // last member
+  RolloutWorkerOptions worker_options_;
+  std::unique_ptr<EngineRank> rank_;            // null: the engine has one
+  std::unique_ptr<RolloutWorker> worker_;       // lives on thread_; or
+  std::unique_ptr<FollowingWorker> following_;  // of a rank that does not lead
+  TaskThread thread_;                           // last member
 };
 
 RolloutService::RolloutService(RolloutServiceOptions options)

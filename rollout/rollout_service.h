@@ -22,7 +22,7 @@ namespace nibble {
 
 struct RolloutServiceOptions {
   std::string job;
-  int engine = 0;  ///< number of this engine
+  int engine = 0;  ///< number of this engine; of several ranks: of this rank among all engines'
   Mesh trainers;   ///< how the senders share the weights
   RolloutWorkerOptions worker;
   GpuWire gpu_wire = GpuWire::kNccl;  ///< what carries GPU memory

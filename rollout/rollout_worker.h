@@ -20,6 +20,7 @@
 #include "core/tokenizer/prompt_encoder.h"
 #include "core/tokenizer/tokenizer.h"
 #include "rollout/engine/engine.h"
+#include "rollout/engine_rank.h"
 #include "rollout/head_coach.h"
 #include "rollout/reward/reward_process.h"
 #include "rollout/rollout_config.h"
@@ -84,9 +85,11 @@ struct RolloutWorkerOptions {
   QuantizationPlan plan;                    ///< how weights are served
   std::string grid = kDerivedGrid;          ///< the rule that made their codes
   bool in_place = false;                    ///< one weight buffer: new weights overwrite the old
+  EngineRank* rank = nullptr;               ///< of an engine of several, borrowed; or null
 };
 
-/// Generates and scores groups of samples with one engine; keeps those of training steps until the
+/// Generates and scores groups of samples with one engine, of several ranks the first (the others:
+/// FollowingWorker); keeps those of training steps until the
 /// trainers have fetched them. All methods but fetch() belong to one thread, the one that made it.
 class RolloutWorker {
  public:

@@ -129,8 +129,9 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   grpc::Status Plan(grpc::ServerContext*, const v1::PlanRequest* request,
                     v1::PlanResponse* response) override {
     return run_rpc([&] {
-      const SyncPlan plan = make_sync_plan(
-          request->epoch(), {request->membership().begin(), request->membership().end()});
+      const SyncPlan plan =
+          make_sync_plan(request->epoch(), request->engine(),
+                         {request->membership().begin(), request->membership().end()});
       response->set_plan_digest(digest_bytes(plan.digest));
       response->set_bytes(plan.bytes);
       response->set_manifest_text(manifest_text(sender_->manifest()));
@@ -143,8 +144,9 @@ class TrainerService::Impl final : public v1::Trainer::Service {
       failpoint(name("send"));
       const Transaction transaction = decode_transaction(request->transaction());
       publish(transaction.version, request->committed_version());
-      const SyncPlan plan = make_sync_plan(
-          transaction.epoch, {request->membership().begin(), request->membership().end()});
+      const SyncPlan plan =
+          make_sync_plan(transaction.epoch, request->engine(),
+                         {request->membership().begin(), request->membership().end()});
       const auto engine = engine_link(request->engine());
       const Stopwatch clock;
       const SenderReport report =
@@ -312,10 +314,12 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     }
     return found->second;
   }
-  SyncPlan make_sync_plan(int64_t epoch, std::vector<std::string> membership) {
+  SyncPlan make_sync_plan(int64_t epoch, int engine, std::vector<std::string> membership) {
     const Manifest& manifest = sender_->manifest();
-    const Layout senders = trainer_layout(manifest, trainer().spec().table, options_.mesh);
-    const auto destination = replica_slices(manifest);
+    const ParameterTable& table = trainer().spec().table;
+    const Layout senders = trainer_layout(manifest, table, options_.mesh);
+    const auto destination =
+        engine_slices(manifest, table, options_.engine, engine % options_.engine.world);
     const TransferSizes sizes = options_.gpu != nullptr ? kGpuTransfers : TransferSizes{};
     return make_plan({manifest, senders, destination, epoch, membership, sizes});
   }

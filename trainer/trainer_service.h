@@ -19,6 +19,7 @@ struct TrainerServiceOptions {
   std::string job;
   int rank = 0;
   Mesh mesh;
+  Mesh engine;  ///< ranks of one rollout engine; engines' numbers count them all
   TrainerConfig trainer;
   std::optional<RecordSource> records;  ///< of supervised training; empty: rollouts
   const ops::Backend* gpu = nullptr;    ///< a CUDA backend, borrowed; null: the CPU

@@ -128,6 +128,7 @@ void Engine::set_weights(std::shared_ptr<const ops::WeightSource> weights, int64
 
 void Engine::release_weights() {
   if (draft_model_ != nullptr) draft_model_->set_model_weights(nullptr);
+  runner_->release_weights();
   weights_.reset();
 }
 

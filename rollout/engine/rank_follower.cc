@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <map>
+#include <utility>
 #include <vector>
 
 #include "core/base/fail.h"
@@ -18,16 +19,24 @@ constexpr int64_t kMaxBody = int64_t{1} << 32;
 /// This rank's part of one runner, and the leader's table of slots.
 class FollowedRunner {
  public:
-  FollowedRunner(const FollowerParts& parts, const RunnerSizes& sizes)
-      : slot_table_(static_cast<size_t>(sizes.config.max_running * sizes.config.max_positions)),
-        runner_(parts.make_runner(sizes)) {}
+  FollowedRunner(const FollowerParts& parts, RunnerSizes sizes)
+      : sizes_(std::move(sizes)),
+        slot_table_(static_cast<size_t>(sizes_.config.max_running * sizes_.config.max_positions)),
+        runner_(parts.make_runner(sizes_)) {}
 
   void set_weights(std::shared_ptr<const ops::WeightSource> weights, int64_t version) {
     runner_->set_weights(*weights, version);
     weights_ = std::move(weights);
   }
 
+  void release_weights() {
+    runner_->release_weights();
+    weights_ = nullptr;
+  }
+
   void run(std::span<const std::byte> body) {
+    if (weights_ == nullptr)
+      fail(ErrorCode::kDataLoss, "a rank's order to compute without weights");
     decode_step(body, order_);
     const auto entries = static_cast<int64_t>(slot_table_.size());
     for (const auto& [index, slot] : order_.slot_changes) {
@@ -47,6 +56,7 @@ class FollowedRunner {
   }
 
  private:
+  const RunnerSizes sizes_;  // the runner may refer to them
   std::vector<int32_t> slot_table_;
   std::shared_ptr<const ops::WeightSource> weights_;  // shared: with whoever receives them
   std::unique_ptr<StepRunner> runner_;
@@ -86,6 +96,9 @@ void follow_leader(ProcessGroup& control, const FollowerParts& parts) {
         break;
       case RankOrder::kWeights:
         runner(header).set_weights(parts.weights(header.version), header.version);
+        break;
+      case RankOrder::kRelease:
+        runner(header).release_weights();
         break;
       case RankOrder::kStep:
         runner(header).run(body);

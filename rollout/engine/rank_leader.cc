@@ -57,6 +57,12 @@ class RankLeader::Runner final : public StepRunner {
     own_->set_weights(weights, version);
   }
 
+  void release_weights() override {
+    const std::lock_guard lock(link_.mutex);
+    link_.tell({RankOrder::kRelease, number_});
+    own_->release_weights();
+  }
+
   void run(StepPlan& plan, const int32_t* slot_table) override {
     slot_changes_.clear();
     changes_.visit(plan, slot_table,

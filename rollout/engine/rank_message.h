@@ -15,6 +15,7 @@ namespace nibble {
 enum class RankOrder : int64_t {
   kMake,     ///< a runner: its sizes and CUDA graphs
   kWeights,  ///< a runner uses weights of a version from now on
+  kRelease,  ///< a runner lets go of its weights, which are about to be overwritten
   kStep,     ///< a runner computes a plan
   kDrop,     ///< a runner ends
   kEnd,      ///< nothing will follow

@@ -23,6 +23,9 @@ class StepRunner {
   /// Uses these weights from the next step on. They must be where the runner computes, and live
   /// until the next call. Other ranks of the runner use theirs of `version`.
   virtual void set_weights(const ops::WeightSource& weights, int64_t version) = 0;
+  /// The weights are about to be overwritten: the next call is set_weights(). Other ranks of the
+  /// runner let go of theirs.
+  virtual void release_weights() {}
   /// Computes the plan's tokens and fills in its draws and hidden states.
   ///   slot_table  cache slots that StepPlan::first counts into, [max_running, max_positions]
   virtual void run(StepPlan& plan, const int32_t* slot_table) = 0;

@@ -25,7 +25,8 @@ PublicationSim::PublicationSim(const SimModel& model, uint64_t seed, SimCounts& 
   constexpr double kProbabilities[] = {0.0, 0.01, 0.04, 0.12};
   fault_probability_ = kProbabilities[draw(0, 3)];
   in_place_ = chance(0.5);
-  engines_.resize(static_cast<size_t>(draw(1, 5)));
+  ranks_ = chance(0.3) ? 2 : 1;
+  engines_.resize(static_cast<size_t>(ranks_ == 1 ? draw(1, 5) : 2 * draw(1, 3)));
   trainers_.resize(static_cast<size_t>(draw(1, 3)));
   publications_left_ = draw(2, 5);
   for (int e = 0; e < std::ssize(engines_); ++e) start_engine(e);
@@ -56,8 +57,8 @@ void PublicationSim::start_coordinator() {
   int64_t epoch = 0;
   for (const Record& record : log_) epoch = std::max(epoch, record.epoch);
   // Pulls and fencing raise the epoch without a record: leave room for those of one life.
-  fleet_ =
-      std::make_unique<EngineFleet>(static_cast<int>(engines_.size()), epoch + 1000, in_place_);
+  fleet_ = std::make_unique<EngineFleet>(static_cast<int>(engines_.size()), epoch + 1000, in_place_,
+                                         ranks_);
   begin_publication();
 }
 
@@ -68,7 +69,7 @@ void PublicationSim::begin_publication() {
   for (size_t i = 0; i < members.size(); ++i) on_trial[i] = fleet_->is_on_trial(members[i]);
   auto attempt = std::make_shared<Attempt>(
       Attempt{.machine = Publication(static_cast<int>(members.size()),
-                                     static_cast<int>(trainers_.size()), on_trial)});
+                                     static_cast<int>(trainers_.size()), on_trial, ranks_)});
   attempt->engines = members;
   attempt->on_trial = on_trial;
   attempt->version = static_cast<int64_t>(log_.size()) + 1;
@@ -81,9 +82,9 @@ void PublicationSim::begin_publication() {
 void PublicationSim::begin_pull() {
   const auto behind = fleet_->behind();
   if (behind.empty()) return;
-  const auto peer = fleet_->next_peer();
-  if (!peer) return;
   const int engine = behind[static_cast<size_t>(draw(0, std::ssize(behind) - 1))];
+  const auto peer = fleet_->next_peer(engine);
+  if (!peer) return;
   auto attempt = std::make_shared<Attempt>(Attempt{.machine = Publication(1, 1)});
   attempt->engines = {engine};
   attempt->peer = *peer;
@@ -301,7 +302,22 @@ void PublicationSim::check_ended(const Attempt& attempt) {
   if (now_ - attempt.began > 2 * kSimDeadlineMs + 20) {
     violation_ = fmt::format("I5: version {} took {} ms", attempt.version, now_ - attempt.began);
   }
-  if (attempt.is_touched_elsewhere || attempt.peer) return;
+  if (attempt.peer) return;
+  const std::vector<int>& members = attempt.machine.members();
+  for (size_t i = 0; i < members.size(); ++i) {
+    const int first = members[i] - members[i] % ranks_;
+    if (members[i] == first + static_cast<int>(i) % ranks_) continue;
+    violation_ =
+        fmt::format("I6: version {} was decided with a part of an engine", attempt.version);
+  }
+  if (attempt.is_touched_elsewhere) return;
+  const auto is_touched = [&](int e) {
+    const int first = e - e % ranks_;
+    for (int rank = first; rank < first + ranks_; ++rank) {
+      if (attempt.touched.contains(rank)) return true;
+    }
+    return false;
+  };
   // Engines on trial have no say, unless there are no others.
   const bool has_others =
       std::find(attempt.on_trial.begin(), attempt.on_trial.end(), false) != attempt.on_trial.end();
@@ -309,7 +325,7 @@ void PublicationSim::check_ended(const Attempt& attempt) {
   for (size_t i = 0; i < attempt.engines.size(); ++i) {
     if (has_others && attempt.on_trial[i]) continue;
     ++have_a_say;
-    untouched += attempt.touched.contains(attempt.engines[i]) ? 0 : 1;
+    untouched += is_touched(attempt.engines[i]) ? 0 : 1;
   }
   if (2 * untouched < have_a_say || untouched == 0) return;
   if (!attempt.machine.is_committed()) {
@@ -319,7 +335,7 @@ void PublicationSim::check_ended(const Attempt& attempt) {
   }
   for (size_t i = 0; i < attempt.engines.size(); ++i) {
     const int e = attempt.engines[i];
-    if (attempt.touched.contains(e) || attempt.on_trial[i]) continue;
+    if (is_touched(e) || attempt.on_trial[i]) continue;
     if (attempt.machine.state(static_cast<int>(i)) != EngineState::kCommitted) {
       violation_ = fmt::format("I5: sound engine {} does not serve version {}", e, attempt.version);
     }
@@ -347,9 +363,9 @@ std::string PublicationSim::run() {
     drain();
     begin_pull();
     drain();
-    if (std::ssize(fleet_->serving()) == std::ssize(engines_) && round > 0) break;
+    if (all_serve() && round > 0) break;
   }
-  if (violation_.empty() && std::ssize(fleet_->serving()) != std::ssize(engines_)) {
+  if (violation_.empty() && !all_serve()) {
     violation_ = fmt::format("the end: {} of {} engines serve version {}", fleet_->serving().size(),
                              engines_.size(), fleet_->version());
   }

@@ -58,6 +58,7 @@ struct SimCounts {
 ///   I3      an engine's versions and epochs only rise while its process lives
 ///   I5      a publication is decided by its deadline, and if no trainer, log or coordinator failed
 ///           and at most half of the engines were touched, the others serve it
+///   I6      what is decided is decided for whole engines, with all their ranks
 /// and at the end, when faults have stopped, that every engine gets to serve the last version.
 class PublicationSim {
  public:
@@ -109,6 +110,7 @@ class PublicationSim {
   };
 
   bool chance(double probability);
+  bool all_serve() const { return std::ssize(fleet_->serving()) * ranks_ == std::ssize(engines_); }
   int64_t draw(int64_t low, int64_t high);
   void at(int64_t delay, std::function<void()> what);
   void count(SimFault fault) { ++counts_.faults[static_cast<size_t>(fault)]; }
@@ -141,6 +143,7 @@ class PublicationSim {
   SimCounts& counts_;
   double fault_probability_ = 0.0;
   bool in_place_ = false;  // engines with one weight buffer
+  int ranks_ = 1;          // of each engine
   int64_t now_ = 0, order_ = 0;
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
   std::vector<Engine> engines_;

@@ -76,5 +76,42 @@ TEST(EngineFleet, AnEngineOnTrialIsFencedAgainAlsoByAVersionThatIsAborted) {
   EXPECT_EQ(fleet.serving(), (std::vector<int>{0, 1, 2}));
 }
 
+TEST(Publication, RanksOfOneEngineAreFencedTogether) {
+  Publication publication(4, 2, {}, 2);
+  run(publication, {"", "", "down", ""});
+  ASSERT_TRUE(publication.is_committed());
+  EXPECT_EQ(publication.members(), (std::vector<int>{0, 1}));
+  EXPECT_EQ(publication.failure(2), "down");
+  EXPECT_EQ(publication.failure(3), "another rank of its engine failed: down");
+}
+
+TEST(EngineFleet, AnEngineIsBackWhenAllItsRanksHaveCaughtUp) {
+  EngineFleet fleet(4, 1, false, 2);
+  Publication first(4, 1, {}, 2);
+  run(first, {"", "", "", ""});
+  fleet.publication_ended(1, {0, 1, 2, 3}, first);
+  EXPECT_EQ(fleet.serving(), (std::vector<int>{0, 2}));
+  Publication second(4, 1, {}, 2);
+  run(second, {"", "", "", "down"});
+  fleet.publication_ended(2, {0, 1, 2, 3}, second);
+  EXPECT_EQ(fleet.serving(), (std::vector<int>{0}));
+  EXPECT_EQ(fleet.behind(), (std::vector<int>{2, 3}));
+  EXPECT_EQ(fleet.members(), (std::vector<int>{0, 1}));
+  // Each from the same rank of the other engine.
+  EXPECT_EQ(fleet.next_peer(2), 0);
+  EXPECT_EQ(fleet.next_peer(3), 1);
+  fleet.pull_began(2);
+  fleet.pull_began(3);
+  fleet.pull_ended(2, 2, true);
+  EXPECT_EQ(fleet.serving(), (std::vector<int>{0}));
+  fleet.pull_ended(3, 2, false);
+  EXPECT_EQ(fleet.members(), (std::vector<int>{0, 1})) << "one of its ranks has version 1";
+  EXPECT_EQ(fleet.behind(), (std::vector<int>{3})) << "the other has caught up and waits";
+  fleet.pull_began(3);
+  fleet.pull_ended(3, 2, true);
+  EXPECT_EQ(fleet.members(), (std::vector<int>{0, 1, 2, 3}));
+  EXPECT_EQ(fleet.serving(), (std::vector<int>{0, 2}));
+}
+
 }  // namespace
 }  // namespace nibble

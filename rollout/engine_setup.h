@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <vector>
+
+#include "core/models/decoder.h"
+#include "rollout/draft_head.h"
+#include "rollout/draft_model.h"
+#include "rollout/engine/engine.h"
+#include "rollout/head_coach.h"
+#include "rollout/rollout_worker.h"
+
+namespace nibble {
+
+/// Of a Hugging Face directory. Throws Error naming what is wrong with it.
+ModelSpec model_spec(const std::filesystem::path& directory);
+
+/// Sizes of a job's engine: on a GPU with the KV slots that fit beside all else (`draft` included;
+/// null: none), on several ranks on each of them: all call it then. Throws
+/// Error{kResourceExhausted} saying what takes how much where that is too little.
+EngineConfig plan_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
+                         const DraftModel* draft);
+
+/// Makes this process's runner, or this rank's part of one. `options` outlives the result.
+StepRunnerFactory engine_runner(const RolloutWorkerOptions& options,
+                                std::vector<int64_t> graph_batches);
+
+/// rollout.draft_head; null: none. Throws Error naming what is wrong with it.
+std::shared_ptr<const DraftHead> load_job_head(const RolloutWorkerOptions& options,
+                                               const ModelSpec& spec);
+
+/// A job's engine, with what guesses for it, on the calling thread; of several ranks on the first.
+/// Everything outlives it; `head` and `coach` may be null.
+std::unique_ptr<Engine> make_job_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
+                                        const std::shared_ptr<const DraftHead>& head,
+                                        HeadCoach* coach);
+
+}  // namespace nibble
