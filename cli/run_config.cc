@@ -311,6 +311,14 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
          quantization_source(config).string());
   }
   check_calibrated_files(config, loaded.source, plans.train);
+  if (config.algorithm.routing_replay &&
+      model_of(config, config.model.path).num_moe_layers() == 0) {
+    fail(
+        ErrorCode::kInvalidArgument,
+        "algorithm.routing_replay ({}): '{}' has no experts whose choice could be replayed; remove "
+        "it",
+        loaded.source.where("algorithm.routing_replay"), config.model.path.string());
+  }
   return config;
 }
 

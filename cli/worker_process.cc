@@ -74,6 +74,7 @@ class Roles {
     options.trainers = trainer_mesh(config);
     options.worker.plan = job_plans(config).serve;
     if (config.qat.start == QatStart::kCalibrated) options.worker.grid = kHeldGrid;
+    options.worker.wants_routes = config.algorithm.routing_replay;
     options.worker.in_place = config.weight_sync.in_place;
     options.worker.gpu = on_gpu ? make_backend(config) : nullptr;
     options.gpu_wire = gpu_wire(config);

@@ -112,11 +112,12 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   }
 
   grpc::Status FetchSamples(grpc::ServerContext*, const v1::FetchSamplesRequest* request,
-                            v1::FetchSamplesResponse* response) override {
+                            grpc::ServerWriter<v1::SampleGroupMessage>* writer) override {
     return run_rpc([&] {
       const std::vector<uint64_t> ids(request->prompt_ids().begin(), request->prompt_ids().end());
       for (const SampleGroup& group : worker().fetch(request->step(), ids)) {
-        encode_group(group, *response->add_groups());
+        encode_group(group,
+                     [&](const v1::SampleGroupMessage& part) { return writer->Write(part); });
       }
     });
   }

@@ -28,6 +28,15 @@ std::string capped(std::string text) {
   return text;
 }
 
+// What the engine recorded for one sample: the prompt's tokens first.
+void take_routes(const Routes& routes, size_t prompt_tokens, SampleReport& report) {
+  report.route_shape = {routes.layers, routes.top_k, routes.bytes_per_expert};
+  const auto split = routes.bytes.begin() + static_cast<std::ptrdiff_t>(prompt_tokens) *
+                                                report.route_shape.bytes_per_token();
+  report.prompt_routes.assign(routes.bytes.begin(), split);
+  report.sample.routes.assign(split, routes.bytes.end());
+}
+
 }  // namespace
 
 // One job's requests: sample i of the outcome is request first_id + i.
@@ -81,6 +90,7 @@ std::vector<Completion> RolloutWorker::run_engine(const RolloutJob& job, Running
       request.sampling = job.sampling;
       request.seed = job.seed;
       request.stop_ids = tokenizer_.stop_ids();
+      request.want_routes = options_.wants_routes && !job.evaluation;
       if (!options_.rollout.stop.empty()) {
         request.stop = std::make_unique<TextStop>(tokenizer_, options_.rollout.stop);
       }
@@ -166,6 +176,8 @@ void RolloutWorker::score(const RolloutJob& job, Running& running, RolloutOutcom
     report.sample.response = std::move(done.tokens);
     report.sample.log_probs = std::move(done.log_probs);
     report.sample.versions = std::move(done.versions);
+    if (!done.routes.bytes.empty())
+      take_routes(done.routes, running.prompts[i / per_prompt].size(), report);
     outcome.samples.push_back(std::move(report));
   }
   const auto rewards = rewards_->score(batch);
@@ -181,10 +193,15 @@ void RolloutWorker::score(const RolloutJob& job, Running& running, RolloutOutcom
 void RolloutWorker::keep(const RolloutJob& job, Running& running, RolloutOutcome& outcome) {
   std::map<uint64_t, SampleGroup> groups;
   for (size_t p = 0; p < job.prompts.size(); ++p) {
-    groups[job.prompts[p].prompt_id] = {job.prompts[p].prompt_id, running.prompts[p], {}};
+    groups[job.prompts[p].prompt_id] = {job.prompts[p].prompt_id, running.prompts[p], {}, {}, {}};
   }
-  for (const SampleReport& report : outcome.samples) {
-    if (!report.error) groups[report.prompt_id].samples.push_back(report.sample);
+  for (SampleReport& report : outcome.samples) {
+    if (report.error) continue;
+    SampleGroup& group = groups[report.prompt_id];
+    // A prompt is routed once for all its samples.
+    if (group.prompt_routes.empty()) group.prompt_routes = std::move(report.prompt_routes);
+    group.route_shape = report.route_shape;
+    group.samples.push_back(report.sample);
   }
   for (const auto& [id, group] : groups) {
     auto tokens = static_cast<int64_t>(group.prompt.size());

@@ -54,6 +54,8 @@ struct SampleReport {
   std::string prompt_text;
   std::string response_text;
   std::optional<std::string> error;  ///< why it could not be scored; it is dropped
+  RouteShape route_shape;            ///< of its routes and the next
+  std::vector<uint8_t> prompt_routes;
 };
 
 struct RolloutOutcome {
@@ -84,6 +86,7 @@ struct RolloutWorkerOptions {
   Numerics numerics = Numerics::kExact;     ///< of the GPU
   QuantizationPlan plan;                    ///< how weights are served
   std::string grid = kDerivedGrid;          ///< the rule that made their codes
+  bool wants_routes = false;                ///< samples keep the experts chosen for them (R3)
   bool in_place = false;                    ///< one weight buffer: new weights overwrite the old
   EngineRank* rank = nullptr;               ///< of an engine of several, borrowed; or null
 };

@@ -18,12 +18,18 @@ int64_t sample_tokens(const Sample& sample) {
   return std::max<int64_t>(0, static_cast<int64_t>(sample.response.size()) - 1);
 }
 
+void append(const std::vector<uint8_t>& bytes, std::vector<uint8_t>& out) {
+  out.insert(out.end(), bytes.begin(), bytes.end());
+}
+
 MicroBatch build(const std::vector<Piece>& pieces) {
   MicroBatch batch;
   std::vector<SequenceGroup> sequences;
   batch.sample_begin.push_back(0);
   for (const Piece& piece : pieces) {
     SequenceGroup sequence{piece.group->prompt, {}};
+    batch.route_shape = piece.group->route_shape;
+    append(piece.group->prompt_routes, batch.routes);
     for (const size_t s : piece.samples) {
       const Sample& sample = piece.group->samples[s];
       NIBBLE_CHECK(sample.log_probs.size() == sample.response.size(),
@@ -31,6 +37,7 @@ MicroBatch build(const std::vector<Piece>& pieces) {
                    sample.sample_index, piece.group->prompt_id, sample.response.size(),
                    sample.log_probs.size());
       sequence.responses.push_back(sample.response);
+      append(sample.routes, batch.routes);
       batch.rollout_log_prob.insert(batch.rollout_log_prob.end(), sample.log_probs.begin(),
                                     sample.log_probs.end());
       const auto tokens = sample.response.size();

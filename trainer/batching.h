@@ -22,6 +22,8 @@ struct MicroBatch {
   std::vector<float> advantage;         ///< [N]
   std::vector<uint8_t> mask;            ///< [N] 1 = counts
   std::vector<int64_t> sample_begin;    ///< [samples + 1] into the targets
+  RouteShape route_shape;               ///< of what follows
+  std::vector<uint8_t> routes;          ///< of the packed tokens, in their order; empty: none
   bool is_idle = false;                 ///< idle_micro_batch()
 };
 

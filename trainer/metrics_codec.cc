@@ -79,6 +79,10 @@ void encode_metrics(const TrainMetrics& m, bool by_layer, v1::TrainResponse& res
   out["logprob_abs_diff_mean"] = m.log_prob_diff_mean;
   out["logprob_abs_diff_max"] = m.log_prob_diff_max;
   for (const auto& [name, value] : PositionGap::means(m.gap_by_position)) out[name] = value;
+  if (m.experts) {
+    out["expert_load_max"] = m.experts->busiest;
+    out["expert_idle_share"] = m.experts->idle;
+  }
   out["train_response_tokens"] = static_cast<double>(m.response_tokens);
   out["train_computed_tokens"] = static_cast<double>(m.computed_tokens);
   encode_gathered(m.gathered, response);

@@ -2,6 +2,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include "core/base/fail.h"
 #include "core/data/sample_codec.h"
 #include "core/rpc/channel.h"
 #include "core/rpc/status.h"
@@ -16,14 +17,25 @@ std::vector<SampleGroup> fetch_samples(const std::string& engine_address, int64_
   v1::FetchSamplesRequest request;
   request.set_step(step);
   request.mutable_prompt_ids()->Add(prompt_ids.begin(), prompt_ids.end());
-  v1::FetchSamplesResponse response;
-  call_rpc("FetchSamples", engine_address, timeout, [&](grpc::ClientContext& context) {
-    return stub->FetchSamples(&context, request, &response);
-  });
   std::vector<SampleGroup> groups;
-  for (const v1::SampleGroupMessage& message : response.groups()) {
-    groups.push_back(decode_group(message));
-  }
+  call_rpc("FetchSamples", engine_address, timeout, [&](grpc::ClientContext& context) {
+    const auto reader = stub->FetchSamples(&context, request);
+    v1::SampleGroupMessage message;
+    try {
+      while (reader->Read(&message)) {
+        decode_group_part(message, groups);
+        if (groups.size() > prompt_ids.size()) {
+          fail(ErrorCode::kInvalidArgument, "more groups came than the {} that were asked for",
+               prompt_ids.size());
+        }
+      }
+    } catch (...) {
+      context.TryCancel();
+      (void)reader->Finish();
+      throw;
+    }
+    return reader->Finish();
+  });
   return groups;
 }
 

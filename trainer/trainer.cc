@@ -57,6 +57,7 @@ struct Trainer::Sums {
   PolicyLoss loss;
   double entropy = 0.0, diff = 0.0, diff_max = 0.0, kl = 0.0, tokens = 0.0, computed = 0.0;
   PositionGap gap;
+  std::vector<int64_t> expert_tokens;  // [MoE layers, experts]
 };
 
 Trainer::Trainer(TrainerConfig config, const MeshGroups& groups)
@@ -198,10 +199,11 @@ std::vector<float> Trainer::values_of(const at::Tensor& tensor) const {
   return values;
 }
 
-TapeResult Trainer::run_tape(GatheredWeights& weights, const PackedBatch& batch) {
+TapeResult Trainer::run_tape(GatheredWeights& weights, const PackedBatch& batch,
+                             std::vector<at::Tensor> replay) {
   weights.begin_pass();
   const ops::RankGroups ranks{groups_.tensor(), groups_.expert()};
-  return run_log_probs(spec_, weights, rope_, {batch, {}, &backend_, ranks, false},
+  return run_log_probs(spec_, weights, rope_, {batch, std::move(replay), &backend_, ranks, false},
                        static_cast<float>(config_.temperature), ActivationType::kFloat32);
 }
 
@@ -261,6 +263,12 @@ void Trainer::run_update(const std::vector<SampleGroup>& groups, bool with_refer
                              sums.computed};
   const size_t num_scalars = all.size();
   all.insert(all.end(), sums.gap.sums().begin(), sums.gap.sums().end());
+  const size_t num_figures = all.size();
+  if (config_.algorithm.routing_replay) {  // ranks without a sample have nothing counted
+    sums.expert_tokens.resize(
+        static_cast<size_t>(spec_.config.num_moe_layers() * spec_.config.moe.num_experts));
+    all.insert(all.end(), sums.expert_tokens.begin(), sums.expert_tokens.end());
+  }
   all_reduce_sum(group_, all);
   metrics.loss = sums.loss;
   metrics.loss.loss = all[0];
@@ -278,6 +286,11 @@ void Trainer::run_update(const std::vector<SampleGroup>& groups, bool with_refer
   metrics.computed_tokens += static_cast<int64_t>(all[12]);
   if (!first) return;
   metrics.log_prob_diff_mean = all[9] / tokens;
+  if (config_.algorithm.routing_replay) {
+    const std::vector<int64_t> loads(all.begin() + static_cast<std::ptrdiff_t>(num_figures),
+                                     all.end());
+    metrics.experts = expert_load(loads, spec_.config.moe.num_experts);
+  }
   std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(num_scalars),
               metrics.gap_by_position.size(), metrics.gap_by_position.begin());
   // A maximum of non-negative floats orders like its bits.
@@ -292,7 +305,12 @@ void Trainer::run_micro_batch(const MicroBatch& batch, const LossTotals& totals,
   if (with_reference) reference = forward_log_probs(*reference_, batch.packed);
   metrics.reference_ms += clock.restart_ms();
 
-  const TapeResult result = run_tape(weights_, batch.packed);
+  std::vector<at::Tensor> replay;
+  if (config_.algorithm.routing_replay && !batch.is_idle) {
+    replay = replay_of(batch, spec_.config, backend_);
+    count_experts(batch, spec_.config.moe.num_experts, sums.expert_tokens);
+  }
+  const TapeResult result = run_tape(weights_, batch.packed, std::move(replay));
   const std::vector<float> current = values_of(result.log_prob);
   const std::vector<float> entropy = values_of(result.entropy);
   const size_t count = current.size();

@@ -19,12 +19,9 @@
 #include "trainer/batching.h"
 #include "trainer/config/train_config.h"
 #include "trainer/parallel/gathered_weights.h"
+#include "trainer/routing_replay.h"
 #include "trainer/state/optimizer_state.h"
 #include "trainer/state/train_checkpoint.h"
-
-namespace at {
-class Tensor;
-}
 
 namespace nibble {
 
@@ -69,6 +66,7 @@ struct TrainMetrics {
   PositionGap::Sums gap_by_position{};  ///< the same, by place in the response
   double kl_reference = 0.0;            ///< k3 against the reference, mean over response tokens
   bool has_reference = false;
+  std::optional<ExpertLoad> experts;  ///< of the rollout's choices, if they are replayed
   int64_t response_tokens = 0;
   int64_t computed_tokens = 0;  ///< prompts once per group
   PackChanges changes;
@@ -166,7 +164,8 @@ class Trainer {
   // A pass's result, once nothing that it came from has failed.
   std::vector<float> values_of(const at::Tensor& tensor) const;
   std::vector<float> forward_log_probs(GatheredWeights& weights, const PackedBatch& batch);
-  TapeResult run_tape(GatheredWeights& weights, const PackedBatch& batch);
+  TapeResult run_tape(GatheredWeights& weights, const PackedBatch& batch,
+                      std::vector<at::Tensor> replay = {});
 
   const TrainerConfig config_;
   ProcessGroup& group_;

@@ -1,0 +1,186 @@
+// R3: the trainer sends tokens to the experts that the rollout chose.
+#include "trainer/routing_replay.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "core/base/error.h"
+#include "core/models/rope_table.h"
+#include "core/models/tape_executor.h"
+#include "core/ops/cpu_backend.h"
+#include "core/ops/torch_parallel.h"
+#include "tests/trainer/tiny_trainer.h"
+
+namespace nibble {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr const char* kModel = "moe_norm";
+
+// Neighbouring experts at random: not what the model would choose.
+void set_routes(std::vector<SampleGroup>& groups, const ModelConfig& config, uint32_t seed) {
+  std::mt19937 engine(seed);
+  const RouteShape shape{config.num_moe_layers(), config.moe.top_k, 1};
+  const auto choices = [&](size_t tokens) {
+    std::vector<uint8_t> routes;
+    for (int64_t i = 0; i < static_cast<int64_t>(tokens) * shape.layers; ++i) {
+      const auto first = static_cast<int64_t>(engine());
+      for (int64_t j = 0; j < shape.top_k; ++j) {
+        routes.push_back(static_cast<uint8_t>((first + j) % config.moe.num_experts));
+      }
+    }
+    return routes;
+  };
+  for (SampleGroup& group : groups) {
+    group.route_shape = shape;
+    group.prompt_routes = choices(group.prompt.size());
+    for (Sample& sample : group.samples) sample.routes = choices(sample.response.size() - 1);
+  }
+}
+
+std::vector<MicroBatch> batches_of(const std::vector<SampleGroup>& groups, int64_t max_tokens) {
+  std::vector<ScoredGroup> scored;
+  for (const SampleGroup& group : groups) {
+    scored.push_back({&group, std::vector<double>(group.samples.size(), 1.0)});
+  }
+  return make_micro_batches(scored, max_tokens);
+}
+
+ModelConfig config_of(const char* name) {
+  const HfDirectory model(test_root() / "tests/oracles/models" / name / "bf16");
+  return parse_model_config(model.config(), name);
+}
+
+TEST(RoutingReplay, RowsAreThePackedTokensAlsoWhereAPromptIsComputedAgain) {
+  const ModelConfig config = config_of(kModel);
+  auto groups = make_groups(3, 5);
+  set_routes(groups, config, 1);
+  size_t seen = 0;
+  for (const MicroBatch& batch : batches_of(groups, 12)) {  // cuts groups by samples
+    const auto replay = replay_of(batch, config, ops::cpu_backend());
+    ASSERT_EQ(std::ssize(replay), config.num_moe_layers());
+    const auto rows = static_cast<int64_t>(batch.packed.tokens.size());
+    for (const at::Tensor& layer : replay) {
+      ASSERT_EQ(layer.size(0), rows);
+      ASSERT_EQ(layer.size(1), config.moe.top_k);
+    }
+    const int64_t k = config.moe.top_k;
+    for (int64_t t = 0; t < rows; ++t) {
+      for (size_t l = 0; l < replay.size(); ++l) {
+        for (int64_t j = 0; j < k; ++j) {
+          const auto place =
+              static_cast<size_t>((t * config.num_moe_layers() + static_cast<int64_t>(l)) * k + j);
+          ASSERT_EQ(replay[l].const_data_ptr<int32_t>()[t * k + j], batch.routes[place]);
+        }
+      }
+    }
+    seen += batch.routes.size();
+  }
+  EXPECT_GT(seen, 0u);
+}
+
+TEST(RoutingReplay, TwoByteExpertsAreReadAlike) {
+  const ModelConfig config = config_of(kModel);
+  auto groups = make_groups(2, 6);
+  set_routes(groups, config, 2);
+  auto narrow = batches_of(groups, 1000);
+  auto wide = narrow;
+  for (MicroBatch& batch : wide) {
+    batch.route_shape.bytes_per_expert = 2;
+    std::vector<uint8_t> routes;
+    for (const uint8_t expert : batch.routes) routes.insert(routes.end(), {expert, 0});
+    batch.routes = routes;
+  }
+  const auto a = replay_of(narrow[0], config, ops::cpu_backend());
+  const auto b = replay_of(wide[0], config, ops::cpu_backend());
+  for (size_t l = 0; l < a.size(); ++l) EXPECT_TRUE(a[l].equal(b[l]));
+}
+
+TEST(RoutingReplay, WhatIsNotTheModelsIsRefused) {
+  const ModelConfig config = config_of(kModel);
+  auto groups = make_groups(2, 7);
+  set_routes(groups, config, 3);
+  const auto refuses = [&](const char* words, const auto& spoil) {
+    MicroBatch batch = batches_of(groups, 1000)[0];
+    spoil(batch);
+    try {
+      (void)replay_of(batch, config, ops::cpu_backend());
+      FAIL() << words;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+      EXPECT_THAT(error.what(), HasSubstr(words));
+    }
+  };
+  refuses("without the experts", [](MicroBatch& b) { b.routes.clear(); });
+  refuses("bytes of routes", [](MicroBatch& b) { b.routes.pop_back(); });
+  refuses("bytes of routes", [](MicroBatch& b) { ++b.route_shape.layers; });
+  refuses("twice", [](MicroBatch& b) { b.routes[1] = b.routes[0]; });
+  refuses("to expert 200 of", [](MicroBatch& b) { b.routes[0] = 200; });
+}
+
+// The choices of the model that is trained, recorded by a pass over the same tokens.
+void set_own_routes(std::vector<SampleGroup>& groups, const TrainerConfig& options) {
+  const HfDirectory directory(options.model);
+  const ModelSpec spec = make_model_spec(parse_model_config(directory.config(), kModel));
+  const auto weights =
+      load_weights_quantized(directory, spec.table, options.train_plan, ops::torch_parallel());
+  const auto rope = make_rope_table(spec.config.rope, spec.config.head_dim, options.max_positions);
+  const int64_t k = spec.config.moe.top_k;
+  for (SampleGroup& group : groups) {
+    SequenceGroup sequence{group.prompt, {}};
+    for (const Sample& sample : group.samples) sequence.responses.push_back(sample.response);
+    const PackedBatch packed = pack_groups(std::span(&sequence, 1));
+    const TapeResult result =
+        run_log_probs(spec, *weights, rope, {packed}, 1.0f, ActivationType::kFloat32);
+    int64_t row = 0;
+    const auto take = [&](size_t tokens) {
+      std::vector<uint8_t> routes;
+      for (const int64_t end = row + static_cast<int64_t>(tokens); row < end; ++row) {
+        for (const at::Tensor& layer : result.routes) {
+          const int32_t* chosen = layer.const_data_ptr<int32_t>() + row * k;
+          routes.insert(routes.end(), chosen, chosen + k);
+        }
+      }
+      return routes;
+    };
+    group.route_shape = {spec.config.num_moe_layers(), k, 1};
+    group.prompt_routes = take(group.prompt.size());
+    for (Sample& sample : group.samples) sample.routes = take(sample.response.size() - 1);
+    ASSERT_EQ(row, std::ssize(packed.tokens));
+  }
+}
+
+TEST(RoutingReplay, TheTrainerFollowsTheRolloutsChoiceAndItsOwnChangesNothing) {
+  TrainerConfig options = make_config(kModel, Mode::kQat);
+  const auto trained = [&](bool replays, const std::vector<SampleGroup>& groups) {
+    options.algorithm.routing_replay = replays;
+    const auto alone = solo_group("test");
+    const MeshGroups mesh(*alone);
+    Trainer trainer(options, mesh);
+    return trainer.train(std::vector<std::vector<SampleGroup>>{groups}, 1);
+  };
+  auto groups = make_groups(3, 8);
+  const TrainMetrics plain = trained(false, groups);
+  EXPECT_FALSE(plain.experts);
+
+  set_own_routes(groups, options);
+  const TrainMetrics own = trained(true, groups);
+  EXPECT_EQ(own.loss.loss, plain.loss.loss);
+  EXPECT_EQ(own.update.grad_norm, plain.update.grad_norm);
+  ASSERT_TRUE(own.experts);
+  EXPECT_GE(own.experts->busiest, 1.0);
+
+  set_routes(groups, config_of(kModel), 4);
+  const TrainMetrics others = trained(true, groups);
+  EXPECT_NE(others.update.grad_norm, plain.update.grad_norm);
+}
+
+TEST(ExpertLoad, IsTheBusiestOverAnEvenShare) {
+  const ExpertLoad load = expert_load({4, 0, 0, 0, 1, 1, 1, 1}, 4);
+  EXPECT_DOUBLE_EQ(load.busiest, (4.0 + 1.0) / 2);
+  EXPECT_DOUBLE_EQ(load.idle, (0.75 + 0.0) / 2);
+}
+
+}  // namespace
+}  // namespace nibble
