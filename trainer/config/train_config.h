@@ -154,9 +154,10 @@ void visit_fields(Visitor& v, AlgorithmConfig& c) {
   v.field("kl_loss_coef", c.loss.kl_coef, "", "its weight in the loss", AtLeast{0});
   v.field("kl_unbiased", c.loss.kl_unbiased, "", "times the importance ratio");
   v.field("reference", c.reference, "", "auto: where a KL coefficient or metric needs it");
-  v.field("routing_replay", c.routing_replay, "",
-          "R3: trainers send tokens to the experts that the rollout chose; for mixtures of experts in "
-          "fast numerics (exact needs none)");
+  v.field(
+      "routing_replay", c.routing_replay, "",
+      "R3: trainers send tokens to the experts that the rollout chose; for mixtures of experts in "
+      "fast numerics (exact needs none)");
   v.field("kl_metric_every", c.kl_metric_every, "steps", "measures the KL; 0 = never", AtLeast{0});
 }
 
