@@ -1,5 +1,7 @@
 #include <CLI/CLI.hpp>
+#include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "cli/chat_line.h"
 #include "cli/command.h"
@@ -53,20 +55,31 @@ std::string answer_line(const Completion& done, const TextCodec& codec) {
 
 void run_generate(const GenerateFlags& flags) {
   check_sampling_flags(flags.sampling);
+  std::error_code not_there;
+  if (flags.input != "-" && std::filesystem::equivalent(flags.input, flags.output, not_there)) {
+    fail(ErrorCode::kInvalidArgument, "--output would overwrite --input '{}'; name another file",
+         flags.input);
+  }
   JsonLineReader reader(flags.input);
   TextOutput output(flags.output);
   const auto model = load_model(flags.sampling.model);
   const TextCodec codec(flags.sampling.model.model, flags.sampling.tokenizer);
   OfflineGenerator generator(*model, codec, flags.sampling);
   bool at_end = false;
+  std::optional<Error> wrong;
   while (!at_end || generator.has_work()) {
     // While there is work, a line that is still being written is not waited for.
     while (!at_end && generator.has_room() && (!generator.has_work() || reader.ready())) {
-      OrderedJson line;
-      at_end = !reader.next(line);
-      if (at_end) break;
-      const std::string where = reader.where();
-      generator.submit(read_prompt(line, codec, model->spec.config.vocab, where), where);
+      try {
+        OrderedJson line;
+        at_end = !reader.next(line);
+        if (at_end) break;
+        const std::string where = reader.where();
+        generator.submit(read_prompt(line, codec, model->spec.config.vocab, where), where);
+      } catch (const Error& error) {
+        wrong = error;  // what comes before it is answered
+        at_end = true;
+      }
     }
     if (generator.has_work()) generator.step();
     bool any = false;
@@ -76,6 +89,7 @@ void run_generate(const GenerateFlags& flags) {
     }
     if (any) output.flush();
   }
+  if (wrong) throw Error(*wrong);
   output.finish();
   generator.finish();
 }

@@ -63,13 +63,15 @@ std::unique_ptr<ResidentWeights> load_as_flags_say(const HfDirectory& directory,
 
 constexpr int kMaxRanks = 64;
 constexpr auto kMeetTimeout = std::chrono::minutes(5);
+// Of what ranks move within one step.
+constexpr auto kStepTimeout = std::chrono::minutes(2);
 
 // Where the ranks of this process's model meet.
 std::unique_ptr<ModelRanks> join_ranks(const ModelFlags& flags, const ModelSpec& spec,
                                        bool is_on_gpu) {
   const int number = flags.rank->number;
   const auto at = [&](const char* name) {
-    return Rendezvous{"127.0.0.1", flags.rank->port, name, kMeetTimeout};
+    return Rendezvous{"127.0.0.1", flags.rank->port, name, kMeetTimeout, kStepTimeout};
   };
   auto ranks = std::make_unique<ModelRanks>();
   ranks->held = rank_table(spec.table, flags.mesh(), number);

@@ -31,7 +31,8 @@ int64_t position_limit(const LoadedModel& model, const SamplingFlags& flags) {
 EngineConfig engine_config(const LoadedModel& model, const SamplingFlags& flags) {
   EngineConfig config;
   config.max_running = flags.max_running;
-  config.max_step_tokens = std::max(config.max_step_tokens, flags.max_running);
+  // Room for prompts beside a full batch.
+  config.max_step_tokens += flags.max_running;
   config.kv_slots = flags.kv_tokens;
   config.max_draft_tokens = flags.max_draft_tokens;
   config.max_positions = std::min(model.spec.config.max_position, flags.max_positions);

@@ -11,7 +11,8 @@ namespace {
 EngineConfig engine_config(const ServeEngineFlags& flags, const LoadedModel& model) {
   EngineConfig config;
   config.max_running = flags.max_running;
-  config.max_step_tokens = std::max(config.max_step_tokens, flags.max_running);
+  // Room for prompts beside a full batch.
+  config.max_step_tokens += flags.max_running;
   config.kv_slots = flags.kv_tokens;
   config.max_positions = std::min(model.spec.config.max_position, flags.max_positions);
   config.max_requests = flags.capacity();

@@ -1,12 +1,16 @@
 #include "cli/serve_stack.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
+
+#include <spdlog/spdlog.h>
 
 #include "cli/model_engine.h"
 #include "core/base/clock.h"
 #include "core/base/env.h"
 #include "core/base/fail.h"
+#include "core/base/log.h"
 #include "core/checkpoint/hf_directory.h"
 
 namespace nibble {
@@ -15,6 +19,8 @@ namespace {
 constexpr int64_t kMaxSamplesOfRequest = 1024;
 // For answers that are on their way when the engine has stopped.
 constexpr std::chrono::milliseconds kLastWords{3'000};
+// For the step that is under way when all requests have ended, or for loading.
+constexpr std::chrono::seconds kLastStep{10};
 
 void check_range(const char* flag, int64_t value, int64_t least, int64_t most) {
   if (value >= least && value <= most) return;
@@ -37,7 +43,12 @@ ServedModel describe_model(const ServeFlags& flags, const TextCodec& codec) {
   model.max_tokens = served_positions(flags.engine, config.max_position);
   model.max_samples = std::min(kMaxSamplesOfRequest, flags.engine.capacity());
   model.created_s = unix_ms() / 1000;
-  if (!codec.has_tokenizer()) return model;
+  if (!codec.has_tokenizer()) {
+    get_logger("serve")->warn(
+        "'{}' has no tokenizer: only /generate with input_ids works; name one with --tokenizer",
+        flags.engine.model.model.string());
+    return model;
+  }
   model.tokenizer = &codec.tokenizer();
   model.encoder = &codec.encoder();
   model.max_prompt_bytes = most_text_bytes(codec.tokenizer(), model.max_tokens);
@@ -50,6 +61,7 @@ HttpServerOptions http_options(const ServeFlags& flags) {
   options.port = static_cast<int>(flags.port);
   options.max_body_bytes = flags.max_body_mb << 20;
   options.max_connections = static_cast<int>(flags.max_connections);
+  options.answer_timeout = std::chrono::seconds(flags.request_timeout_s) + kLastWords;
   return options;
 }
 
@@ -95,11 +107,22 @@ ServeStack::ServeStack(const ServeFlags& flags, std::function<ServedEngine()> ma
       http_(http_options(flags), api_.handlers()) {}
 
 // Replies are dropped before the server that they go to.
-ServeStack::~ServeStack() { engine_.stop(Deadline::after(std::chrono::milliseconds(0))); }
+ServeStack::~ServeStack() { (void)engine_.stop(Deadline::after(std::chrono::milliseconds(0))); }
 
 void ServeStack::stop() {
-  engine_.stop(Deadline::after(std::chrono::seconds(flags_.shutdown_timeout_s)));
+  const bool has_ended =
+      engine_.stop(Deadline::after(std::chrono::seconds(flags_.shutdown_timeout_s)), kLastStep);
   http_.shutdown(Deadline::after(kLastWords));
+  if (!has_ended) {
+    // A step that hangs, on a GPU or in wait for another rank, cannot be taken back; nor can its
+    // thread be left behind by a process that ends in order.
+    get_logger("serve")->critical(
+        "the engine is still in a step or loading {} s after it was told to stop: the process ends "
+        "without it",
+        kLastStep.count());
+    spdlog::shutdown();
+    std::_Exit(1);
+  }
   engine_.check();
 }
 

@@ -7,12 +7,19 @@
 #include "core/comm_cuda/nccl_group.h"
 
 namespace nibble {
+namespace {
+
+// Of what ranks move within one step.
+constexpr auto kStepTimeout = std::chrono::minutes(2);
+
+}  // namespace
 
 EngineRank::EngineRank(const Rendezvous& at, const Mesh& mesh, int rank, bool on_gpu)
     : mesh_(mesh) {
   const auto named = [&](const char* name) {
     Rendezvous meeting = at;
     meeting.group_name = at.group_name + name;
+    meeting.transfer_timeout = kStepTimeout;
     return meeting;
   };
   control_ = join_gloo_group(named(".control"), rank, mesh.world);

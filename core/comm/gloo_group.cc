@@ -137,6 +137,8 @@ class GlooGroup final : public ProcessGroup {
     silence_c10d();
     state_->name = rendezvous.group_name;
     state_->timeout = rendezvous.timeout;
+    const bool has_own = rendezvous.transfer_timeout.count() > 0;
+    const auto transfers = has_own ? rendezvous.transfer_timeout : rendezvous.timeout;
     try {
       c10d::TCPStoreOptions store_options;
       store_options.port = static_cast<uint16_t>(rendezvous.port);
@@ -144,7 +146,7 @@ class GlooGroup final : public ProcessGroup {
       store_options.waitWorkers = false;
       auto store = c10::make_intrusive<c10d::PrefixStore>(
           state_->name, c10::make_intrusive<c10d::TCPStore>(rendezvous.host, store_options));
-      auto options = c10d::ProcessGroupGloo::Options::create(state_->timeout);
+      auto options = c10d::ProcessGroupGloo::Options::create(transfers);
       options->devices.push_back(
           c10d::ProcessGroupGloo::createDeviceForHostname(rendezvous.host, /*lazyInit=*/false));
       options->threads = 2;
@@ -152,6 +154,7 @@ class GlooGroup final : public ProcessGroup {
     } catch (const std::exception& error) {
       rethrow(error.what(), state_->name, "joining", state_->timeout);
     }
+    state_->timeout = transfers;
   }
 
   int rank() const override { return rank_; }

@@ -68,6 +68,7 @@ struct Rendezvous {
   int port = 0;
   std::string group_name;  ///< unique among groups that meet at one store
   std::chrono::milliseconds timeout{60'000};
+  std::chrono::milliseconds transfer_timeout{0};  ///< of each transfer later on; 0: `timeout`
 };
 
 /// The TCP key-value store that groups meet at; lives as long as any group made through it.

@@ -103,7 +103,8 @@ void KvPlacement::share_prompt(Group& group) {
   for (size_t i = group.shared.size(); (i + 1) * length <= prompt.size(); ++i) {
     PrefixTree::Node* const above = group.shared.empty() ? nullptr : group.shared.back();
     std::vector<uint8_t> routes;
-    if (needs_routes(group)) {
+    // A block is found by those that today's weights serve: others' routes do not go with it.
+    if (needs_routes(group) && !group.has_old_routes) {
       routes = slice(group.routes, {}, static_cast<int64_t>(i) * block_tokens_ * route_bytes_,
                      block_tokens_ * route_bytes_);
     }
@@ -220,7 +221,8 @@ void KvPlacement::share_response(Sequence& last) {
     PrefixTree::Node* node = tree_.find(above, part);
     if (node == nullptr) {
       std::vector<uint8_t> routes;
-      if (last.request.want_routes && route_bytes_ > 0) {
+      if (last.request.want_routes && route_bytes_ > 0 && !group.has_old_routes &&
+          !last.has_old_routes) {
         routes = slice(group.routes, last.completion.routes.bytes, i * block_tokens_ * route_bytes_,
                        block_tokens_ * route_bytes_);
       }

@@ -47,12 +47,15 @@ class KvPlacement {
 
   /// Nothing that is in the cache will be found by later prompts.
   void invalidate() { tree_.invalidate(); }
+  /// A little of what invalidate() left to do, once a step.
+  void tidy() { tree_.tidy(kTidiedBlocks); }
 
   const int32_t* slot_table() const { return slot_table_.data(); }
   int64_t block_tokens() const { return block_tokens_; }
   const PrefixTree& tree() const { return tree_; }
 
  private:
+  static constexpr int64_t kTidiedBlocks = 512;
   int32_t* lane_slots(int64_t lane) { return slot_table_.data() + lane * max_positions_; }
   void fill_slots(int64_t lane, int64_t position, int32_t block, int64_t offset);
   void fill_prompt_slots(const Group& group, int64_t lane);

@@ -1,10 +1,18 @@
 #include "rollout/engine/prefix_tree.h"
 
+#include <utility>
+
 #include "core/base/fail.h"
 
 namespace nibble {
 
 PrefixTree::PrefixTree(BlockPool& pool) : pool_(pool) {}
+
+PrefixTree::~PrefixTree() {
+  invalidate();
+  while (take_one_apart()) {
+  }
+}
 
 PrefixTree::Node* PrefixTree::find(const Node* parent, std::span<const int32_t> tokens) const {
   const auto& children = (parent == nullptr ? root_ : *parent).children_;
@@ -15,7 +23,7 @@ PrefixTree::Node* PrefixTree::find(const Node* parent, std::span<const int32_t> 
 PrefixTree::Node* PrefixTree::insert(Node* parent, std::span<const int32_t> tokens, int32_t block,
                                      std::vector<uint8_t> routes) {
   Node& above = parent == nullptr ? root_ : *parent;
-  NIBBLE_CHECK(!above.is_detached_, "a block after one that is forgotten");
+  NIBBLE_CHECK(parent == nullptr || above.era_ == era_, "a block after one that is forgotten");
   idle_leaves_.erase({above.last_use_, &above});  // no leaf any more
   auto node = std::make_unique<Node>();
   node->tokens.assign(tokens.begin(), tokens.end());
@@ -23,6 +31,7 @@ PrefixTree::Node* PrefixTree::insert(Node* parent, std::span<const int32_t> toke
   node->routes = std::move(routes);
   node->parent_ = &above;
   node->last_use_ = ++clock_;
+  node->era_ = era_;
   route_bytes_ += std::ssize(node->routes);
   ++num_nodes_;
   ++num_idle_;
@@ -52,8 +61,9 @@ void PrefixTree::release(Node& node) {
     detached_.erase(&node);
     return;
   }
-  node.last_use_ = ++clock_;
   ++num_idle_;
+  if (node.era_ != era_) return;  // to be taken apart
+  node.last_use_ = ++clock_;
   add_if_idle_leaf(node);
 }
 
@@ -68,6 +78,10 @@ void PrefixTree::free_node(Node& node) {
 }
 
 bool PrefixTree::evict() {
+  const int64_t free_before = pool_.num_free();
+  while (take_one_apart()) {
+    if (pool_.num_free() > free_before) return true;
+  }
   if (idle_leaves_.empty()) return false;
   Node& node = *idle_leaves_.begin()->second;
   idle_leaves_.erase(idle_leaves_.begin());
@@ -81,33 +95,39 @@ bool PrefixTree::evict() {
 }
 
 void PrefixTree::invalidate() {
-  detach_all(root_);
-  idle_leaves_.clear();
-  num_idle_ = 0;
+  ++era_;
+  if (!root_.children_.empty()) forgotten_.push_back(std::exchange(root_.children_, {}));
+  if (!idle_leaves_.empty()) forgotten_leaves_.push_back(std::exchange(idle_leaves_, {}));
   num_nodes_ = 0;
 }
 
-void PrefixTree::detach_all(Node& parent) {
-  // Trees are as deep as prompts have blocks: no recursion.
-  std::vector<std::unique_ptr<Node>> pending;
-  const auto take_children = [&pending](Node& node) {
-    for (auto& [tokens, child] : node.children_) pending.push_back(std::move(child));
-    node.children_.clear();
-  };
-  take_children(parent);
-  while (!pending.empty()) {
-    std::unique_ptr<Node> node = std::move(pending.back());
-    pending.pop_back();
-    take_children(*node);
-    if (node->users_ == 0) {
-      free_node(*node);
-      continue;
-    }
-    node->is_detached_ = true;
-    node->parent_ = nullptr;
-    Node* const key = node.get();
-    detached_.emplace(key, std::move(node));
+void PrefixTree::tidy(int64_t nodes) {
+  for (int64_t i = 0; i < nodes && take_one_apart(); ++i) {
   }
+}
+
+// One forgotten node, and one entry of a list of leaves. False: there is none.
+bool PrefixTree::take_one_apart() {
+  if (!forgotten_leaves_.empty()) {
+    std::set<LeafKey>& leaves = forgotten_leaves_.back();
+    leaves.erase(leaves.begin());
+    if (leaves.empty()) forgotten_leaves_.pop_back();
+  }
+  if (forgotten_.empty()) return !forgotten_leaves_.empty();
+  Children& siblings = forgotten_.back();
+  std::unique_ptr<Node> node = std::move(siblings.extract(siblings.begin()).mapped());
+  if (siblings.empty()) forgotten_.pop_back();
+  if (!node->children_.empty()) forgotten_.push_back(std::exchange(node->children_, {}));
+  if (node->users_ == 0) {
+    free_node(*node);
+    --num_idle_;
+    return true;
+  }
+  node->is_detached_ = true;
+  node->parent_ = nullptr;
+  Node* const key = node.get();
+  detached_.emplace(key, std::move(node));
+  return true;
 }
 
 }  // namespace nibble

@@ -16,7 +16,8 @@ namespace nibble {
 /// Remembers which blocks of a KV cache hold the keys and values of which token prefixes, so that
 /// a prompt that begins like an earlier one is not computed again. A radix tree: an edge is one
 /// block of tokens. Blocks that nobody uses stay until their memory is wanted, the least recently
-/// used first. What other weights computed is never found: invalidate() at every swap. One thread.
+/// used first. What other weights computed is never found: invalidate() at every swap, which
+/// takes no longer for a full tree. One thread.
 class PrefixTree {
  public:
   struct Node {
@@ -30,14 +31,15 @@ class PrefixTree {
     std::map<std::vector<int32_t>, std::unique_ptr<Node>> children_;
     int64_t users_ = 0;
     uint64_t last_use_ = 0;
-    bool is_detached_ = false;
+    uint64_t era_ = 0;          // of the weights; an earlier one: forgotten
+    bool is_detached_ = false;  // forgotten, in use, and out of the tree
   };
 
   /// `pool` gets back what is forgotten, and outlives the tree.
   explicit PrefixTree(BlockPool& pool);
   PrefixTree(const PrefixTree&) = delete;
   PrefixTree& operator=(const PrefixTree&) = delete;
-  ~PrefixTree() { invalidate(); }  // without recursion
+  ~PrefixTree();
 
   /// The block after `parent` (null: the first) with these tokens; null if it is not known.
   Node* find(const Node* parent, std::span<const int32_t> tokens) const;
@@ -55,8 +57,11 @@ class PrefixTree {
 
   /// Gives one block that nobody uses back to the pool; false if there is none.
   bool evict();
-  /// Forgets everything; blocks in use go back to the pool after their last release().
+  /// Forgets everything. What nobody uses can be evicted as before; blocks in use can be once they
+  /// are released. Memory of the tree itself goes with tidy() and evict().
   void invalidate();
+  /// Takes up to so many forgotten nodes apart.
+  void tidy(int64_t nodes);
 
   int64_t num_idle() const { return num_idle_; }     ///< blocks that nobody uses
   int64_t num_blocks() const { return num_nodes_; }  ///< that can be found
@@ -64,13 +69,18 @@ class PrefixTree {
 
  private:
   using LeafKey = std::pair<uint64_t, Node*>;
+  using Children = std::map<std::vector<int32_t>, std::unique_ptr<Node>>;
   void add_if_idle_leaf(Node& node);
   void free_node(Node& node);
-  void detach_all(Node& parent);
+  bool take_one_apart();
 
   BlockPool& pool_;
   Node root_;
+  uint64_t era_ = 0;
   std::set<LeafKey> idle_leaves_;
+  // Of earlier eras, to be taken apart. Trees are as deep as prompts have blocks: no recursion.
+  std::vector<Children> forgotten_;
+  std::vector<std::set<LeafKey>> forgotten_leaves_;
   std::unordered_map<Node*, std::unique_ptr<Node>> detached_;  // in use, of earlier weights
   uint64_t clock_ = 0;
   int64_t num_idle_ = 0;

@@ -32,39 +32,42 @@ uint64_t PromptCorpus::pair_key(const Sample& sample, size_t last) {
          static_cast<uint32_t>(sample.tokens[last]);
 }
 
-void PromptCorpus::push(int32_t number, int32_t token) {
-  Sample& sample = samples_[static_cast<size_t>(number)];
+void PromptCorpus::push(int32_t at, int32_t token) {
+  Sample& sample = samples_[static_cast<size_t>(at)];
   sample.tokens.push_back(token);
   sample.before.emplace_back();
   ++num_tokens_;
   if (sample.tokens.size() < 2) return;
   const size_t last = sample.tokens.size() - 1;
   Place& place = last_place_[pair_key(sample, last)];
-  sample.before.back() = std::exchange(place, {number, static_cast<int32_t>(last)});
+  sample.before.back() = std::exchange(place, {at, static_cast<int32_t>(last)});
 }
 
 int32_t PromptCorpus::begin() {
-  const auto number = static_cast<int32_t>(samples_.size());
-  samples_.emplace_back().is_live = true;
+  const auto place = static_cast<int32_t>(samples_.size());
+  Sample& sample = samples_.emplace_back();
+  sample.is_live = true;
+  sample.number = next_number_++;
+  place_of_.emplace(sample.number, place);
   ++num_live_;
-  for (const int32_t token : head_) push(number, token);
-  return number;
+  for (const int32_t token : head_) push(place, token);
+  return samples_.back().number;
 }
 
-void PromptCorpus::extend(int32_t sample, int32_t token) { push(sample, token); }
+void PromptCorpus::extend(int32_t sample, int32_t token) { push(place_of_.at(sample), token); }
 
 void PromptCorpus::end(int32_t sample) {
-  samples_[static_cast<size_t>(sample)].is_live = false;
+  live(sample).is_live = false;
+  place_of_.erase(sample);
   --num_live_;
 }
 
 void PromptCorpus::drop(int32_t sample) {
-  Sample& dropped = samples_[static_cast<size_t>(sample)];
-  if (dropped.is_live) --num_live_;
-  dropped.is_live = false;
+  Sample& dropped = live(sample);
   num_tokens_ -= std::ssize(dropped.tokens);
-  // Numbers stay; places in it have nothing behind them from now on.
-  dropped.tokens.clear();
+  // Until the next trim() what stood before it is found through it; it is not found itself.
+  dropped.tokens = {};
+  end(sample);
 }
 
 int PromptCorpus::agreement(const Sample& one, size_t one_last, const Sample& other,
@@ -99,7 +102,7 @@ std::vector<PromptCorpus::Voter> PromptCorpus::find_voters(const Sample& own) co
 
 void PromptCorpus::propose(int32_t sample, int64_t most, std::vector<DraftToken>& out) const {
   out.clear();
-  const Sample& own = samples_[static_cast<size_t>(sample)];
+  const Sample& own = samples_[static_cast<size_t>(place_of_.at(sample))];
   if (own.tokens.size() < 2) return;
   std::vector<Voter> voters = find_voters(own);
   std::vector<std::pair<int32_t, double>> votes;
@@ -131,17 +134,18 @@ void PromptCorpus::propose(int32_t sample, int64_t most, std::vector<DraftToken>
 }
 
 void PromptCorpus::trim(int64_t most) {
-  if (num_live_ > 0) return;  // numbers are in use
-  int64_t kept = 0;
-  for (const Sample& sample : samples_) kept += sample.tokens.empty() ? 0 : 1;
-  kept -= 1;  // the prompt
-  if (kept <= most && std::ssize(samples_) <= 2 * most + 1) return;
+  // Not each time: indexing what stays takes as long as all of it.
+  if (std::ssize(samples_) - 1 - num_live_ <= 2 * most) return;
   std::vector<Sample> newest;
-  for (size_t i = samples_.size() - 1; i > 0 && std::ssize(newest) < most; --i) {
-    if (!samples_[i].tokens.empty()) newest.push_back(std::move(samples_[i]));
+  int64_t finished = 0;
+  for (size_t i = samples_.size() - 1; i > 0; --i) {
+    Sample& sample = samples_[i];
+    if (!sample.is_live && (sample.tokens.empty() || ++finished > most)) continue;
+    newest.push_back(std::move(sample));
   }
   samples_.resize(1);
   for (auto sample = newest.rbegin(); sample != newest.rend(); ++sample) {
+    if (sample->is_live) place_of_[sample->number] = static_cast<int32_t>(samples_.size());
     samples_.push_back(std::move(*sample));
   }
   index_again();

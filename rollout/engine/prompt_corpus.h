@@ -30,7 +30,8 @@ class PromptCorpus {
 
   int64_t num_live() const { return num_live_; }
   int64_t num_tokens() const { return num_tokens_; }
-  /// Keeps the newest `most` finished samples only.
+  /// Keeps the newest finished samples only: `most` of them at least, at most twice as many.
+  /// Samples that go on stay.
   void trim(int64_t most);
 
  private:
@@ -42,6 +43,7 @@ class PromptCorpus {
     std::vector<int32_t> tokens;
     std::vector<Place> before;  // where the pair that ends here stood before
     bool is_live = false;
+    int32_t number = -1;  // that begin() gave it
   };
   struct Voter {
     const Sample* sample;
@@ -50,13 +52,17 @@ class PromptCorpus {
     int length;  // tokens that agree
   };
   static uint64_t pair_key(const Sample& sample, size_t last);
-  void push(int32_t number, int32_t token);
+  // `place`: among samples_.
+  void push(int32_t place, int32_t token);
+  Sample& live(int32_t number) { return samples_[static_cast<size_t>(place_of_.at(number))]; }
   int agreement(const Sample& one, size_t one_last, const Sample& other, size_t other_last) const;
   std::vector<Voter> find_voters(const Sample& own) const;
   void index_again();
 
   std::vector<int32_t> head_;    // last tokens of the prompt: what a response begins behind
   std::vector<Sample> samples_;  // the first is the prompt
+  std::unordered_map<int32_t, int32_t> place_of_;  // of each live sample, by its number
+  int32_t next_number_ = 0;
   std::unordered_map<uint64_t, Place> last_place_;  // of a pair of tokens
   int64_t num_live_ = 0;
   int64_t num_tokens_ = 0;

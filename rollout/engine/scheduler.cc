@@ -91,6 +91,7 @@ std::unique_ptr<Sequence> Scheduler::make_sequence(GenerateRequest request,
     sequence->prompt_routes.assign(routes.bytes.begin(), split);
     routes.bytes.erase(routes.bytes.begin(), split);
     sequence->routed = sequence->num_tokens() - 1;
+    sequence->has_old_routes = true;  // of whatever weights the earlier request had
   }
   sequence->request = std::move(request);
   if (sequence->request.stop != nullptr) {
@@ -228,6 +229,9 @@ void Scheduler::change_weights() {
   for (const auto& [id, sequence] : sequences_) {
     if (sequence->computed > 0) sequence->is_stale = true;
     if (sequence->group->computed > 0) sequence->group->is_stale = true;
+    sequence->has_old_routes = sequence->has_old_routes || sequence->routed > 0;
+    sequence->group->has_old_routes =
+        sequence->group->has_old_routes || sequence->group->routed > 0;
   }
 }
 

@@ -112,8 +112,8 @@ class Scheduler {
   void leave(Sequence& sequence);
   // Planning.
   void plan_decodes(StepPlan& plan);
-  void plan_prompts(StepPlan& plan);
-  void plan_responses(StepPlan& plan);
+  void plan_catching_up(StepPlan& plan);
+  void add_prompt(StepPlan& plan, const Sequence& sequence, int64_t room);
   void add_tokens(StepPlan& plan, const StepPlan::Span& span, const Sequence& lane_of) const;
   void guess(std::span<Sequence* const> sequences, int64_t num_samples);
   void add_decode(StepPlan& plan, Sequence& sequence, std::vector<DraftToken>& guesses,

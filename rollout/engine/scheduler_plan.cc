@@ -14,7 +14,7 @@ bool ends_at(Sequence& sequence, int32_t token) {
   return sequence.request.stop != nullptr && sequence.request.stop->ends_at(token);
 }
 
-// Of one prompt while others wait to be computed too: a long one must not hold them up for long.
+// Of one while others wait to be computed too: a long one must not hold them up for long.
 int64_t share_of(int64_t room, bool is_last) {
   return is_last ? room : std::max<int64_t>(1, room - room / 4);
 }
@@ -41,9 +41,9 @@ void Scheduler::plan(StepPlan& plan) {
   ++num_steps_;
   make_room_for_decodes();
   admit();
+  kv_.tidy();
   plan_decodes(plan);
-  plan_prompts(plan);
-  plan_responses(plan);
+  plan_catching_up(plan);
   if (drafter_) drafter_->ask(plan);
   NIBBLE_CHECK(plan.num_tokens() > 0 || !has_work(), "{} waiting requests cannot start",
                waiting_.size());
@@ -118,40 +118,45 @@ void Scheduler::add_decode(StepPlan& plan, Sequence& sequence, std::vector<Draft
   }
 }
 
-void Scheduler::plan_prompts(StepPlan& plan) {
-  std::vector<const Sequence*> firsts;  // of every group one member, whose lane serves all
-  for (const Sequence* sequence : running_) {
+// Prompts, and what sequences have besides their last token and is computed anew, in their order:
+// else later prompts could hold up an earlier sequence that lost its cache for ever.
+void Scheduler::plan_catching_up(StepPlan& plan) {
+  std::vector<Sequence*> behind;  // of a prompt one member, whose lane serves all
+  for (Sequence* sequence : running_) {
     Group& group = *sequence->group;
-    if (group.is_computed() || group.planned_in == static_cast<uint64_t>(num_steps_)) continue;
-    group.planned_in = static_cast<uint64_t>(num_steps_);
-    firsts.push_back(sequence);
+    const bool is_prompt = !group.is_computed();
+    if (is_prompt ? group.planned_in == static_cast<uint64_t>(num_steps_)
+                  : sequence->num_behind() == 0) {
+      continue;
+    }
+    if (is_prompt) group.planned_in = static_cast<uint64_t>(num_steps_);
+    behind.push_back(sequence);
   }
-  for (size_t i = 0; i < firsts.size(); ++i) {
+  for (size_t i = 0; i < behind.size(); ++i) {
     const int64_t room = config_.max_step_tokens - plan.num_tokens();
     if (room == 0) return;
-    Group& group = *firsts[i]->group;
-    const int64_t chunk =
-        std::min(share_of(room, i + 1 == firsts.size()), group.prompt_tokens() - group.computed);
-    add_tokens(plan, {&group, nullptr, plan.num_tokens(), chunk, chunk, plan.draws.size()},
-               *firsts[i]);
-    if (group.computed + chunk < group.prompt_tokens()) continue;
-    for (Sequence* member : group.members) {
-      // Others have their first token from before the prompt was computed anew.
-      if (member->num_tokens() > 0) continue;
-      add_draw(plan, *member, plan.num_tokens() - 1, 0, -1);
-      ++plan.spans.back().num_draws;
+    const int64_t share = share_of(room, i + 1 == behind.size());
+    if (behind[i]->group->is_computed()) {
+      const int64_t chunk = std::min(share, behind[i]->num_behind());
+      add_tokens(plan, {behind[i]->group.get(), behind[i], plan.num_tokens(), chunk, chunk},
+                 *behind[i]);
+    } else {
+      add_prompt(plan, *behind[i], share);
     }
   }
 }
 
-// What a sequence has besides its last token is in the cache, unless it is computed anew.
-void Scheduler::plan_responses(StepPlan& plan) {
-  for (Sequence* sequence : running_) {
-    const int64_t room = config_.max_step_tokens - plan.num_tokens();
-    if (room == 0) return;
-    if (!sequence->group->is_computed() || sequence->num_behind() == 0) continue;
-    const int64_t chunk = std::min(room, sequence->num_behind());
-    add_tokens(plan, {sequence->group.get(), sequence, plan.num_tokens(), chunk, chunk}, *sequence);
+// Tokens of its prompt, up to `room`; behind the last one all members draw their first.
+void Scheduler::add_prompt(StepPlan& plan, const Sequence& sequence, int64_t room) {
+  Group& group = *sequence.group;
+  const int64_t chunk = std::min(room, group.prompt_tokens() - group.computed);
+  add_tokens(plan, {&group, nullptr, plan.num_tokens(), chunk, chunk, plan.draws.size()}, sequence);
+  if (group.computed + chunk < group.prompt_tokens()) return;
+  for (Sequence* member : group.members) {
+    // Others have their first token from before the prompt was computed anew.
+    if (member->num_tokens() > 0) continue;
+    add_draw(plan, *member, plan.num_tokens() - 1, 0, -1);
+    ++plan.spans.back().num_draws;
   }
 }
 

@@ -36,6 +36,7 @@ struct Group {
   uint64_t planned_in = 0;                ///< the plan that last had tokens of it
   bool is_stale = false;                  ///< other weights than today's computed some of it
   bool want_routes = false;               ///< some member does
+  bool has_old_routes = false;            ///< other weights than today's chose some of them
   std::vector<uint8_t> routes;            ///< of `routed` tokens, as they were computed first
   std::vector<Sequence*> members;         ///< unfinished; borrowed from the scheduler
 
@@ -58,6 +59,7 @@ struct Sequence {
   int64_t computed = 0;                ///< response tokens in the cache
   int64_t routed = 0;                  ///< response tokens that were ever computed
   bool is_stale = false;               ///< other weights than today's computed some of it
+  bool has_old_routes = false;         ///< other weights than today's chose some of its routes
   std::vector<uint8_t> prompt_routes;  ///< of an earlier request; empty: the group's
   std::optional<FinishReason> finished;
 

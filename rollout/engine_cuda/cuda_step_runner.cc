@@ -102,11 +102,11 @@ class CudaStepRunner final : public StepRunner {
     const int64_t padded = graph == graphs_.end() ? tokens : graph->first;
     stage(plan, padded);
     if (graph != graphs_.end()) {
-      stage_draws(plan, 0, tokens);
+      stage_draws(std::span(plan.draws));
       for (int64_t i = tokens; i < padded; ++i) draws_.host()[i] = {static_cast<int32_t>(i)};
       draws_.upload(padded, stream_.get());
       graph->second.graph.launch(stream_.get());
-      fetch(0, tokens);
+      fetch(tokens);
       fetch_hidden(plan, graph->second.hidden);
     } else {
       const uint16_t* hidden = arena_.run(device_step(tokens), cache_, stream_.get());
@@ -115,11 +115,7 @@ class CudaStepRunner final : public StepRunner {
     }
     fetch_routes(tokens);
     wait();
-    for (size_t i = 0; i < plan.draws.size(); ++i) {
-      plan.draws[i].token = results_on_host_.data()[i].token;
-      plan.draws[i].log_prob = results_on_host_.data()[i].log_prob;
-      if (decodes && graph != graphs_.end()) complete(plan.draws[i], static_cast<int64_t>(i));
-    }
+    if (graph != graphs_.end()) take_results(std::span(plan.draws));
     num_tokens_ = tokens;
   }
 
@@ -165,7 +161,7 @@ class CudaStepRunner final : public StepRunner {
   }
 
   int64_t table_entries() const { return config_.max_running * config_.max_positions; }
-  // A step may draw many tokens from one row: the first of each sample of a group.
+  // At a time. A step may draw more, many tokens from one row: the first of each sample of a group.
   int64_t most_draws() const { return std::max(config_.max_running, config_.max_step_tokens); }
 
   static bool is_decode(const StepPlan& plan) {
@@ -233,9 +229,10 @@ class CudaStepRunner final : public StepRunner {
     if (changes > 0) flush();
   }
 
-  void stage_draws(const StepPlan& plan, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const Draw& draw = plan.draws[static_cast<size_t>(i)];
+  void stage_draws(std::span<const Draw> draws) {
+    NIBBLE_CHECK(std::ssize(draws) <= most_draws(), "{} draws at a time", draws.size());
+    for (size_t i = 0; i < draws.size(); ++i) {
+      const Draw& draw = draws[i];
       draws_.host()[i] = {static_cast<int32_t>(draw.row),
                           draw.sampling.temperature,
                           draw.sampling.top_k,
@@ -245,40 +242,46 @@ class CudaStepRunner final : public StepRunner {
     }
   }
 
-  // Head and draws of a step that is no captured one, as many distinct rows at a time as the logits
-  // have room for.
+  // Of draws that were staged and fetched.
+  void take_results(std::span<Draw> draws) {
+    for (size_t i = 0; i < draws.size(); ++i) {
+      draws[i].token = results_on_host_.data()[i].token;
+      draws[i].log_prob = results_on_host_.data()[i].log_prob;
+      complete(draws[i], draws_.host()[i].row);
+    }
+  }
+
+  // Head and draws of a step that is no captured one, as many at a time as there is room for: of
+  // distinct rows among the logits, and of draws.
   void draw(StepPlan& plan, const uint16_t* hidden) {
-    const auto count = static_cast<int64_t>(plan.draws.size());
-    for (int64_t begin = 0; begin < count;) {
+    std::span<Draw> left(plan.draws);
+    while (!left.empty()) {
       int64_t rows = 0;
-      int64_t end = begin;
-      for (; end < count; ++end) {
-        const auto row = static_cast<int32_t>(plan.draws[static_cast<size_t>(end)].row);
+      size_t count = 0;
+      for (; count < left.size() && static_cast<int64_t>(count) < most_draws(); ++count) {
+        const auto row = static_cast<int32_t>(left[count].row);
         if (rows == 0 || draw_rows_.host()[rows - 1] != row) {
           if (rows == config_.max_logit_rows) break;
           draw_rows_.host()[rows++] = row;
         }
       }
-      stage_draws(plan, begin, end);
+      const std::span<Draw> now = left.first(count);
+      stage_draws(now);
       int32_t at = 0;
-      for (int64_t i = begin; i < end; ++i) {
+      for (size_t i = 0; i < count; ++i) {
         while (draw_rows_.host()[at] != draws_.host()[i].row) ++at;
         draws_.host()[i].row = at;
       }
       const cudaStream_t stream = stream_.get();
       draw_rows_.upload(rows, stream);
-      draws_.upload(end, stream);
+      draws_.upload(std::ssize(now), stream);
       kernels::cuda::gather_rows(hidden, draw_rows_.device(), rows, spec_.config.hidden,
                                  hidden_.data(), stream);
-      enqueue_draws(hidden_.data(), rows, begin, end - begin);
-      fetch(begin, end);
+      enqueue_draws(hidden_.data(), rows, std::ssize(now));
+      fetch(std::ssize(now));
       wait();  // the staging memory is used again
-      for (int64_t i = begin; i < end; ++i) {
-        Draw& draw = plan.draws[static_cast<size_t>(i)];
-        draw.token = results_on_host_.data()[i].token;
-        complete(draw, draws_.host()[i].row);
-      }
-      begin = end;
+      take_results(now);
+      left = left.subspan(count);
     }
   }
 
@@ -298,15 +301,15 @@ class CudaStepRunner final : public StepRunner {
                                stream_.get());
   }
 
-  void enqueue_draws(const uint16_t* hidden, int64_t rows, int64_t begin, int64_t count) {
+  void enqueue_draws(const uint16_t* hidden, int64_t rows, int64_t count) {
     compute_logits(hidden, rows);
-    kernels::cuda::sample(logits_.data(), spec_.config.vocab, draws_.device() + begin, count,
-                          results_.data() + begin, stream_.get());
+    kernels::cuda::sample(logits_.data(), spec_.config.vocab, draws_.device(), count,
+                          results_.data(), stream_.get());
   }
 
-  void fetch(int64_t begin, int64_t end) {
-    NIBBLE_CUDA_CHECK(cudaMemcpyAsync(results_on_host_.data() + begin, results_.data() + begin,
-                                      static_cast<size_t>(end - begin) * sizeof(DrawResult),
+  void fetch(int64_t count) {
+    NIBBLE_CUDA_CHECK(cudaMemcpyAsync(results_on_host_.data(), results_.data(),
+                                      static_cast<size_t>(count) * sizeof(DrawResult),
                                       cudaMemcpyDeviceToHost, stream_.get()));
   }
 
@@ -368,7 +371,7 @@ class CudaStepRunner final : public StepRunner {
       const uint16_t* hidden = nullptr;
       const auto enqueue = [&] {
         hidden = arena_.run(device_step(batch), cache_, stream_.get());
-        enqueue_draws(hidden, batch, 0, batch);
+        enqueue_draws(hidden, batch, batch);
       };
       enqueue();  // once outside: kernels are loaded when they first run
       wait();

@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kDefaultCompletionTokens = 16;  // OpenAI's
 constexpr int64_t kDefaultGenerateTokens = 128;   // SGLang's
 constexpr int64_t kMaxTopLogProbs = 20;
+constexpr int64_t kMaxTopLogProbsOfAnswer = 1'000'000;
 constexpr size_t kMaxStopIds = 128;
 constexpr float kMinTemperature = 1e-3f;
 constexpr float kMaxTemperature = 1e3f;
@@ -119,6 +120,18 @@ void read_prompt(const RequestFields& fields, const ServedModel& model, ApiReque
   }
 }
 
+// Each of them is some hundred bytes of the answer.
+void check_log_probs(const ApiRequest& request) {
+  const int64_t of_token = request.num_top_log_probs;
+  const int64_t samples = request.num_samples * std::ssize(request.prompts);
+  if (of_token == 0 || samples * request.max_new_tokens <= kMaxTopLogProbsOfAnswer / of_token)
+    return;
+  refuse_field("logprobs",
+               "{} answers of up to {} tokens with {} log-probabilities each; at most {} of them "
+               "are given in one answer",
+               samples, request.max_new_tokens, of_token, kMaxTopLogProbsOfAnswer);
+}
+
 void check_fit(const ServedModel& model, const std::string& field, int64_t default_tokens,
                std::optional<int64_t> wanted, ApiRequest& request) {
   for (size_t p = 0; p < request.prompts.size(); ++p) {
@@ -143,6 +156,7 @@ void check_fit(const ServedModel& model, const std::string& field, int64_t defau
     refuse_field("n", "{} prompts with {} answers each; at most {} answers are allowed",
                  request.prompts.size(), request.num_samples, model.max_samples);
   }
+  check_log_probs(request);
 }
 
 void check_model_name(const RequestFields& fields, const ServedModel& model) {

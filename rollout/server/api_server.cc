@@ -59,8 +59,12 @@ bool are_equal(std::string_view a, std::string_view b) {
 }
 
 bool is_authorized(std::string_view header, std::string_view key) {
-  constexpr std::string_view kScheme = "Bearer ";
-  return header.starts_with(kScheme) && are_equal(header.substr(kScheme.size()), key);
+  constexpr std::string_view kScheme = "bearer ";  // in any case
+  if (header.size() < kScheme.size()) return false;
+  const bool is_bearer = std::equal(
+      kScheme.begin(), kScheme.end(), header.begin(),
+      [](char want, char got) { return want == (got >= 'A' && got <= 'Z' ? got + 32 : got); });
+  return is_bearer && are_equal(header.substr(kScheme.size()), key);
 }
 
 // vLLM's other modes would end requests, or wait for them.
@@ -74,6 +78,9 @@ HttpResponse is_paused_response(const EngineSnapshot& snapshot) {
   response.body = dump_json({{"is_paused", snapshot.is_paused}});
   return response;
 }
+
+// No step takes so many seconds unless something hangs: a GPU, or another rank.
+constexpr double kLongestStep = 60.0;
 
 uint64_t entropy() {
   std::random_device device;
@@ -112,7 +119,8 @@ std::optional<HttpResponse> ApiServer::screen(const HttpRequest& head) const {
   if (route == nullptr) {
     return error_response(404, fmt::format("there is no '{}' here", head.path.substr(0, 200)));
   }
-  if (head.method == route->method) return std::nullopt;
+  const bool asks_for_head = head.method == "HEAD" && route->method == "GET";
+  if (head.method == route->method || asks_for_head) return std::nullopt;
   HttpResponse response =
       error_response(405, fmt::format("{} takes {} only", route->path, route->method));
   response.allow = std::string(route->method);
@@ -195,8 +203,12 @@ HttpResponse ApiServer::health() const {
   const EngineSnapshot snapshot = engine_.snapshot();
   if (snapshot.state != EngineState::kReady) return not_accepted(EnqueueOutcome::kNotServing);
   HttpResponse response;
-  response.body = dump_json(
-      {{"status", snapshot.is_paused ? "paused" : "ok"}, {"weight_version", snapshot.version}});
+  const bool is_stalled = snapshot.step_s > kLongestStep;
+  if (is_stalled) response.status = 503;
+  response.body = dump_json({{"status", is_stalled           ? "stalled"
+                                        : snapshot.is_paused ? "paused"
+                                                             : "ok"},
+                             {"weight_version", snapshot.version}});
   return response;
 }
 

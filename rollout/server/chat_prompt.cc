@@ -101,6 +101,11 @@ std::vector<int32_t> encode_chat_prompt(const RequestFields& fields, const Serve
     if (!given->is_object()) {
       refuse_field("chat_template_kwargs", "chat_template_kwargs must be an object");
     }
+    for (const char* name : {"messages", "tools", "add_generation_prompt"}) {
+      if (!given->contains(name)) continue;
+      refuse_field("chat_template_kwargs", "chat_template_kwargs has '{}', a field of the request",
+                   name);
+    }
     variables = *given;
   }
   ChatRequest chat;

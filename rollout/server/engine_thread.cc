@@ -21,7 +21,7 @@ void EngineThread::start() {
   thread_.emplace([this](const std::stop_token& stop) { run(stop); });
 }
 
-EngineThread::~EngineThread() { stop(Deadline::after(std::chrono::milliseconds(0))); }
+EngineThread::~EngineThread() { (void)stop(Deadline::after(std::chrono::milliseconds(0))); }
 
 EngineThread::Enqueued EngineThread::enqueue(EngineJob job) {
   const std::lock_guard lock(mutex_);
@@ -54,6 +54,7 @@ EngineSnapshot EngineThread::snapshot() const {
   const std::lock_guard lock(mutex_);
   EngineSnapshot snapshot = snapshot_;
   snapshot.open_samples = num_open_;
+  if (in_step_) snapshot.step_s = in_step_->elapsed_ms() / 1e3;
   if (is_closed_ && snapshot.state == EngineState::kReady) snapshot.state = EngineState::kStopping;
   return snapshot;
 }
@@ -63,8 +64,8 @@ void EngineThread::check() const {
   if (failure_) std::rethrow_exception(failure_);
 }
 
-void EngineThread::stop(Deadline deadline) {
-  if (!thread_) return;
+bool EngineThread::stop(Deadline deadline, std::chrono::milliseconds for_step) {
+  if (!thread_) return true;
   {
     std::unique_lock lock(mutex_);
     is_closed_ = true;
@@ -74,7 +75,7 @@ void EngineThread::stop(Deadline deadline) {
   }
   thread_->request_stop();
   std::unique_lock lock(mutex_);
-  ended_.wait(lock, [this] { return has_ended_; });
+  return ended_.wait_for(lock, for_step, [this] { return has_ended_; });
 }
 
 void EngineThread::publish(EngineState state, const std::string& failure) {
@@ -118,12 +119,20 @@ void EngineThread::serve(const std::stop_token& stop) {
   while (take_arrivals(stop)) {
     end_late_jobs();
     if (!served_.engine->is_paused()) {
+      note_step(true);
       score_prompts();
       served_.engine->step();
+      note_step(false);
     }
     hand_out_finished();
     publish(EngineState::kReady);
   }
+}
+
+void EngineThread::note_step(bool begins) {
+  const std::lock_guard lock(mutex_);
+  in_step_.reset();
+  if (begins) in_step_.emplace();
 }
 
 // False when it is time to stop.
@@ -210,7 +219,13 @@ void EngineThread::score_prompts() {
       break;
     }
   }
-  if (scorer_ == nullptr || !scorer_->is_busy() || !scorer_->step()) return;
+  if (scorer_ == nullptr || !scorer_->is_busy()) return;
+  try {
+    if (!scorer_->step()) return;
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kFailedPrecondition) throw;
+    return end_job(scored_job_, error);  // these weights score no such tokens; others may work
+  }
   OpenJob& open = jobs_.at(scored_job_);
   open.job.listener->prompt_scored(open.next_prompt++, scorer_->take());
   one_less(scored_job_);

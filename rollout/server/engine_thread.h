@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "core/base/background_task.h"
+#include "core/base/clock.h"
 #include "core/base/error.h"
 #include "rollout/engine/engine.h"
 #include "rollout/server/engine_job.h"
@@ -39,6 +41,7 @@ struct EngineSnapshot {
   int64_t version = 0;
   bool is_paused = false;
   int64_t open_samples = 0;  ///< submitted and not finished
+  double step_s = 0.0;       ///< how long the step that is under way has taken so far
 };
 
 enum class EnqueueOutcome { kAccepted, kFull, kNotServing };
@@ -77,8 +80,8 @@ class EngineThread {
 
   /// Accepts nothing more, goes on if it is paused, waits until all jobs are over or until
   /// `deadline`, ends those left with kUnavailable, and lets the engine go. Waits for a step, or
-  /// for the model, that is under way.
-  void stop(Deadline deadline);
+  /// for the model, that is under way, but no longer than `for_step`: then it says false.
+  bool stop(Deadline deadline, std::chrono::milliseconds for_step = std::chrono::hours(24 * 365));
 
  private:
   struct OpenJob {
@@ -98,6 +101,7 @@ class EngineThread {
   void end(std::exception_ptr failure);
   void serve(const std::stop_token& stop);
   bool take_arrivals(const std::stop_token& stop);
+  void note_step(bool begins);
   void settle_pause(bool is_paused, const std::vector<std::function<void()>>& done);
   void begin(Arrival arrival);
   void end_late_jobs();
@@ -134,6 +138,7 @@ class EngineThread {
   std::exception_ptr failure_;                     // guarded by mutex_
   bool has_ended_ = false;                         // guarded by mutex_
   EngineSnapshot snapshot_;                        // guarded by mutex_
+  std::optional<Stopwatch> in_step_;               // guarded by mutex_: since it began
   std::optional<BackgroundTask> thread_;           // last member
 };
 

@@ -1,8 +1,11 @@
 #include "rollout/server/given_scorer.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <utility>
+
+#include "core/base/fail.h"
 
 namespace nibble {
 namespace {
@@ -59,7 +62,13 @@ bool GivenScorer::step() {
     plan_.draws.push_back(draw);
   }
   runner_->run(plan_, slot_.data());
-  for (Draw& draw : plan_.draws) scored_.push_back({draw.plain_log_prob, std::move(draw.top)});
+  for (Draw& draw : plan_.draws) {
+    if (!std::isfinite(draw.plain_log_prob)) {
+      fail(ErrorCode::kFailedPrecondition, "the weights give a token a log-probability of {}",
+           draw.plain_log_prob);
+    }
+    scored_.push_back({draw.plain_log_prob, std::move(draw.top)});
+  }
   num_done_ = end;
   return num_done_ == ids_.size();
 }

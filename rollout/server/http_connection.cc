@@ -1,6 +1,7 @@
 #include "rollout/server/http_connection.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
@@ -24,6 +25,8 @@ using boost::system::error_code;
 constexpr std::chrono::milliseconds kLinger{2'000};
 // Beside the head, what one read of a body may hold.
 constexpr size_t kReadBytes = 64 << 10;
+// How often a client that has sent its next request already is looked for.
+constexpr std::chrono::milliseconds kLook{500};
 
 bool is_too_long_head(const error_code& error) {
   return error == http::error::header_limit || error == http::error::buffer_overflow;
@@ -37,6 +40,8 @@ HttpConnection::HttpConnection(uint64_t id, asio::ip::tcp::socket socket,
       host_(host),
       socket_(std::move(socket)),
       timer_(socket_.get_executor()),
+      watch_timer_(socket_.get_executor()),
+      answer_timer_(socket_.get_executor()),
       buffer_(static_cast<size_t>(host.options.max_head_bytes) + kReadBytes) {}
 
 HttpConnection::~HttpConnection() { close(); }
@@ -47,6 +52,8 @@ void HttpConnection::close() {
   error_code ignored;  // closing what the client has reset already
   socket_.close(ignored);
   disarm();
+  watch_timer_.cancel();
+  answer_timer_.cancel();
   if (const auto reply = reply_.lock()) reply->client_gone();
   host_.closed(id_);
 }
@@ -83,6 +90,7 @@ void HttpConnection::read_request() {
   parser_->body_limit(static_cast<uint64_t>(host_.options.max_body_bytes));
   unsent_.clear();
   has_all_ = false;
+  has_begun_ = false;
   is_late_ = false;
   keeps_alive_ = false;
   if (buffer_.size() > 0) return read_head();
@@ -106,7 +114,12 @@ void HttpConnection::read_head() {
 
 HttpRequest HttpConnection::head() const {
   const auto& message = parser_->get();
-  const std::string target(message.target());
+  std::string target(message.target());
+  // A proxy's form: what follows scheme and host.
+  if (const size_t host = target.find("://"); host != std::string::npos && target[0] != '/') {
+    const size_t path = target.find('/', host + 3);
+    target = path == std::string::npos ? "/" : target.substr(path);
+  }
   HttpRequest request;
   request.method = std::string(message.method_string());
   const size_t mark = target.find('?');
@@ -190,12 +203,32 @@ void HttpConnection::dispatch() {
     }
   });
   watch_client();
+  arm_answer();
+}
+
+// Whoever answers has deadlines of his own; this is for one who hangs.
+void HttpConnection::arm_answer() {
+  answer_timer_.expires_after(host_.options.answer_timeout);
+  answer_timer_.async_wait([weak = weak_from_this(), request = request_](const error_code& error) {
+    const auto self = weak.lock();
+    if (error || !self || self->request_ != request || self->phase_ != Phase::kWorking) return;
+    self->answer_is_late();
+  });
+}
+
+void HttpConnection::answer_is_late() {
+  if (is_writing_ && has_all_) return;  // a client that reads slowly has the write timeout
+  if (has_begun_) return close();
+  ++request_;  // what comes after all is nobody's
+  if (const auto reply = reply_.lock()) reply->client_gone();
+  keeps_alive_ = false;
+  refuse(host_.handlers.make_error(504, "the server did not answer in time"));
 }
 
 // While a request is worked on, a readable socket means a client that has gone, or one that sends
 // its next request early, which can wait.
 void HttpConnection::watch_client() {
-  if (buffer_.size() > 0) return;
+  if (buffer_.size() > 0) return look_for_client_later();
   socket_.async_wait(asio::ip::tcp::socket::wait_read,
                      [self = shared_from_this(), request = request_](const error_code& error) {
                        if (error || self->phase_ != Phase::kWorking || self->request_ != request)
@@ -205,8 +238,22 @@ void HttpConnection::watch_client() {
                        const size_t count = self->socket_.receive(
                            asio::buffer(&byte, 1), asio::ip::tcp::socket::message_peek, failed);
                        if (failed == asio::error::would_block) return self->watch_client();
-                       if (failed || count == 0) self->close();
+                       if (failed || count == 0) return self->close();
+                       self->look_for_client_later();
                      });
+}
+
+// Behind what it has sent its end is not readable: that is asked for now and then.
+void HttpConnection::look_for_client_later() {
+  watch_timer_.expires_after(kLook);
+  watch_timer_.async_wait([weak = weak_from_this(), request = request_](const error_code& error) {
+    const auto self = weak.lock();
+    if (error || !self || self->phase_ != Phase::kWorking || self->request_ != request) return;
+    pollfd ends{self->socket_.native_handle(), POLLRDHUP, 0};
+    const bool has_gone =
+        ::poll(&ends, 1, 0) > 0 && (ends.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
+    has_gone ? self->close() : self->look_for_client_later();
+  });
 }
 
 std::string HttpConnection::head_of(const HttpResponse& response,
@@ -250,6 +297,7 @@ void HttpConnection::refuse(const HttpResponse& response) {
 void HttpConnection::begin_answer(const std::string& head, bool is_last) {
   unsent_ += head;
   has_all_ = is_last;
+  has_begun_ = true;
   if (!is_writing_) write_more();
 }
 

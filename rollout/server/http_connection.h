@@ -58,6 +58,9 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   void reading_failed(const ErrorCodeOf& error);
   void dispatch();
   void watch_client();
+  void look_for_client_later();
+  void arm_answer();
+  void answer_is_late();
 
   // From a reply.
   void begin_answer(const std::string& head, bool is_last);
@@ -81,7 +84,9 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   const ConnectionHost& host_;
   boost::asio::ip::tcp::socket socket_;
   boost::asio::steady_timer timer_;
-  uint64_t timer_epoch_ = 0;  // what a timer that has fired already is told apart by
+  boost::asio::steady_timer watch_timer_;   // of a client that has sent more
+  boost::asio::steady_timer answer_timer_;  // of the request that is worked on
+  uint64_t timer_epoch_ = 0;                // what a timer that has fired already is told apart by
   boost::beast::flat_buffer buffer_;
   std::optional<Parser> parser_;
   Phase phase_ = Phase::kIdle;
@@ -93,7 +98,8 @@ class HttpConnection final : public std::enable_shared_from_this<HttpConnection>
   std::string unsent_;
   std::string in_flight_;  // being written
   bool is_writing_ = false;
-  bool has_all_ = false;  // unsent_ ends with the end of the answer
+  bool has_all_ = false;    // unsent_ ends with the end of the answer
+  bool has_begun_ = false;  // the answer
   std::weak_ptr<ConnectionReply> reply_;
 };
 

@@ -25,6 +25,9 @@ struct HttpServerOptions {
   std::chrono::milliseconds head_timeout{10'000};   ///< from its first byte to its last
   std::chrono::milliseconds body_timeout{60'000};   ///< the same
   std::chrono::milliseconds write_timeout{30'000};  ///< without any progress of the client
+  /// From a request to the end of its answer, whatever the handler does: 504, or the end of a
+  /// stream. Above the handler's own deadline.
+  std::chrono::milliseconds answer_timeout{3'600'000};
 };
 
 /// What a server asks of the API behind it.

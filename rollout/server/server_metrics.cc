@@ -41,6 +41,13 @@ std::string engine_text(const EngineSnapshot& engine) {
                  engine.stats.accepted_tokens);
   text += metric("nibble_draft_seconds_total", "counter", "Time that guessing took.",
                  engine.stats.draft_ms / 1e3);
+  text += metric("nibble_draft_bytes", "gauge", "Host memory of what guesses are taken from.",
+                 engine.stats.draft_bytes);
+  text +=
+      metric("nibble_route_bytes", "gauge",
+             "Memory of recorded expert choices in the KV cache's tree.", engine.stats.route_bytes);
+  text += metric("nibble_step_seconds", "gauge", "How long the step under way has taken so far.",
+                 engine.step_s);
   text += metric("nibble_weight_version", "gauge", "Version of the weights that are served.",
                  engine.version);
   return text;

@@ -299,6 +299,8 @@ class Refusals(ServeTestCase):
         self.expect(COMPLETIONS, {"prompt": "x" * 1000000}, "prompt")
         self.expect(COMPLETIONS, {"prompt": PROMPT, "n": 1000}, "n")
         self.expect(COMPLETIONS, {"prompt": ["a"] * 1000}, "prompt")
+        self.expect(COMPLETIONS, {"prompt": PROMPT, "n": 60, "max_tokens": 900, "logprobs": 20},
+                    "logprobs")
 
     def test_bodies_that_are_no_json_object(self):
         for body in ("", "{", "[]", "3", "null", '{"a":1,"a":2}', "{\"prompt\": \"\xff\"}".encode(
@@ -309,7 +311,8 @@ class Refusals(ServeTestCase):
 
     def test_paths_and_methods(self):
         for method, path, want in (("GET", COMPLETIONS, 405), ("POST", "/health", 405),
-                                   ("HEAD", "/health", 405), ("GET", "/", 404),
+                                   ("HEAD", "/health", 200), ("GET", "/", 404),
+                                   ("HEAD", COMPLETIONS, 405),
                                    ("POST", "/v1/embeddings", 404), ("DELETE", "/v1/models", 405)):
             status, headers, _ = self.server.request(method, path)
             self.assertEqual(status, want, (method, path))

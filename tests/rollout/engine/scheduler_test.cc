@@ -88,8 +88,14 @@ void expect_sound_keys(const StepPlan& plan, const int32_t* table, int epoch,
   }
 }
 
-// As the engine does it: one byte a token, which says where it lies.
-void record_routes(const StepPlan& plan) {
+// A token's routes: one byte, which says where it lies and which weights chose them.
+uint8_t route_of(int64_t position, int epoch) {
+  return static_cast<uint8_t>(position | epoch % 4 << 6);
+}
+int64_t position_of(uint8_t route) { return route & 63; }
+
+// As the engine does it.
+void record_routes(const StepPlan& plan, int epoch) {
   for (const StepPlan::Span& span : plan.spans) {
     const bool is_prompt = span.sequence == nullptr;
     if (!(is_prompt ? span.group->want_routes : span.sequence->request.want_routes)) continue;
@@ -97,21 +103,35 @@ void record_routes(const StepPlan& plan) {
     const int64_t begin = is_prompt ? span.group->computed : span.sequence->computed;
     const int64_t known = is_prompt ? span.group->routed : span.sequence->routed;
     for (int64_t t = std::max(begin, known); t < begin + span.num_kept; ++t) {
-      out.push_back(static_cast<uint8_t>(plan.position[static_cast<size_t>(span.row + t - begin)]));
+      out.push_back(route_of(plan.position[static_cast<size_t>(span.row + t - begin)], epoch));
     }
   }
 }
 
-void run_step(Scheduler& scheduler, StepPlan& plan) {
+// What a prompt found in the cache brings the routes of today's weights.
+int64_t expect_routes_of_today(const StepPlan& plan, int epoch) {
+  int64_t found = 0;
+  for (const StepPlan::Span& span : plan.spans) {
+    const Group& group = *span.group;
+    if (group.has_old_routes || !group.want_routes) continue;
+    for (size_t p = 0; p < group.routes.size(); ++p) {
+      EXPECT_EQ(group.routes[p], route_of(static_cast<int64_t>(p), epoch));
+    }
+    found += group.cached;
+  }
+  return found;
+}
+
+void run_step(Scheduler& scheduler, StepPlan& plan, int epoch = 0) {
   int32_t number = 0;
   for (Draw& draw : plan.draws) draw.token = number++ % 7 == 6 ? 2 : 1;
   scheduler.accept(plan, 1);
-  record_routes(plan);
+  record_routes(plan, epoch);
   scheduler.commit(plan);
 }
 
 struct Totals {
-  int64_t preemptions = 0, cached = 0, drawn_before = 0, guessed = 0, accepted = 0;
+  int64_t preemptions = 0, cached = 0, drawn_before = 0, guessed = 0, accepted = 0, routes = 0;
 };
 
 void run_traffic(unsigned seed, Totals& totals) {
@@ -155,15 +175,18 @@ void run_traffic(unsigned seed, Totals& totals) {
     ASSERT_LE(plan.num_tokens(), config.max_step_tokens);
     ASSERT_LE(scheduler.stats().num_running, config.max_running);
     expect_sound_keys(plan, scheduler.slot_table(), epoch, cache);
-    if (::testing::Test::HasFatalFailure()) return;
-    run_step(scheduler, plan);
+    if (epoch > 0) totals.routes += expect_routes_of_today(plan, epoch);
+    if (::testing::Test::HasFailure()) return;
+    run_step(scheduler, plan, epoch);
     std::vector<GenerateRequest> again;
     for (Completion& done : scheduler.take_finished()) {
       ++finished;
       ASSERT_EQ(done.tokens.size(), done.versions.size());
       if (!done.routes.bytes.empty()) {
         ASSERT_EQ(std::ssize(done.routes.bytes), done.routes.positions);
-        for (size_t p = 0; p < done.routes.bytes.size(); ++p) ASSERT_EQ(done.routes.bytes[p], p);
+        for (size_t p = 0; p < done.routes.bytes.size(); ++p) {
+          ASSERT_EQ(position_of(done.routes.bytes[p]), p);
+        }
       }
       const auto& prompt = prompts.at(done.id);
       if (done.reason != FinishReason::kAborted || done.tokens.empty()) continue;
@@ -190,6 +213,7 @@ void run_traffic(unsigned seed, Totals& totals) {
   EXPECT_EQ(stats.num_waiting + stats.num_running, 0);
   scheduler.change_weights();
   EXPECT_EQ(scheduler.stats().reusable_slots, 0);
+  for (int step = 0; step < 64; ++step) scheduler.plan(plan);  // which tidies up
   EXPECT_EQ(scheduler.stats().route_bytes, 0);
   EXPECT_EQ(scheduler.stats().free_slots, config.kv_slots);
   totals.preemptions += stats.num_preemptions;
@@ -209,6 +233,7 @@ TEST(Scheduler, FinishesRandomTrafficInScarceSlotsAndGivesAllBack) {
   EXPECT_GT(totals.preemptions, 100);
   EXPECT_GT(totals.cached, 100);
   EXPECT_GT(totals.drawn_before, 20);
+  EXPECT_GT(totals.routes, 100);
   EXPECT_GT(totals.accepted, 1000);
   EXPECT_GT(totals.guessed, totals.accepted + 100);
 }
@@ -235,6 +260,39 @@ TEST(Scheduler, AStepTooSmallForAllDecodesServesThemInTurn) {
     run_step(scheduler, plan);
   }
   EXPECT_EQ(decodes, (std::map<uint64_t, int>{{0, 4}, {1, 4}, {2, 4}, {3, 4}}));
+}
+
+TEST(Scheduler, AStreamOfPromptsDoesNotHoldUpWhoLostItsCache) {
+  EngineConfig config{4, 8, 64, 64, 1000, 4};
+  Scheduler scheduler(config);
+  const auto submit = [&](uint64_t id, size_t prompt_tokens, int64_t most) {
+    std::vector<GenerateRequest> one;
+    one.emplace_back().id = id;
+    one.back().prompt_id = id;
+    one.back().prompt.assign(prompt_tokens, static_cast<int32_t>(id % 100));
+    one.back().max_new_tokens = most;
+    ASSERT_EQ(scheduler.submit(std::move(one)), SubmitOutcome::kAccepted);
+  };
+  StepPlan plan;
+  submit(0, 2, 30);
+  for (int step = 0; step < 20; ++step) {
+    scheduler.plan(plan);
+    run_step(scheduler, plan);
+  }
+  // New weights: it computes its cache anew, while prompts come as fast as they are served.
+  scheduler.recompute_started();
+  scheduler.change_weights();
+  bool has_finished = false;
+  for (uint64_t id = 1; id < 100 && !has_finished; ++id) {
+    submit(id, 12, 1);
+    submit(id + 1000, 12, 1);
+    scheduler.plan(plan);
+    run_step(scheduler, plan, 1);
+    for (const Completion& done : scheduler.take_finished()) {
+      has_finished = has_finished || done.id == 0;
+    }
+  }
+  EXPECT_TRUE(has_finished) << "later prompts go before it for ever";
 }
 
 TEST(Scheduler, APlanThatWasNotCommittedIsMadeAgain) {

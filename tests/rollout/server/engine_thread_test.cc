@@ -270,6 +270,19 @@ TEST_F(EngineThreadTest, DeadlinesAndCancelsHoldWhileItIsPaused) {
   EXPECT_EQ(thread_->snapshot().stats.prompt_tokens, 0);
 }
 
+TEST_F(EngineThreadTest, AStepThatHangsIsSeenAndNotWaitedForWhereThatIsWanted) {
+  start();
+  const auto recorder = std::make_shared<Recorder>();
+  recorder->hold(true);  // within a step
+  (void)thread_->enqueue(job(recorder, 4, 60));
+  ASSERT_TRUE(recorder->wait_until([](const Recorder& r) { return r.num_tokens_ > 0; }));
+  EXPECT_FALSE(thread_->stop(Deadline::after(0ms), 50ms));
+  EXPECT_GT(thread_->snapshot().step_s, 0.04);
+  recorder->hold(false);
+  EXPECT_TRUE(thread_->stop(Deadline::after(0ms)));
+  EXPECT_EQ(thread_->snapshot().step_s, 0.0);
+}
+
 TEST_F(EngineThreadTest, StoppingGoesOnFromAPauseSoThatJobsEnd) {
   start();
   ASSERT_TRUE(set_paused(true));

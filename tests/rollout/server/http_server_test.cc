@@ -144,6 +144,79 @@ TEST_F(HttpServerTest, AReplyHearsThatItsClientHasGone) {
   reply->send({});  // to nobody
 }
 
+TEST_F(HttpServerTest, AClientThatLeavesBehindBytesThatItSentEarlyHasGoneToo) {
+  serve([this](const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
+    reply->on_gone([this] {
+      const std::lock_guard lock(mutex_);
+      is_gone_ = true;
+      changed_.notify_all();
+    });
+    const std::lock_guard lock(mutex_);
+    kept_ = reply;
+    changed_.notify_all();
+  });
+  for (const bool together : {true, false}) {
+    Client client(server_->port());
+    const std::string request = "GET /x HTTP/1.1\r\n\r\n";
+    client.send(together ? request + "G" : request);
+    std::unique_lock lock(mutex_);
+    ASSERT_TRUE(changed_.wait_for(lock, 10s, [&] { return kept_ != nullptr; }));
+    lock.unlock();
+    if (!together) client.send("G");
+    client.close();
+    lock.lock();
+    EXPECT_TRUE(changed_.wait_for(lock, 10s, [&] { return is_gone_; })) << together;
+    is_gone_ = false;
+    kept_ = nullptr;
+  }
+}
+
+TEST_F(HttpServerTest, WhoDoesNotAnswerIsNotWaitedForForEver) {
+  HttpServerOptions options;
+  options.answer_timeout = 200ms;
+  serve(
+      [this](const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
+        reply->on_gone([this] {
+          const std::lock_guard lock(mutex_);
+          is_gone_ = true;
+        });
+        const std::lock_guard lock(mutex_);
+        kept_ = reply;
+      },
+      options);
+  EXPECT_TRUE(get("").starts_with("HTTP/1.1 504 "));
+  kept_->send({});  // too late: nobody's
+  const std::lock_guard lock(mutex_);
+  EXPECT_TRUE(is_gone_) << "whoever works on it must hear";
+}
+
+TEST_F(HttpServerTest, AStreamThatHangsEnds) {
+  HttpServerOptions options;
+  options.answer_timeout = 200ms;
+  serve(
+      [this](const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
+        reply->begin_stream();
+        reply->write("begun");
+        const std::lock_guard lock(mutex_);
+        kept_ = reply;
+      },
+      options);
+  const std::string answer = get("");
+  EXPECT_TRUE(answer.starts_with("HTTP/1.1 200 "));
+  EXPECT_TRUE(answer.ends_with("begun\r\n")) << answer;
+}
+
+TEST_F(HttpServerTest, ATargetMayBeAWholeAddress) {
+  serve([](const HttpRequest& request, const std::shared_ptr<HttpReply>& reply) {
+    HttpResponse response;
+    response.body = request.path;
+    reply->send(response);
+  });
+  const Client client(server_->port());
+  client.send("GET http://host:80/a/b?c HTTP/1.1\r\nConnection: close\r\n\r\n");
+  EXPECT_EQ(body_of(client.read_to_end()), "/a/b");
+}
+
 TEST_F(HttpServerTest, ShutdownWaitsForAnAnswerUntilItsDeadline) {
   serve([this](const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
     const std::lock_guard lock(mutex_);
