@@ -1,3 +1,4 @@
+#include <ATen/Context.h>
 #include <ATen/ops/_flash_attention_backward.h>
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/empty.h>
@@ -19,6 +20,27 @@ at::Tensor heads_of(const at::Tensor& x, int64_t heads, int64_t head_dim) {
 at::Tensor spread(const at::Tensor& x, const CudaIndex& index) {
   return index.is_shared ? x.index_select(0, index.wide_rows) : x;
 }
+
+// Flash attention adds up dQ in the order in which blocks end, unless it is told not to; so `exact`
+// runs of the same seed would part from each other. Nothing else of torch looks at this meanwhile.
+class InOneOrder {
+ public:
+  explicit InOneOrder(bool wanted) : before_(at::globalContext().deterministicAlgorithms()) {
+    if (wanted) set(true);
+  }
+  ~InOneOrder() { set(before_); }
+  InOneOrder(const InOneOrder&) = delete;
+  InOneOrder& operator=(const InOneOrder&) = delete;
+
+ private:
+  static void set(bool on) {
+    // With warn_only flash attention would warn, and go on as before.
+    at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false);
+    // Outputs are written whole: filling them before would cost as much again.
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+  }
+  const bool before_;
+};
 
 // The adjoint: gradients of a row that several segments see are summed.
 at::Tensor collect(const at::Tensor& dx, const CudaIndex& index, const at::Tensor& like) {
@@ -62,6 +84,7 @@ Backend::AttentionInputs CudaBackend::attention_backward(
   // State of a dropout that does not happen.
   const at::Tensor rng = at::zeros({2}, in.q.options().dtype(at::kUInt64));
   const at::Tensor unused = at::empty({0}, in.q.options().dtype(at::kUInt64));
+  const InOneOrder in_one_order(numerics_ == Numerics::kExact);
   const auto [dq, dk, dv] = at::_flash_attention_backward(
       heads_of(dout, shape.heads, shape.head_dim), heads_of(in.q, shape.heads, shape.head_dim),
       heads_of(spread(in.k, index), shape.kv_heads, shape.head_dim),

@@ -108,6 +108,30 @@ TEST_P(EngineCuda, ExactSamplesDoNotDependOnCutsOrGraphsAndAreTheTrainersToTheBi
   EXPECT_EQ(std::memcmp(trained.data(), sampled.data(), sampled.size() * sizeof(float)), 0);
 }
 
+// All of a group draw their first token behind one row of one step, whatever a step's size.
+TEST_P(EngineCuda, AGroupMayBeLargerThanAStepAndTheBatch) {
+  GpuModel gpu = model(Numerics::kExact);
+  std::vector<Completion> want;
+  for (const Cut& cut : {Cut{512, 512, {}}, Cut{16, 4, {}}, Cut{4, 4, {1, 2, 4}}}) {
+    const auto engine = make_engine(gpu, Numerics::kExact, cut);
+    engine->set_weights(borrowed(*gpu.weights), 1);
+    std::vector<GenerateRequest> group;
+    for (uint32_t s = 0; s < 300; ++s) {
+      GenerateRequest request;
+      request.id = s;
+      request.sample_index = s;
+      request.prompt = {3, 1, 4, 1, 5};
+      request.max_new_tokens = 3;
+      request.seed = 7;
+      group.push_back(std::move(request));
+    }
+    submit_all(*engine, std::move(group));
+    const std::vector<Completion> got = finish_all(*engine);
+    if (want.empty()) want = got;
+    expect_same(got, want);
+  }
+}
+
 // Samples that are stopped for want of memory; prompts from the cache; guesses, in steps with and
 // without a graph.
 TEST_P(EngineCuda, ExactSamplesDoNotDependOnMemoryCacheOrGuesses) {
