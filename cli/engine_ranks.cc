@@ -45,12 +45,12 @@ void follow(const ModelFlags& flags) {
   ignore_signals();
   const auto model = load_model(flags);
   if (model->gpu) ops::bind_cuda_thread();
-  follow_leader(*model->ranks->control, {[&](const RunnerSizes& sizes) {
-                                           return own_runner_factory(
-                                               *model, flags, sizes.graph_batches)(model->spec,
-                                                                                   sizes.config);
-                                         },
-                                         [&](int64_t /*version*/) { return model->weights; }});
+  follow_leader(model->ranks->rank.control(),
+                {[&](const RunnerSizes& sizes) {
+                   return own_runner_factory(*model, flags, sizes.graph_batches)(model->spec,
+                                                                                 sizes.config);
+                 },
+                 [&](int64_t /*version*/) { return model->weights; }});
 }
 
 }  // namespace

@@ -62,7 +62,7 @@ Guessers make_guessers(const LoadedModel& model, const ModelFlags& flags,
 
 StepRunnerFactory own_runner_factory(const LoadedModel& model, const ModelFlags& flags,
                                      std::vector<int64_t> graph_batches) {
-  const StepRanks ranks = model.ranks ? model.ranks->step_ranks : StepRanks();
+  const StepRanks ranks = model.ranks ? model.ranks->rank.step_ranks() : StepRanks();
   if (model.gpu) {
     return cuda_step_runner(*model.gpu, {numerics(flags), std::move(graph_batches), ranks});
   }
@@ -75,13 +75,13 @@ StepRunnerFactory step_runner_factory(const LoadedModel& model, const ModelFlags
                                       std::vector<int64_t> graph_batches) {
   StepRunnerFactory own = own_runner_factory(model, flags, graph_batches);
   if (!model.ranks) return own;
-  return model.ranks->leader->factory(std::move(own), std::move(graph_batches));
+  return model.ranks->rank.leader()->factory(std::move(own), std::move(graph_batches));
 }
 
 std::unique_ptr<Engine> make_engine(const LoadedModel& model, const ModelFlags& flags,
                                     EngineConfig config, const Drafts& drafts) {
   std::vector<int64_t> graph_batches;
-  if (model.ranks) config.mesh = model.ranks->step_ranks.mesh();
+  if (model.ranks) config.mesh = model.ranks->rank.mesh();
   if (model.gpu) {
     ops::bind_cuda_thread();
     const int64_t most = std::min(

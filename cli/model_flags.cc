@@ -63,23 +63,15 @@ std::unique_ptr<ResidentWeights> load_as_flags_say(const HfDirectory& directory,
 
 constexpr int kMaxRanks = 64;
 constexpr auto kMeetTimeout = std::chrono::minutes(5);
-// Of what ranks move within one step.
-constexpr auto kStepTimeout = std::chrono::minutes(2);
 
-// Where the ranks of this process's model meet.
+// Meets the other ranks of this process's model.
 std::unique_ptr<ModelRanks> join_ranks(const ModelFlags& flags, const ModelSpec& spec,
                                        bool is_on_gpu) {
   const int number = flags.rank->number;
-  const auto at = [&](const char* name) {
-    return Rendezvous{"127.0.0.1", flags.rank->port, name, kMeetTimeout, kStepTimeout};
-  };
-  auto ranks = std::make_unique<ModelRanks>();
-  ranks->held = rank_table(spec.table, flags.mesh(), number);
-  ranks->control = join_gloo_group(at("engine.control"), number, flags.tensor);
-  if (is_on_gpu) ranks->steps = join_nccl_group(at("engine.steps"), number, flags.tensor);
-  ranks->step_ranks = {ranks->steps ? ranks->steps.get() : ranks->control.get(), flags.expert > 1};
-  if (number == 0) ranks->leader = std::make_unique<RankLeader>(*ranks->control);
-  return ranks;
+  const Rendezvous at{"127.0.0.1", flags.rank->port, "engine", kMeetTimeout};
+  return std::unique_ptr<ModelRanks>(
+      new ModelRanks{rank_table(spec.table, flags.mesh(), number),
+                     EngineRank(at, flags.mesh(), number, is_on_gpu)});
 }
 
 std::unique_ptr<ResidentWeights> load_part(const HfDirectory& directory, const ModelSpec& spec,

@@ -8,11 +8,10 @@
 
 #include "core/models/activation_type.h"
 #include "core/models/decoder.h"
-#include "core/models/step_ranks.h"
 #include "core/models/weights.h"
 #include "core/ops/backend.h"
 #include "core/ops/numerics.h"
-#include "rollout/engine/rank_leader.h"
+#include "rollout/engine_rank.h"
 
 namespace CLI {
 class App;
@@ -58,13 +57,10 @@ Numerics numerics(const ModelFlags& flags);
 /// Error{kInvalidArgument} for cuda where there is none.
 std::unique_ptr<const ops::Backend> open_gpu(const std::string& device, Numerics numerics);
 
-/// How one of several ranks that hold a model together reaches the others.
+/// One of several ranks that hold a model together.
 struct ModelRanks {
-  ParameterTable held;                    ///< of this rank's weights
-  std::unique_ptr<ProcessGroup> control;  ///< of host bytes
-  std::unique_ptr<ProcessGroup> steps;    ///< of bytes that lie where the model is; null: control
-  StepRanks step_ranks;
-  std::unique_ptr<RankLeader> leader;  ///< of the first
+  ParameterTable held;  ///< of this rank's weights
+  EngineRank rank;
 };
 
 /// A model in memory. Not movable: the weights borrow the specification.

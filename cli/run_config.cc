@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "cli/job_kind.h"
+#include "cli/rollout_checks.h"
 #include "coordinator/held_out.h"
 #include "core/base/fail.h"
 #include "core/base/log.h"
@@ -40,54 +41,6 @@ void check_batch(const RunConfig& c, const ConfigSource& source) {
   }
 }
 
-bool has_stored_head(const RunConfig& c) {
-  return !c.rollout.draft_head.empty() && c.rollout.draft_head != "random";
-}
-
-void check_draft_head(const RolloutConfig& rollout, const ConfigSource& source) {
-  if (rollout.draft_head.empty()) {
-    if (!rollout.train_draft_head) return;
-    fail(ErrorCode::kInvalidArgument,
-         "rollout.train_draft_head ({}) trains nothing without rollout.draft_head: set it, such as "
-         "to random",
-         source.where("rollout.train_draft_head"));
-  }
-  if (rollout.max_draft_tokens == 0) {
-    fail(
-        ErrorCode::kInvalidArgument,
-        "rollout.draft_head ({}) guesses nothing while rollout.max_draft_tokens is 0: set it, such "
-        "as to 3, or remove the head",
-        source.where("rollout.draft_head"));
-  }
-  if (rollout.draft_model.empty()) return;
-  fail(ErrorCode::kInvalidArgument,
-       "rollout.draft_head ({}) and rollout.draft_model do not guess together: remove one",
-       source.where("rollout.draft_head"));
-}
-
-void check_engine_ranks(const RunConfig& c, const ConfigSource& source) {
-  const RolloutConfig& rollout = c.rollout;
-  if (rollout.expert != 1 && rollout.expert != rollout.tensor) {
-    fail(ErrorCode::kInvalidArgument,
-         "rollout.expert is {} ({}); it must be 1 or rollout.tensor = {}", rollout.expert,
-         source.where("rollout.expert"), rollout.tensor);
-  }
-  if (c.cluster.rollout_workers % rollout.tensor != 0) {
-    fail(ErrorCode::kInvalidArgument,
-         "rollout.tensor = {} ({}) does not divide cluster.rollout_workers = {} ({}), which counts "
-         "all ranks of all engines: raise rollout_workers to {}",
-         rollout.tensor, source.where("rollout.tensor"), c.cluster.rollout_workers,
-         source.where("cluster.rollout_workers"),
-         (c.cluster.rollout_workers / rollout.tensor + 1) * rollout.tensor);
-  }
-  if (rollout.tensor > 1 && c.cluster.external_engines > 0) {
-    fail(ErrorCode::kUnimplemented,
-         "cluster.external_engines ({}): others cannot read weights from engines of several ranks; "
-         "set rollout.tensor: 1 ({}), or cluster.external_engines: 0",
-         source.where("cluster.external_engines"), source.where("rollout.tensor"));
-  }
-}
-
 void check_sizes(const RunConfig& c, const ConfigSource& source) {
   constexpr int64_t kMaxThreads = 1024;
   if (c.cluster.threads_per_worker > kMaxThreads) {
@@ -104,15 +57,7 @@ void check_sizes(const RunConfig& c, const ConfigSource& source) {
          "max_new_tokens",
          key, value, source.where(key), c.rollout.max_new_tokens);
   };
-  if (!c.rollout.draft_model.empty() && c.rollout.max_draft_tokens == 0) {
-    fail(ErrorCode::kInvalidArgument,
-         "rollout.draft_model ({}) guesses nothing while rollout.max_draft_tokens is 0: set it, "
-         "such "
-         "as to 4, or remove the draft model",
-         source.where("rollout.draft_model"));
-  }
-  check_draft_head(c.rollout, source);
-  check_engine_ranks(c, source);
+  check_rollout(c, source);
   want("rollout.max_positions", c.rollout.max_positions);
   want("rollout.kv_tokens", c.rollout.kv_tokens);
 }
@@ -300,7 +245,8 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
     fail(ErrorCode::kInvalidArgument, "cluster.trainers ({}) cannot share '{}' so: {}",
          loaded.source.where("cluster.trainers"), config.model.path.string(), *problem);
   }
-  if (const auto problem = mesh_problem(model_of(config, config.model.path), engine_mesh(config))) {
+  if (const auto problem =
+          mesh_problem(model_of(config, config.model.path), engine_mesh(config.rollout))) {
     fail(ErrorCode::kInvalidArgument, "rollout.tensor ({}): ranks cannot share '{}' so: {}",
          loaded.source.where("rollout.tensor"), config.model.path.string(), *problem);
   }
@@ -400,11 +346,6 @@ TrainerConfig trainer_config(const RunConfig& c) {
 Mesh trainer_mesh(const RunConfig& c) {
   return {static_cast<int>(c.cluster.trainers), static_cast<int>(c.parallel.tensor),
           static_cast<int>(c.parallel.expert)};
-}
-
-Mesh engine_mesh(const RunConfig& c) {
-  return {static_cast<int>(c.rollout.tensor), static_cast<int>(c.rollout.tensor),
-          static_cast<int>(c.rollout.expert)};
 }
 
 int worker_threads(const RunConfig& config, WorkerRole role) {

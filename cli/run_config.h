@@ -86,8 +86,6 @@ SupervisedPlan supervised_plan(const RunConfig& config);
 TrainerConfig trainer_config(const RunConfig& config);
 /// How the trainer ranks share the model.
 Mesh trainer_mesh(const RunConfig& config);
-/// How the rollout workers of one engine share it.
-Mesh engine_mesh(const RunConfig& config);
 /// Of a supervised job (algorithm.loss: sft); empty for any other.
 std::optional<RecordSource> record_source(const RunConfig& config);
 

@@ -58,7 +58,7 @@ class Roles {
     options.job = config.run.directory.filename().string();
     options.rank = assignment.index;
     options.mesh = trainer_mesh(config);
-    options.engine = engine_mesh(config);
+    options.engine = engine_mesh(config.rollout);
     options.trainer = trainer_config(config);
     options.records = record_source(config);
     options.changes_by_layer = config.logging.changes_by_layer;
@@ -128,8 +128,8 @@ int take_gpu(const Assignment& assignment, const RunConfig& config) {
                             ? config.cluster.trainers + assignment.index
                             : assignment.index;
   const int64_t workers = config.cluster.num_workers();
-  const bool uses_nccl =
-      config.weight_sync.transport != TransportChoice::kGloo || engine_mesh(config).world > 1;
+  const bool uses_nccl = config.weight_sync.transport != TransportChoice::kGloo ||
+                         engine_mesh(config.rollout).world > 1;
   if (num_gpus > 0 && workers > num_gpus && uses_nccl) {
     share_gpu_between_nccl_ranks(static_cast<int>(place));
     if (place == 0) {

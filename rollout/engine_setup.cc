@@ -25,8 +25,7 @@ EngineConfig engine_config(const RolloutConfig& c) {
   config.max_draft_tokens = c.max_draft_tokens;
   config.max_requests =
       std::max<int64_t>(config.max_requests, c.prompts_per_step * c.samples_per_prompt);
-  config.mesh = {static_cast<int>(c.tensor), static_cast<int>(c.tensor),
-                 static_cast<int>(c.expert)};
+  config.mesh = engine_mesh(c);
   return config;
 }
 

@@ -45,11 +45,12 @@ void FollowingWorker::follow(const RolloutWorkerOptions& options, const ModelSpe
                                           spec, sizes.config);
                                     },
                                     [&](int64_t version) { return wait_for(version); }});
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {
     const std::lock_guard lock(mutex_);
     if (!is_ending_) {
       get_logger("engine")->error("rank {} stops following: {}", rank_.rank(), error.what());
-      failure_ = error;
+      const auto* typed = dynamic_cast<const Error*>(&error);
+      failure_ = typed != nullptr ? *typed : Error(ErrorCode::kInternal, error.what());
     }
     rank_.abort();  // the others must not wait for this one
   }

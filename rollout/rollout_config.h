@@ -7,6 +7,7 @@
 
 #include "core/config/fields.h"
 #include "core/config/limits.h"
+#include "core/spec/mesh.h"
 #include "rollout/engine/engine_config.h"
 
 namespace nibble {
@@ -42,6 +43,11 @@ struct RolloutConfig {
   KvPolicy kv_policy = KvPolicy::kKeep;
   int64_t timeout_ms = 600'000;
 };
+
+/// How the rollout workers of one engine share the model.
+inline Mesh engine_mesh(const RolloutConfig& c) {
+  return {static_cast<int>(c.tensor), static_cast<int>(c.tensor), static_cast<int>(c.expert)};
+}
 
 template <typename Visitor>
 void visit_fields(Visitor& v, RolloutConfig& c) {

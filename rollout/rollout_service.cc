@@ -13,9 +13,7 @@
 #include "core/device/cuda_device.h"
 #include "core/rpc/status.h"
 #include "proto/nibble.grpc.pb.h"
-#include "rollout/engine_rank.h"
-#include "rollout/engine_setup.h"
-#include "rollout/following_worker.h"
+#include "rollout/job_engine.h"
 #include "rollout/rollout_codec.h"
 #include "rollout/weight_links.h"
 #include "weight_sync/sender.h"
@@ -68,30 +66,24 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   explicit Impl(RolloutServiceOptions options)
       : options_(std::move(options)),
         log_(get_logger(fmt::format("rollout/{}", options_.engine))),
-        links_(options_.engine, options_.worker.gpu != nullptr, options_.gpu_wire) {
+        links_(options_.engine, options_.worker.gpu != nullptr, options_.gpu_wire),
+        engine_(options_.worker, options_.engine) {
     if (options_.worker.gpu != nullptr) {
       kernels_ = ops::make_cuda_weight_kernels();
     } else {
       kernels_ = std::make_unique<kernels::CpuWeightKernels>(serial_);
     }
   }
-  ~Impl() override {
-    thread_.run([&] { worker_.reset(); });
-    following_.reset();
-  }
 
   grpc::Status Start(grpc::ServerContext*, const v1::StartRolloutRequest* request,
                      v1::StartRolloutResponse*) override {
     return run_rpc([&] {
-      if (!spec_) spec_.emplace(model_spec(options_.worker.model));
-      thread_.run([&] {
-        if (!worker_ && !following_) start_engine(decode_rendezvous(request->ranks()));
-      });
-      const ParameterTable& table = spec_->table;
+      engine_.start(decode_rendezvous(request->ranks()));
+      const ParameterTable& table = engine_.spec().table;
       Manifest manifest = make_manifest(table, options_.worker.plan, options_.worker.grid);
-      destination_ = engine_slices(manifest, table, engine_mesh(), engine_rank());
+      destination_ = engine_slices(manifest, table, engine_.mesh(), engine_.rank());
       ReceiverOptions receiving{own_sender(), {}, {}};
-      if (has_ranks()) receiving.destination = destination_;
+      if (engine_.has_ranks()) receiving.destination = destination_;
       if (options_.worker.in_place) receiving.release_engine = [this] { release_weights(); };
       receiver_ =
           std::make_unique<WeightReceiver>(options_.job, table, options_.worker.plan,
@@ -106,7 +98,8 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     return run_rpc([&] {
       const RolloutJob job = decode_job(*request);
       const Deadline deadline = deadline_of(*context);
-      encode_outcome(thread_.run([&] { return worker().generate(job, deadline, thread_); }),
+      TaskThread& thread = engine_.thread();
+      encode_outcome(thread.run([&] { return engine_.worker().generate(job, deadline, thread); }),
                      *response);
     });
   }
@@ -115,8 +108,8 @@ class RolloutService::Impl final : public v1::Rollout::Service {
                             grpc::ServerWriter<v1::SampleGroupMessage>* writer) override {
     return run_rpc([&] {
       const std::vector<uint64_t> ids(request->prompt_ids().begin(), request->prompt_ids().end());
-      for (const SampleGroup& group : worker().fetch(request->step(), ids)) {
-        encode_group(group,
+      for (const KeptGroup& group : engine_.worker().fetch(request->step(), ids)) {
+        encode_group(*group,
                      [&](const v1::SampleGroupMessage& part) { return writer->Write(part); });
       }
     });
@@ -291,7 +284,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     return run_rpc([&] {
       failpoint(name("commit"));
       const ServedWeights served = receiver().commit(decode_transaction(request->transaction()));
-      const double pause_ms = swap(served);
+      const double pause_ms = engine_.swap(served);
       // A version may be read until the next publication needs its buffer. One that the trainer of
       // this process packed counts among the trainer's, which packs its next one earlier than that.
       if (own_sender()) readers_->end_before(served.version);
@@ -310,59 +303,11 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   }
 
  private:
-  Mesh engine_mesh() const {
-    const RolloutConfig& c = options_.worker.rollout;
-    return {static_cast<int>(c.tensor), static_cast<int>(c.tensor), static_cast<int>(c.expert)};
-  }
-  bool has_ranks() const { return engine_mesh().world > 1; }
-  int engine_rank() const { return options_.engine % engine_mesh().world; }
-
-  // On the thread. Of several ranks the first leads; `at`: where they meet.
-  void start_engine(const Rendezvous& at) {
-    worker_options_ = options_.worker;
-    if (has_ranks()) {
-      if (options_.worker.gpu != nullptr) ops::bind_cuda_thread();
-      rank_ = std::make_unique<EngineRank>(at, engine_mesh(), engine_rank(),
-                                           options_.worker.gpu != nullptr);
-      worker_options_.rank = rank_.get();
-    }
-    try {
-      if (engine_rank() == 0) {
-        worker_ = std::make_unique<RolloutWorker>(worker_options_);
-      } else {
-        following_ = std::make_unique<FollowingWorker>(worker_options_, *spec_);
-      }
-    } catch (const Error&) {
-      rank_.reset();  // the others must not wait for this one
-      throw;
-    }
-  }
-  // The milliseconds that the engine could not work. Other ranks than the first swap when it says.
-  double swap(const ServedWeights& served) {
-    if (following_) {
-      following_->check();
-      following_->set_weights(served.weights, served.version);
-      return 0.0;
-    }
-    return thread_.run_within([&] { return worker().set_weights(served.weights, served.version); });
-  }
   // In place: the engine stops between two steps; a peer that pulls has to ask again.
   void release_weights() {
-    const int64_t version = following_ ? following_->release_weights() : thread_.run_within([&] {
-      worker().release_weights();
-      return worker().version();
-    });
+    const int64_t version = engine_.release_weights();
     readers_->end_before(version + 1);
     links_.end_sendings_before(version + 1, Deadline::after(kAbortTimeout));
-  }
-  RolloutWorker& worker() {
-    if (following_) {
-      fail(ErrorCode::kFailedPrecondition, "rollout/{} computes with rollout/{}: ask that",
-           options_.engine, options_.engine - engine_rank());
-    }
-    if (!worker_)
-      fail(ErrorCode::kFailedPrecondition, "engine {} has not started", options_.engine);
-    return *worker_;
   }
   WeightReceiver& receiver() {
     if (!receiver_) {
@@ -394,7 +339,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     const Manifest& manifest = receiver().manifest();
     const Layout senders = source == v1::SOURCE_PEER
                                ? Layout{{destination_}}
-                               : trainer_layout(manifest, spec_->table, options_.trainers);
+                               : trainer_layout(manifest, engine_.spec().table, options_.trainers);
     const TransferSizes sizes = options_.worker.gpu != nullptr ? kGpuTransfers : TransferSizes{};
     return make_plan({manifest, senders, destination_, epoch, membership, sizes});
   }
@@ -403,16 +348,11 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   const Logger log_;
   const kernels::Serial serial_;
   std::unique_ptr<const kernels::WeightKernels> kernels_;
-  std::optional<ModelSpec> spec_;   // set by Start, like all that follow; before any other call
-  std::vector<Slice> destination_;  // what this process serves
-  std::unique_ptr<WeightReceiver> receiver_;  // borrows the specification
+  std::vector<Slice> destination_;  // what this process serves; set by Start, like the next two
+  std::unique_ptr<WeightReceiver> receiver_;  // borrows the engine's specification
   std::unique_ptr<WeightReaders> readers_;    // borrows the receiver's manifest
   WeightLinks links_;
-  RolloutWorkerOptions worker_options_;
-  std::unique_ptr<EngineRank> rank_;            // null: the engine has one
-  std::unique_ptr<RolloutWorker> worker_;       // lives on thread_; or
-  std::unique_ptr<FollowingWorker> following_;  // of a rank that does not lead
-  TaskThread thread_;                           // last member
+  JobEngine engine_;  // last member
 };
 
 RolloutService::RolloutService(RolloutServiceOptions options)

@@ -1,6 +1,7 @@
 #include "rollout/rollout_worker.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/base/fail.h"
 #include "rollout/engine_setup.h"
@@ -201,7 +202,9 @@ void RolloutWorker::keep(const RolloutJob& job, Running& running, RolloutOutcome
     // A prompt is routed once for all its samples.
     if (group.prompt_routes.empty()) group.prompt_routes = std::move(report.prompt_routes);
     group.route_shape = report.route_shape;
+    std::vector<uint8_t> routes = std::exchange(report.sample.routes, {});  // the largest part
     group.samples.push_back(report.sample);
+    group.samples.back().routes = std::move(routes);
   }
   for (const auto& [id, group] : groups) {
     auto tokens = static_cast<int64_t>(group.prompt.size());
@@ -211,18 +214,20 @@ void RolloutWorker::keep(const RolloutJob& job, Running& running, RolloutOutcome
     outcome.computed_tokens[id] = tokens;
   }
   const std::lock_guard lock(mutex_);
-  for (auto& [id, group] : groups) kept_[job.step][id] = std::move(group);
+  for (auto& [id, group] : groups) {
+    kept_[job.step][id] = std::make_shared<const SampleGroup>(std::move(group));
+  }
   while (kept_.size() > kKeptSteps) kept_.erase(kept_.begin());
 }
 
-std::vector<SampleGroup> RolloutWorker::fetch(int64_t step,
-                                              const std::vector<uint64_t>& prompt_ids) const {
+std::vector<KeptGroup> RolloutWorker::fetch(int64_t step,
+                                            const std::vector<uint64_t>& prompt_ids) const {
   const std::lock_guard lock(mutex_);
   const auto found = kept_.find(step);
   if (found == kept_.end()) {
     fail(ErrorCode::kNotFound, "no samples of step {} are kept here", step);
   }
-  std::vector<SampleGroup> groups;
+  std::vector<KeptGroup> groups;
   for (const uint64_t id : prompt_ids) {
     const auto group = found->second.find(id);
     if (group == found->second.end()) {

@@ -91,6 +91,9 @@ struct RolloutWorkerOptions {
   EngineRank* rank = nullptr;               ///< of an engine of several, borrowed; or null
 };
 
+/// Shared: a trainer may still be fetching it when its step is forgotten.
+using KeptGroup = std::shared_ptr<const SampleGroup>;
+
 /// Generates and scores groups of samples with one engine, of several ranks the first (the others:
 /// FollowingWorker); keeps those of training steps until the
 /// trainers have fetched them. All methods but fetch() belong to one thread, the one that made it.
@@ -110,7 +113,7 @@ class RolloutWorker {
   /// version is served, Error{kDeadlineExceeded}.
   RolloutOutcome generate(const RolloutJob& job, Deadline deadline, TaskThread& thread);
   /// Groups of a step. Any thread. Throws Error{kNotFound} naming the step or prompt.
-  std::vector<SampleGroup> fetch(int64_t step, const std::vector<uint64_t>& prompt_ids) const;
+  std::vector<KeptGroup> fetch(int64_t step, const std::vector<uint64_t>& prompt_ids) const;
 
   const ModelSpec& spec() const { return spec_; }
 
@@ -133,7 +136,7 @@ class RolloutWorker {
   uint64_t next_request_id_ = 1;
   std::optional<Stopwatch> without_weights_;  // since they were released
   mutable std::mutex mutex_;
-  std::map<int64_t, std::map<uint64_t, SampleGroup>> kept_;  // guarded by mutex_; by step
+  std::map<int64_t, std::map<uint64_t, KeptGroup>> kept_;  // guarded by mutex_; by step
 };
 
 }  // namespace nibble

@@ -46,19 +46,17 @@ std::vector<at::Tensor> replay_of(const MicroBatch& batch, const ModelConfig& co
   check_shape(batch, config);
   const auto tokens = static_cast<int64_t>(batch.packed.tokens.size());
   const int64_t layers = batch.route_shape.layers, k = batch.route_shape.top_k;
-  std::vector<at::Tensor> replay;
+  const at::Tensor all = at::empty({layers, tokens, k}, at::kInt);
   for (int64_t layer = 0; layer < layers; ++layer) {
-    at::Tensor expert = at::empty({tokens, k}, at::kInt);
-    auto* out = expert.mutable_data_ptr<int32_t>();
+    int32_t* const out = all.mutable_data_ptr<int32_t>() + layer * tokens * k;
     for (int64_t t = 0; t < tokens; ++t) {
       for (int64_t j = 0; j < k; ++j) {
         out[t * k + j] = expert_at(batch, static_cast<size_t>((t * layers + layer) * k + j));
       }
       check_choice(out + t * k, config.moe, t, layer);
     }
-    replay.push_back(expert.to(backend.options().device()));
   }
-  return replay;
+  return all.to(backend.options().device()).unbind(0);  // one copy; every layer's lies whole
 }
 
 void count_experts(const MicroBatch& batch, int64_t num_experts, std::vector<int64_t>& counts) {

@@ -6,6 +6,8 @@
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/zeros.h>
 
+#include <optional>
+
 #include "core/kernels_cuda/attention.h"
 #include "core/ops_cuda/cuda_backend_impl.h"
 
@@ -22,24 +24,29 @@ at::Tensor spread(const at::Tensor& x, const CudaIndex& index) {
 }
 
 // Flash attention adds up dQ in the order in which blocks end, unless it is told not to; so `exact`
-// runs of the same seed would part from each other. Nothing else of torch looks at this meanwhile.
+// runs of the same seed would part from each other. The switch is the process's, and on only for
+// the call: cuBLAS refuses to work while it is. A trainer and an engine of one process take turns.
 class InOneOrder {
  public:
-  explicit InOneOrder(bool wanted) : before_(at::globalContext().deterministicAlgorithms()) {
-    if (wanted) set(true);
+  InOneOrder()
+      : was_on_(context().deterministicAlgorithms()),
+        filled_(context().deterministicFillUninitializedMemory()) {
+    // Outputs are written whole: filling them before would cost as much again. With warn_only flash
+    // attention would warn, and go on as before.
+    context().setDeterministicFillUninitializedMemory(false);
+    context().setDeterministicAlgorithms(true, /*warn_only=*/false);
   }
-  ~InOneOrder() { set(before_); }
+  ~InOneOrder() {
+    context().setDeterministicAlgorithms(was_on_, /*warn_only=*/false);
+    context().setDeterministicFillUninitializedMemory(filled_);
+  }
   InOneOrder(const InOneOrder&) = delete;
   InOneOrder& operator=(const InOneOrder&) = delete;
 
  private:
-  static void set(bool on) {
-    // With warn_only flash attention would warn, and go on as before.
-    at::globalContext().setDeterministicAlgorithms(on, /*warn_only=*/false);
-    // Outputs are written whole: filling them before would cost as much again.
-    at::globalContext().setDeterministicFillUninitializedMemory(false);
-  }
-  const bool before_;
+  static at::Context& context() { return at::globalContext(); }
+  const bool was_on_;
+  const bool filled_;
 };
 
 // The adjoint: gradients of a row that several segments see are summed.
@@ -84,7 +91,8 @@ Backend::AttentionInputs CudaBackend::attention_backward(
   // State of a dropout that does not happen.
   const at::Tensor rng = at::zeros({2}, in.q.options().dtype(at::kUInt64));
   const at::Tensor unused = at::empty({0}, in.q.options().dtype(at::kUInt64));
-  const InOneOrder in_one_order(numerics_ == Numerics::kExact);
+  std::optional<InOneOrder> in_one_order;
+  if (numerics_ == Numerics::kExact) in_one_order.emplace();
   const auto [dq, dk, dv] = at::_flash_attention_backward(
       heads_of(dout, shape.heads, shape.head_dim), heads_of(in.q, shape.heads, shape.head_dim),
       heads_of(spread(in.k, index), shape.kv_heads, shape.head_dim),

@@ -54,30 +54,46 @@ ModelConfig config_of(const char* name) {
 
 TEST(RoutingReplay, RowsAreThePackedTokensAlsoWhereAPromptIsComputedAgain) {
   const ModelConfig config = config_of(kModel);
-  auto groups = make_groups(3, 5);
-  set_routes(groups, config, 1);
-  size_t seen = 0;
-  for (const MicroBatch& batch : batches_of(groups, 12)) {  // cuts groups by samples
-    const auto replay = replay_of(batch, config, ops::cpu_backend());
-    ASSERT_EQ(std::ssize(replay), config.num_moe_layers());
-    const auto rows = static_cast<int64_t>(batch.packed.tokens.size());
-    for (const at::Tensor& layer : replay) {
-      ASSERT_EQ(layer.size(0), rows);
-      ASSERT_EQ(layer.size(1), config.moe.top_k);
-    }
-    const int64_t k = config.moe.top_k;
-    for (int64_t t = 0; t < rows; ++t) {
-      for (size_t l = 0; l < replay.size(); ++l) {
-        for (int64_t j = 0; j < k; ++j) {
-          const auto place =
-              static_cast<size_t>((t * config.num_moe_layers() + static_cast<int64_t>(l)) * k + j);
-          ASSERT_EQ(replay[l].const_data_ptr<int32_t>()[t * k + j], batch.routes[place]);
-        }
+  const int64_t layers = config.num_moe_layers(), k = config.moe.top_k;
+  // A token's route tells which token it is of, and in which layer.
+  const auto expert_of = [&](int32_t token, int64_t layer, int64_t choice) {
+    return static_cast<int32_t>((token + 3 * layer + choice) % config.moe.num_experts);
+  };
+  const auto routes_of = [&](std::span<const int32_t> tokens) {
+    std::vector<uint8_t> routes;
+    for (const int32_t token : tokens) {
+      for (int64_t i = 0; i < layers * k; ++i) {
+        routes.push_back(static_cast<uint8_t>(expert_of(token, i / k, i % k)));
       }
     }
-    seen += batch.routes.size();
+    return routes;
+  };
+  auto groups = make_groups(3, 5);
+  int64_t prompts = 0, packed_prompts = 0;
+  for (SampleGroup& group : groups) {
+    group.route_shape = {layers, k, 1};
+    group.prompt_routes = routes_of(group.prompt);
+    prompts += std::ssize(group.prompt);
+    for (Sample& sample : group.samples) {
+      sample.routes = routes_of(std::span(sample.response).first(sample.response.size() - 1));
+      packed_prompts -= std::ssize(sample.response) - 1;
+    }
   }
-  EXPECT_GT(seen, 0u);
+  for (const MicroBatch& batch : batches_of(groups, 12)) {  // cuts groups by samples
+    const auto replay = replay_of(batch, config, ops::cpu_backend());
+    ASSERT_EQ(std::ssize(replay), layers);
+    const std::vector<int32_t>& tokens = batch.packed.tokens;
+    packed_prompts += std::ssize(tokens);
+    for (int64_t l = 0; l < layers; ++l) {
+      const at::Tensor& layer = replay[static_cast<size_t>(l)];
+      ASSERT_EQ(layer.size(0), std::ssize(tokens));
+      for (int64_t i = 0; i < layer.numel(); ++i) {
+        ASSERT_EQ(layer.const_data_ptr<int32_t>()[i],
+                  expert_of(tokens[static_cast<size_t>(i / k)], l, i % k));
+      }
+    }
+  }
+  EXPECT_GT(packed_prompts, prompts) << "no prompt was computed again";
 }
 
 TEST(RoutingReplay, TwoByteExpertsAreReadAlike) {

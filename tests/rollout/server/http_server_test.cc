@@ -63,6 +63,19 @@ class HttpServerTest : public ::testing::Test {
     };
     server_.emplace(options, std::move(handlers));
   }
+  // Keeps the reply, and hears when nobody waits for it.
+  Handle keep() {
+    return [this](const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
+      reply->on_gone([this] {
+        const std::lock_guard lock(mutex_);
+        is_gone_ = true;
+        changed_.notify_all();
+      });
+      const std::lock_guard lock(mutex_);
+      kept_ = reply;
+      changed_.notify_all();
+    };
+  }
   std::string get(std::string_view extra = "Connection: close\r\n") const {
     const Client client(server_->port());
     client.send("GET /x?y=1 HTTP/1.1\r\n" + std::string(extra) + "\r\n");
@@ -120,16 +133,7 @@ TEST_F(HttpServerTest, AReplyThatIsDroppedClosesTheConnection) {
 }
 
 TEST_F(HttpServerTest, AReplyHearsThatItsClientHasGone) {
-  serve([this](const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
-    reply->on_gone([this] {
-      const std::lock_guard lock(mutex_);
-      is_gone_ = true;
-      changed_.notify_all();
-    });
-    const std::lock_guard lock(mutex_);
-    kept_ = reply;
-    changed_.notify_all();
-  });
+  serve(keep());
   Client client(server_->port());
   client.send("GET / HTTP/1.1\r\n\r\n");
   std::unique_lock lock(mutex_);
@@ -145,16 +149,7 @@ TEST_F(HttpServerTest, AReplyHearsThatItsClientHasGone) {
 }
 
 TEST_F(HttpServerTest, AClientThatLeavesBehindBytesThatItSentEarlyHasGoneToo) {
-  serve([this](const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
-    reply->on_gone([this] {
-      const std::lock_guard lock(mutex_);
-      is_gone_ = true;
-      changed_.notify_all();
-    });
-    const std::lock_guard lock(mutex_);
-    kept_ = reply;
-    changed_.notify_all();
-  });
+  serve(keep());
   for (const bool together : {true, false}) {
     Client client(server_->port());
     const std::string request = "GET /x HTTP/1.1\r\n\r\n";
@@ -174,16 +169,7 @@ TEST_F(HttpServerTest, AClientThatLeavesBehindBytesThatItSentEarlyHasGoneToo) {
 TEST_F(HttpServerTest, WhoDoesNotAnswerIsNotWaitedForForEver) {
   HttpServerOptions options;
   options.answer_timeout = 200ms;
-  serve(
-      [this](const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
-        reply->on_gone([this] {
-          const std::lock_guard lock(mutex_);
-          is_gone_ = true;
-        });
-        const std::lock_guard lock(mutex_);
-        kept_ = reply;
-      },
-      options);
+  serve(keep(), options);
   EXPECT_TRUE(get("").starts_with("HTTP/1.1 504 "));
   kept_->send({});  // too late: nobody's
   const std::lock_guard lock(mutex_);
