@@ -157,9 +157,9 @@ void log_softmax_stats(const float* logits, int64_t rows, int64_t vocab, float t
   table().log_softmax_stats(logits, rows, vocab, temperature, stats, parallel);
 }
 void log_prob_backward(float* logits, const RowStats* stats, const int32_t* target,
-                       const float* dlogprob, int64_t rows, int64_t vocab, float temperature,
+                       const RowGrads& grads, int64_t rows, int64_t vocab, float temperature,
                        const Parallel& parallel) {
-  table().log_prob_backward(logits, stats, target, dlogprob, rows, vocab, temperature, parallel);
+  table().log_prob_backward(logits, stats, target, grads, rows, vocab, temperature, parallel);
 }
 void adamw(float* master, float* m, float* v, const float* grad, int64_t count,
            const AdamwParams& params, const Parallel& parallel) {

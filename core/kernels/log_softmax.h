@@ -24,12 +24,18 @@ struct RowStats {
 void log_softmax_stats(const float* logits, int64_t rows, int64_t vocab, float temperature,
                        RowStats* stats, const Parallel& parallel);
 
-/// Gradient of sum_r dlogprob[r] * log p(target[r]) with respect to the logits, in place.
-///   logits    float32 [rows, vocab]; replaced by its gradient
-///   target    int32 [rows]
-///   dlogprob  float32 [rows]
+/// Gradients of a loss with respect to a row's log p(target) and its entropy H.
+struct RowGrads {
+  const float* log_prob = nullptr;  ///< float32 [rows]
+  const float* entropy = nullptr;   ///< float32 [rows]; null: 0
+};
+
+/// Gradient of sum_r log_prob[r] * log p(target[r]) + entropy[r] * H[r] with respect to the logits,
+/// in place: d log p(t) / dz_j = (1[j = t] - p_j) / T and dH / dz_j = -p_j (log p_j + H) / T.
+///   logits  float32 [rows, vocab]; replaced by its gradient
+///   target  int32 [rows]
 void log_prob_backward(float* logits, const RowStats* stats, const int32_t* target,
-                       const float* dlogprob, int64_t rows, int64_t vocab, float temperature,
+                       const RowGrads& grads, int64_t rows, int64_t vocab, float temperature,
                        const Parallel& parallel);
 
 /// How a token is drawn; the distribution's log-probabilities stay those before top-k and top-p.

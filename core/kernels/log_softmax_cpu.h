@@ -46,20 +46,25 @@ void log_softmax_stats_isa(const float* logits, int64_t rows, int64_t vocab, flo
 }
 
 void log_prob_backward_isa(float* logits, const RowStats* stats, const int32_t* target,
-                           const float* dlogprob, int64_t rows, int64_t vocab, float temperature,
+                           const RowGrads& grads, int64_t rows, int64_t vocab, float temperature,
                            const Parallel& parallel) {
   const F32x16 divisor = splat(temperature);
   parallel.run(rows, 1, [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       float* row = logits + r * vocab;
       const F32x16 shift = splat(stats[r].max + stats[r].log_sum);
-      const F32x16 minus_g = splat(-dlogprob[r] / temperature);
+      const float g = grads.log_prob[r] / temperature;
+      const F32x16 minus_g = splat(-g);
+      const bool has_entropy = grads.entropy != nullptr;
+      const F32x16 e = splat(has_entropy ? grads.entropy[r] / temperature : 0.0f);
+      const F32x16 entropy = splat(stats[r].entropy);
       for (int64_t i = 0; i < vocab; i += kLanes) {
         const int n = static_cast<int>(min_of(kLanes, vocab - i));
-        const F32x16 p = exponential(load_partial(row + i, n, 0.0f) / divisor - shift);
-        store_partial(row + i, n, p * minus_g);
+        const F32x16 log_p = load_partial(row + i, n, 0.0f) / divisor - shift;
+        const F32x16 factor = has_entropy ? minus_g - e * (log_p + entropy) : minus_g;
+        store_partial(row + i, n, exponential(log_p) * factor);
       }
-      row[target[r]] += dlogprob[r] / temperature;
+      row[target[r]] += g;
     }
   });
 }

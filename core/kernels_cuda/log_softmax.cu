@@ -53,15 +53,19 @@ __global__ void target_kernel(const float* __restrict__ logits, const RowStats* 
 
 __global__ void backward_kernel(const float* __restrict__ logits,
                                 const RowStats* __restrict__ stats,
-                                const int32_t* __restrict__ target,
-                                const float* __restrict__ dlogprob, int64_t vocab,
+                                const int32_t* __restrict__ target, RowGrads grads, int64_t vocab,
                                 float temperature, uint16_t* __restrict__ dlogits) {
   const int64_t r = blockIdx.x;
   const float shift = stats[r].max + stats[r].log_sum;
-  const float g = dlogprob[r] / temperature;
+  const float g = grads.log_prob[r] / temperature;
+  const bool has_entropy = grads.entropy != nullptr;
+  const float e = has_entropy ? grads.entropy[r] / temperature : 0.0f;
   for (int64_t i = threadIdx.x; i < vocab; i += kThreads) {
-    const float p = expf(logits[r * vocab + i] / temperature - shift);
-    dlogits[r * vocab + i] = to_bf16(g * ((i == target[r] ? 1.0f : 0.0f) - p));
+    const float log_p = logits[r * vocab + i] / temperature - shift;
+    const float p = expf(log_p);
+    float gradient = g * ((i == target[r] ? 1.0f : 0.0f) - p);
+    if (has_entropy) gradient -= e * p * (log_p + stats[r].entropy);
+    dlogits[r * vocab + i] = to_bf16(gradient);
   }
 }
 
@@ -247,11 +251,11 @@ void target_log_probs(const float* logits, const RowStats* stats, const int32_t*
 }
 
 void log_prob_backward(const float* logits, const RowStats* stats, const int32_t* target,
-                       const float* dlogprob, int64_t rows, int64_t vocab, float temperature,
+                       const RowGrads& grads, int64_t rows, int64_t vocab, float temperature,
                        uint16_t* dlogits, cudaStream_t stream) {
   if (rows == 0) return;
   backward_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
-      logits, stats, target, dlogprob, vocab, temperature, dlogits);
+      logits, stats, target, grads, vocab, temperature, dlogits);
   NIBBLE_CUDA_CHECK(cudaGetLastError());
 }
 

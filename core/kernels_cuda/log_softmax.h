@@ -24,9 +24,10 @@ void target_log_probs(const float* logits, const RowStats* stats, const int32_t*
                       int64_t rows, int64_t vocab, float temperature, float* log_prob,
                       float* entropy, cudaStream_t stream);
 
-/// dlogits = gradient of sum_r dlogprob[r] * log p(target[r]), as BF16 bits [rows, vocab].
+/// dlogits = the gradient of log_prob_backward() of core/kernels, as BF16 bits [rows, vocab].
+/// Arrays of `grads` are on the device.
 void log_prob_backward(const float* logits, const RowStats* stats, const int32_t* target,
-                       const float* dlogprob, int64_t rows, int64_t vocab, float temperature,
+                       const RowGrads& grads, int64_t rows, int64_t vocab, float temperature,
                        uint16_t* dlogits, cudaStream_t stream);
 
 /// One token to draw; the device's form of an engine's draw.

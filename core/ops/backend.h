@@ -164,9 +164,14 @@ class Backend {
   };
   virtual LogProbs log_probs(const at::Tensor& hidden, const kernels::WeightView& head,
                              const Targets& targets) const = 0;
+  /// Gradients of what log_probs() gave, float32 [N]; an undefined entropy: 0.
+  struct LogProbGrads {
+    at::Tensor log_prob;
+    at::Tensor entropy;
+  };
   virtual at::Tensor log_probs_backward(const at::Tensor& hidden, const kernels::WeightView& head,
                                         const Targets& targets, const at::Tensor& stats,
-                                        const at::Tensor& dlogprob, float* dhead) const = 0;
+                                        const LogProbGrads& grads, float* dhead) const = 0;
 };
 
 }  // namespace nibble::ops

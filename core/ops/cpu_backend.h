@@ -56,7 +56,7 @@ class CpuBackend : public Backend {
                      const Targets& targets) const override;
   at::Tensor log_probs_backward(const at::Tensor& hidden, const kernels::WeightView& head,
                                 const Targets& targets, const at::Tensor& stats,
-                                const at::Tensor& dlogprob, float* dhead) const override;
+                                const LogProbGrads& grads, float* dhead) const override;
 
  private:
   kernels::CpuWeightKernels weight_kernels_;

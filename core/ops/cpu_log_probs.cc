@@ -35,6 +35,11 @@ Chunk make_chunk(const at::Tensor& hidden, const at::Tensor& row, const kernels:
   return chunk;
 }
 
+kernels::RowGrads rows_from(const Backend::LogProbGrads& grads, int64_t begin) {
+  return {grads.log_prob.const_data_ptr<float>() + begin,
+          grads.entropy.defined() ? grads.entropy.const_data_ptr<float>() + begin : nullptr};
+}
+
 }  // namespace
 
 Backend::LogProbs CpuBackend::log_probs(const at::Tensor& hidden, const kernels::WeightView& head,
@@ -63,12 +68,12 @@ Backend::LogProbs CpuBackend::log_probs(const at::Tensor& hidden, const kernels:
 
 at::Tensor CpuBackend::log_probs_backward(const at::Tensor& hidden, const kernels::WeightView& head,
                                           const Targets& targets, const at::Tensor& stats,
-                                          const at::Tensor& dlogprob, float* dhead) const {
+                                          const LogProbGrads& grads, float* dhead) const {
   const auto* row_stats = reinterpret_cast<const kernels::RowStats*>(stats.const_data_ptr<float>());
   at::Tensor dhidden = at::zeros_like(hidden);
   at::Tensor panel = at::empty({head.rows, head.cols}, hidden.options());
   kernels::dequantize(head, panel.data_ptr<float>(), torch_parallel());
-  const int64_t count = dlogprob.size(0);
+  const int64_t count = grads.log_prob.size(0);
   const int64_t step = chunk_rows(head.rows);
   for (int64_t begin = 0; begin < count; begin += step) {
     const int64_t rows = std::min(step, count - begin);
@@ -76,8 +81,8 @@ at::Tensor CpuBackend::log_probs_backward(const at::Tensor& hidden, const kernel
     const Chunk chunk = make_chunk(hidden, row, head);
     kernels::log_prob_backward(chunk.logits.data_ptr<float>(), row_stats + begin,
                                targets.target.const_data_ptr<int32_t>() + begin,
-                               dlogprob.const_data_ptr<float>() + begin, rows, head.rows,
-                               targets.temperature, torch_parallel());
+                               rows_from(grads, begin), rows, head.rows, targets.temperature,
+                               torch_parallel());
     dhidden.index_add_(0, row, at::mm(chunk.logits, panel));
     if (dhead != nullptr) {
       at::from_blob(dhead, {head.rows, head.cols}, options())

@@ -1,3 +1,5 @@
+#include <ATen/ops/zeros_like.h>
+
 #include "core/base/fail.h"
 #include "core/ops/tape_saved.h"
 #include "core/tensor/check.h"
@@ -12,7 +14,7 @@ struct LogProbFunction : torch::autograd::Function<LogProbFunction> {
     const Backend::LogProbs out =
         backend->log_probs(hidden, head.source->weight(head.index), targets);
     context->save_for_backward({hidden, targets.row, targets.target, out.stats});
-    context->mark_non_differentiable({out.entropy});
+    context->set_materialize_grads(false);  // most losses do not look at the entropy
     keep(context, "backend", backend);
     keep(context, "head", head);
     context->saved_data["temperature"] = static_cast<double>(targets.temperature);
@@ -24,9 +26,12 @@ struct LogProbFunction : torch::autograd::Function<LogProbFunction> {
     const Weight head = kept<Weight>(context, "head");
     const Backend::Targets targets{
         saved[1], saved[2], static_cast<float>(context->saved_data["temperature"].toDouble())};
+    const at::Tensor log_prob =
+        grads[0].defined() ? grads[0].contiguous() : at::zeros_like(grads[1]).contiguous();
+    const at::Tensor entropy = grads[1].defined() ? grads[1].contiguous() : at::Tensor();
     return {kept<const Backend*>(context, "backend")
                 ->log_probs_backward(saved[0], head.source->weight(head.index), targets, saved[3],
-                                     grads[0].contiguous(), head.grad()),
+                                     {log_prob, entropy}, head.grad()),
             at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };

@@ -81,7 +81,7 @@ at::Tensor experts(const Backend& backend, const at::Tensor& x, const Routing& r
 /// Log-probability of target[i] after hidden[row[i]], and the distribution's entropy.
 struct TokenLogProbs {
   at::Tensor log_prob;  ///< float32 [N], differentiable
-  at::Tensor entropy;   ///< float32 [N], not differentiable
+  at::Tensor entropy;   ///< float32 [N], differentiable
 };
 TokenLogProbs token_log_probs(const Backend& backend, const at::Tensor& hidden, Weight head,
                               const Backend::Targets& targets);

@@ -61,7 +61,7 @@ class CudaBackend final : public Backend {
                      const Targets& targets) const override;
   at::Tensor log_probs_backward(const at::Tensor& hidden, const kernels::WeightView& head,
                                 const Targets& targets, const at::Tensor& stats,
-                                const at::Tensor& dlogprob, float* dhead) const override;
+                                const LogProbGrads& grads, float* dhead) const override;
 
  private:
   // Products of sorted rows with the experts' matrices `which` (0 gate, 1 up, 2 down).

@@ -18,6 +18,11 @@ static_assert(sizeof(kernels::RowStats) == 3 * sizeof(float));
 // Logits of this many rows exist at a time: 256 MiB of float32.
 int64_t chunk_rows(int64_t vocab) { return std::max<int64_t>(64, (int64_t{64} << 20) / vocab); }
 
+kernels::RowGrads rows_from(const Backend::LogProbGrads& grads, int64_t begin) {
+  return {grads.log_prob.const_data_ptr<float>() + begin,
+          grads.entropy.defined() ? grads.entropy.const_data_ptr<float>() + begin : nullptr};
+}
+
 }  // namespace
 
 Backend::LogProbs CudaBackend::log_probs(const at::Tensor& hidden, const kernels::WeightView& head,
@@ -45,11 +50,11 @@ Backend::LogProbs CudaBackend::log_probs(const at::Tensor& hidden, const kernels
 
 at::Tensor CudaBackend::log_probs_backward(const at::Tensor& hidden,
                                            const kernels::WeightView& head, const Targets& targets,
-                                           const at::Tensor& stats, const at::Tensor& dlogprob,
+                                           const at::Tensor& stats, const LogProbGrads& grads,
                                            float* dhead) const {
   const auto* row_stats = reinterpret_cast<const kernels::RowStats*>(stats.const_data_ptr<float>());
   const at::Tensor matrix = weight_matrix(head);
-  const int64_t count = dlogprob.size(0);
+  const int64_t count = grads.log_prob.size(0);
   at::Tensor drows = at::empty({count, hidden.size(1)}, hidden.options());
   const int64_t step = chunk_rows(head.rows);
   for (int64_t begin = 0; begin < count; begin += step) {
@@ -59,8 +64,8 @@ at::Tensor CudaBackend::log_probs_backward(const at::Tensor& hidden,
     const at::Tensor dlogits = at::empty({rows, head.rows}, hidden.options());
     kernels::cuda::log_prob_backward(chunk.const_data_ptr<float>(), row_stats + begin,
                                      targets.target.const_data_ptr<int32_t>() + begin,
-                                     dlogprob.const_data_ptr<float>() + begin, rows, head.rows,
-                                     targets.temperature, bf16_bits(dlogits), current_stream());
+                                     rows_from(grads, begin), rows, head.rows, targets.temperature,
+                                     bf16_bits(dlogits), current_stream());
     at::Tensor part = drows.narrow(0, begin, rows);
     at::mm_out(part, dlogits, matrix);
     if (dhead != nullptr) add_weight_gradient(dlogits, x, dhead);

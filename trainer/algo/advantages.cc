@@ -12,6 +12,7 @@ constexpr double kStdEpsilon = 1e-6;
 constexpr double kMinFilterStd = 1e-8;
 
 struct Moments {
+  double count = 0;
   double mean = 0;
   double std = 0;  // unbiased; 0 for one sample
 };
@@ -28,7 +29,7 @@ Moments moments_of(std::span<const double> rewards) {
     sum += rewards[i];
   }
   const auto count = static_cast<double>(rewards.size());
-  Moments moments{sum / count, 0};
+  Moments moments{count, sum / count, 0};
   if (rewards.size() == 1) return moments;
   double squares = 0;
   for (const double reward : rewards) squares += (reward - moments.mean) * (reward - moments.mean);
@@ -36,7 +37,32 @@ Moments moments_of(std::span<const double> rewards) {
   return moments;
 }
 
+double advantage_of(double reward, const Moments& group, const AdvantageConfig& config) {
+  const double centered = reward - group.mean;
+  switch (config.type) {
+    case AdvantageType::kGrpo:
+      return config.normalize_std && group.std > 0 ? centered / (group.std + kStdEpsilon)
+                                                   : centered;
+    case AdvantageType::kRloo:
+      // r - (sum - r) / (n - 1) = (r - mean) n / (n - 1)
+      return group.count == 1 ? reward : centered * group.count / (group.count - 1);
+    case AdvantageType::kReinforcePp:
+      return reward;
+    case AdvantageType::kReinforcePpBaseline:
+      return centered;
+    case AdvantageType::kGae:
+    case AdvantageType::kOpd:
+      break;
+  }
+  fail(ErrorCode::kUnimplemented, "advantages of type {} need a critic or a teacher",
+       static_cast<int>(config.type));
+}
+
 }  // namespace
+
+bool is_token_level(AdvantageType type) {
+  return type == AdvantageType::kReinforcePp || type == AdvantageType::kReinforcePpBaseline;
+}
 
 void group_advantages(std::span<const double> rewards, const AdvantageConfig& config,
                       std::span<double> advantages) {
@@ -45,17 +71,8 @@ void group_advantages(std::span<const double> rewards, const AdvantageConfig& co
     fail(ErrorCode::kInvalidArgument, "a group of {} rewards has room for {} advantages",
          rewards.size(), advantages.size());
   }
-  const auto count = static_cast<double>(rewards.size());
   for (size_t i = 0; i < rewards.size(); ++i) {
-    const double centered = rewards[i] - moments.mean;
-    if (config.type == AdvantageType::kRloo) {
-      // r - (sum - r) / (n - 1) = (r - mean) n / (n - 1)
-      advantages[i] = rewards.size() == 1 ? rewards[i] : centered * count / (count - 1);
-    } else if (config.normalize_std && moments.std > 0) {
-      advantages[i] = centered / (moments.std + kStdEpsilon);
-    } else {
-      advantages[i] = centered;
-    }
+    advantages[i] = advantage_of(rewards[i], moments, config);
   }
 }
 

@@ -2,7 +2,8 @@
 
 namespace nibble {
 
-/// Estimators of KL(policy || reference) from one sampled token; D = logp - ref_logp.
+/// Estimators of KL(policy || reference) from one sampled token; D = logp - ref_logp. Source: k1 to
+/// k3, Schulman, "Approximating KL divergence", 2020; low_var_kl: Miles' and verl's clamps.
 enum class KlEstimator {
   kK1,        ///< D
   kK2,        ///< D^2 / 2

@@ -29,11 +29,6 @@ struct Objective {
   bool is_clipped = false;
 };
 
-struct Weight {
-  double value = 1;
-  bool is_cut = false;
-};
-
 template <typename Real>
 void check_batch(const PolicyBatch<Real>& batch, const PolicyLossConfig& config, size_t grad_size) {
   const size_t num_tokens = batch.mask.size();
@@ -49,7 +44,7 @@ void check_batch(const PolicyBatch<Real>& batch, const PolicyLossConfig& config,
     check_size(batch.advantage.size(), "advantage");
   }
   check_size(grad_size, "grad_logp");
-  if (!batch.rollout_logp.empty() || config.correction != OffPolicyCorrection::kNone) {
+  if (!batch.rollout_logp.empty() || config.correction.kind != OffPolicyCorrection::kNone) {
     check_size(batch.rollout_logp.size(), "rollout_logp");
   }
   if (!batch.ref_logp.empty() || config.kl_coef != 0) {
@@ -107,12 +102,12 @@ Objective cispo_objective(const PolicyLossConfig& config, const Token& token) {
   return {-clipped * token.advantage * token.logp, 0, -clipped * token.advantage, clipped != ratio};
 }
 
-Weight correction_weight(const PolicyLossConfig& config, const Token& token) {
-  if (config.correction == OffPolicyCorrection::kNone) return {};
-  const double ratio = std::exp(token.old_logp - token.rollout_logp);
-  const double clamped = std::clamp(ratio, config.correction_low, config.correction_high);
-  const bool is_cut = clamped != ratio;
-  return {is_cut && config.correction == OffPolicyCorrection::kIcepop ? 0 : clamped, is_cut};
+std::vector<TokenCorrection> corrections_of(const CorrectionConfig& config,
+                                            const std::vector<Token>& tokens) {
+  std::vector<double> log_ratio;
+  log_ratio.reserve(tokens.size());
+  for (const Token& token : tokens) log_ratio.push_back(token.old_logp - token.rollout_logp);
+  return correct_sample(config, log_ratio);
 }
 
 /// Adds what one sample's tokens contribute. Members are constant but the sums and the gradient.
@@ -132,14 +127,14 @@ struct SampleLoss {
     double mean_log_ratio = 0;
     for (const Token& token : tokens) mean_log_ratio += token.log_ratio / count;
     double mean_grad = 0;  // gspo: of the loss with respect to the mean log ratio
-    for (const Token& token : tokens) {
-      const Weight correction = correction_weight(config, token);
-      const double scale = weight * correction.value;
+    const std::vector<TokenCorrection> corrections = corrections_of(config.correction, tokens);
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      const Token& token = tokens[i];
+      const double scale = weight * corrections[i].factor();
       const Objective out = objective_of(token, mean_log_ratio);
       sums.policy_loss += scale * out.value;
       sums.clip_share += out.is_clipped ? weight : 0;
-      sums.correction_mean += scale;
-      sums.correction_share += correction.is_cut ? weight : 0;
+      add_correction(corrections[i], weight);
       double grad = scale * out.grad_logp + add_kl(token, weight);
       if (config.objective == PolicyObjective::kGspo) {
         mean_grad += scale * out.grad_log_ratio;
@@ -167,6 +162,13 @@ struct SampleLoss {
     }
     fail(ErrorCode::kInternal, "no policy objective has the number {}",
          static_cast<int>(config.objective));
+  }
+
+  void add_correction(const TokenCorrection& correction, double weight) {
+    sums.correction_mean += weight * correction.factor();
+    sums.correction_share += correction.is_cut ? weight : 0;
+    sums.rejected_share += correction.is_rejected ? weight : 0;
+    sums.vetoed_share += correction.is_vetoed ? weight : 0;
   }
 
   void spread(const std::vector<Token>& tokens, double grad) {
@@ -214,21 +216,30 @@ struct SampleLoss {
 
 }  // namespace
 
+std::array<double*, 14> PolicyLoss::summed() {
+  return {&loss,
+          &policy_loss,
+          &kl_loss,
+          &clip_share,
+          &ratio_mean,
+          &old_kl_mean,
+          &ess,
+          &correction_mean,
+          &correction_share,
+          &rejected_share,
+          &vetoed_share,
+          &rollout_diff_mean,
+          &rollout_kl_mean,
+          &reference_kl_mean};
+}
+
 PolicyLoss& PolicyLoss::operator+=(const PolicyLoss& other) {
-  loss += other.loss;
-  policy_loss += other.policy_loss;
-  kl_loss += other.kl_loss;
-  clip_share += other.clip_share;
-  ratio_mean += other.ratio_mean;
+  PolicyLoss part = other;
+  const auto mine = summed();
+  const auto theirs = part.summed();
+  for (size_t i = 0; i < mine.size(); ++i) *mine[i] += *theirs[i];
   ratio_max = std::max(ratio_max, other.ratio_max);
-  old_kl_mean += other.old_kl_mean;
-  ess += other.ess;
-  correction_mean += other.correction_mean;
-  correction_share += other.correction_share;
-  rollout_diff_mean += other.rollout_diff_mean;
   rollout_diff_max = std::max(rollout_diff_max, other.rollout_diff_max);
-  rollout_kl_mean += other.rollout_kl_mean;
-  reference_kl_mean += other.reference_kl_mean;
   return *this;
 }
 
@@ -247,10 +258,10 @@ void validate(const PolicyLossConfig& config) {
           "dual_clip", config.dual_clip, "0 (off) or > 1");
   require(config.sum_norm > 0 && std::isfinite(config.sum_norm), "sum_norm", config.sum_norm,
           "> 0");
-  require(config.correction_low >= 0, "correction_low", config.correction_low, ">= 0");
-  require(config.correction_high > config.correction_low && std::isfinite(config.correction_high),
-          "correction_high", config.correction_high, "> correction_low");
   require(std::isfinite(config.kl_coef) && config.kl_coef >= 0, "kl_coef", config.kl_coef, ">= 0");
+  require(std::isfinite(config.entropy_coef) && config.entropy_coef >= 0, "entropy_coef",
+          config.entropy_coef, ">= 0");
+  validate(config.correction);
 }
 
 template <typename Real>

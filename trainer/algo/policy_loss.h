@@ -1,25 +1,23 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 
 #include "trainer/algo/aggregation.h"
+#include "trainer/algo/correction.h"
 #include "trainer/algo/kl.h"
 
 namespace nibble {
 
+/// r = exp(logp - old_logp). Sources: PPO, Schulman et al., 2017, arXiv:1707.06347 (clip-higher:
+/// DAPO, Yu et al., 2025, arXiv:2503.14476; dual clip: Ye et al., 2020, arXiv:1912.09729); GSPO,
+/// Zheng et al., 2025, arXiv:2507.18071; CISPO, MiniMax, 2025, arXiv:2506.13585.
 enum class PolicyObjective {
   kPpoClip,  ///< max(-r A, -clip(r, 1 - clip_low, 1 + clip_high) A) per token
   kGspo,     ///< the same with one r per sample: exp of the mean log ratio of its tokens
   kCispo,    ///< -stop_gradient(clip(r)) A logp
   kSft,      ///< -logp: cross-entropy of given tokens; neither r nor A is read
-};
-
-/// Weight on the token loss for the gap between trainer and rollout; w = exp(old - rollout).
-enum class OffPolicyCorrection {
-  kNone,
-  kTis,     ///< w clamped to [correction_low, correction_high]
-  kIcepop,  ///< w where it lies inside these bounds, else 0
 };
 
 struct PolicyLossConfig {
@@ -29,12 +27,11 @@ struct PolicyLossConfig {
   double dual_clip = 0;    ///< c > 1: for A < 0 the loss is at most -c A; 0 = off; ppo_clip, gspo
   Aggregation aggregation = Aggregation::kSeqMeanTokenMean;
   double sum_norm = 1;  ///< divisor of seq-mean-token-sum-norm, e.g. the response limit
-  OffPolicyCorrection correction = OffPolicyCorrection::kNone;
-  double correction_low = 0;
-  double correction_high = 2;
+  CorrectionConfig correction;
   KlEstimator kl_estimator = KlEstimator::kLowVarKl;
   double kl_coef = 0;        ///< 0 = the KL is measured where a reference is given, not trained on
   bool kl_unbiased = false;  ///< times the importance ratio
+  double entropy_coef = 0;   ///< of the entropy bonus, which is entropy_bonus()'s
 };
 
 /// Throws Error{kInvalidArgument} naming the first value out of its range.
@@ -65,12 +62,16 @@ struct PolicyLoss {
   double ratio_max = 0;
   double old_kl_mean = 0;        ///< k1 of old against new: old_logp - logp
   double ess = 0;                ///< effective sample size / tokens: (sum r)^2 / (n sum r^2)
-  double correction_mean = 0;    ///< weight; 1 where there is no correction
+  double correction_mean = 0;    ///< factor; 1 where there is no correction
   double correction_share = 0;   ///< tokens whose weight was cut
+  double rejected_share = 0;     ///< tokens that mis left out by their own ratio
+  double vetoed_share = 0;       ///< tokens that it left out with their whole sample
   double rollout_diff_mean = 0;  ///< |old_logp - rollout_logp|
   double rollout_diff_max = 0;
   double rollout_kl_mean = 0;  ///< k3 of rollout against trainer: exp(d) - 1 - d, d = old - rollout
   double reference_kl_mean = 0;  ///< k1 against the reference
+  /// All that parts add up: everything but the maxima, of which a whole has the largest.
+  std::array<double*, 14> summed();
   PolicyLoss& operator+=(const PolicyLoss& other);
 };
 

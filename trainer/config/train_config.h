@@ -147,9 +147,9 @@ void visit_fields(Visitor& v, AlgorithmConfig& c) {
   v.field("aggregation", c.loss.aggregation, "",
           "how token losses become one number (sft: token-mean)");
   v.field("sum_norm", c.loss.sum_norm, "tokens", "divisor of seq-mean-token-sum-norm", Above{0});
-  v.field("correction", c.loss.correction, "", "weight for the gap between trainer and rollout");
-  v.field("correction_low", c.loss.correction_low, "", "its lower bound", AtLeast{0});
-  v.field("correction_high", c.loss.correction_high, "", "its upper bound", Above{0});
+  v.field("correction", c.loss.correction.kind, "", "weight for the gap between trainer and rollout");
+  v.field("correction_low", c.loss.correction.low, "", "its lower bound", AtLeast{0});
+  v.field("correction_high", c.loss.correction.high, "", "its upper bound", Above{0});
   v.field("kl_estimator", c.loss.kl_estimator, "", "KL to the BF16 reference");
   v.field("kl_loss_coef", c.loss.kl_coef, "", "its weight in the loss", AtLeast{0});
   v.field("kl_unbiased", c.loss.kl_unbiased, "", "times the importance ratio");

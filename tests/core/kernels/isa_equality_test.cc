@@ -133,13 +133,17 @@ TEST(IsaEquality, RouterAndExperts) {
 TEST(IsaEquality, LogSoftmaxAndItsGradient) {
   const auto logits = random_floats(5 * 1003, 13, 4.0f);
   const std::vector<int32_t> target = {0, 1002, 17, 500, 501};
-  const auto g = random_floats(5, 14);
+  const auto g = random_floats(5, 14), e = random_floats(5, 15);
   expect_same_everywhere("log_softmax", [&](const IsaTable& isa, const Parallel& parallel) {
     std::vector<RowStats> stats(5);
     isa.log_softmax_stats(logits.data(), 5, 1003, 0.7f, stats.data(), parallel);
     Floats out = logits;
-    isa.log_prob_backward(out.data(), stats.data(), target.data(), g.data(), 5, 1003, 0.7f,
+    isa.log_prob_backward(out.data(), stats.data(), target.data(), {g.data()}, 5, 1003, 0.7f,
                           parallel);
+    Floats with_entropy = logits;
+    isa.log_prob_backward(with_entropy.data(), stats.data(), target.data(), {g.data(), e.data()}, 5,
+                          1003, 0.7f, parallel);
+    out.insert(out.end(), with_entropy.begin(), with_entropy.end());
     for (const RowStats& s : stats) out.insert(out.end(), {s.max, s.log_sum, s.entropy});
     return out;
   });

@@ -12,31 +12,36 @@ TEST_F(LogSoftmaxCuda, StatisticsTargetsAndGradientsAreTheCpus) {
   for (const auto& [rows, vocab] : {std::pair{1, 7}, {5, 1000}, {3, 49152}, {2, 151643}}) {
     const float temperature = 0.7f;
     const auto logits = random_floats(rows * vocab, 1, 3.0f);
-    const auto dlogprob = random_floats(rows, 2);
+    const auto dlogprob = random_floats(rows, 2), dentropy = random_floats(rows, 3);
     std::vector<int32_t> target;
     for (int r = 0; r < rows; ++r) target.push_back(r * 31 % vocab);
     std::vector<RowStats> stats(static_cast<size_t>(rows));
     log_softmax_stats(logits.data(), rows, vocab, temperature, stats.data(), serial);
     const auto d_logits = on_device(logits), d_dlogprob = on_device(dlogprob);
     const auto d_target = on_device(target);
+    const auto d_dentropy = on_device(dentropy);
     const auto d_stats = poisoned<RowStats>(rows);
     const auto log_prob = poisoned<float>(rows), entropy = poisoned<float>(rows);
     const auto dlogits = poisoned<uint16_t>(rows * vocab);
     cuda::log_softmax_stats(d_logits.data(), rows, vocab, temperature, d_stats.data(), nullptr);
     cuda::target_log_probs(d_logits.data(), d_stats.data(), d_target.data(), rows, vocab,
                            temperature, log_prob.data(), entropy.data(), nullptr);
-    cuda::log_prob_backward(d_logits.data(), d_stats.data(), d_target.data(), d_dlogprob.data(),
-                            rows, vocab, temperature, dlogits.data(), nullptr);
     const auto got_log_prob = on_host(log_prob), got_entropy = on_host(entropy);
     for (size_t r = 0; r < stats.size(); ++r) {
       const auto at = r * static_cast<size_t>(vocab) + static_cast<size_t>(target[r]);
       EXPECT_NEAR(got_log_prob[r], stats[r].log_prob(logits[at], temperature), 1e-4);
       EXPECT_NEAR(got_entropy[r], stats[r].entropy, 1e-3);
     }
-    std::vector<float> want = logits;
-    log_prob_backward(want.data(), stats.data(), target.data(), dlogprob.data(), rows, vocab,
-                      temperature, serial);
-    EXPECT_LT(relative_error(widened(on_host(dlogits)), want), kOneRounding);
+    for (const bool with_entropy : {false, true}) {
+      cuda::log_prob_backward(d_logits.data(), d_stats.data(), d_target.data(),
+                              {d_dlogprob.data(), with_entropy ? d_dentropy.data() : nullptr}, rows,
+                              vocab, temperature, dlogits.data(), nullptr);
+      std::vector<float> want = logits;
+      log_prob_backward(want.data(), stats.data(), target.data(),
+                        {dlogprob.data(), with_entropy ? dentropy.data() : nullptr}, rows, vocab,
+                        temperature, serial);
+      EXPECT_LT(relative_error(widened(on_host(dlogits)), want), kOneRounding);
+    }
   }
 }
 

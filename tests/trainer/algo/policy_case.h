@@ -94,9 +94,9 @@ inline PolicyLossConfig read_policy_config(const Json& params) {
   }
   config.dual_clip = params.value("eps_c", 0.0);
   config.sum_norm = params.value("norm", 1.0);
-  config.correction = corrections.at(params.value("correction", "none"));
-  config.correction_low = params.value("tis_low", 0.0);
-  config.correction_high = params.value("tis_high", 2.0);
+  config.correction.kind = corrections.at(params.value("correction", "none"));
+  config.correction.low = params.value("tis_low", 0.0);
+  config.correction.high = params.value("tis_high", 2.0);
   config.kl_estimator = estimators.at(params.value("kl_type", "low_var_kl"));
   config.kl_coef = params.value("kl_coef", 0.0);
   config.kl_unbiased = params.value("unbiased_kl", false);

@@ -36,14 +36,16 @@ std::vector<PolicyLossConfig> all_configs() {
                                PolicyObjective::kCispo, PolicyObjective::kSft}) {
     for (const auto aggregation : {Aggregation::kSeqMeanTokenMean, Aggregation::kTokenMean,
                                    Aggregation::kSeqMeanTokenSumNorm}) {
-      for (const auto correction :
-           {OffPolicyCorrection::kNone, OffPolicyCorrection::kTis, OffPolicyCorrection::kIcepop}) {
+      for (const auto correction : {OffPolicyCorrection::kNone, OffPolicyCorrection::kTis,
+                                    OffPolicyCorrection::kIcepop, OffPolicyCorrection::kMis}) {
         PolicyLossConfig config;
         config.objective = objective;
         config.aggregation = aggregation;
-        config.correction = correction;
-        config.correction_low = 0.6;
-        config.correction_high = 1.5;
+        config.correction.kind = correction;
+        config.correction.low = 0.6;
+        config.correction.high = 1.5;
+        config.correction.mode = MisMode::kClip;
+        config.correction.reject_level = MisLevel::kGeometric;
         config.clip_high = 0.28;
         config.dual_clip = 1.2;
         config.sum_norm = 32;
@@ -83,10 +85,40 @@ TEST(PolicyLossParts, AddUpToTheWholeUnderTheTotalsOfTheStep) {
     expect_near_double(sum.ess, expected.ess, "ess");
     expect_near_double(sum.correction_mean, expected.correction_mean, "correction_mean");
     expect_near_double(sum.correction_share, expected.correction_share, "correction_share");
+    expect_near_double(sum.rejected_share, expected.rejected_share, "rejected_share");
+    expect_near_double(sum.vetoed_share, expected.vetoed_share, "vetoed_share");
     expect_near_double(sum.rollout_diff_mean, expected.rollout_diff_mean, "rollout_diff_mean");
     EXPECT_EQ(sum.rollout_diff_max, expected.rollout_diff_max);
     expect_near_double(sum.reference_kl_mean, expected.reference_kl_mean, "reference_kl_mean");
   }
+}
+
+TEST(PolicyLossParts, WhatMisLeavesOutHasNoGradientAndIsCounted) {
+  auto whole = random_case(3);
+  whole.mask.assign(whole.mask.size(), 1);
+  PolicyLossConfig config;
+  config.aggregation = Aggregation::kTokenMean;
+  config.correction.kind = OffPolicyCorrection::kMis;
+  config.correction.mode = MisMode::kMask;
+  config.clip_low = 1;
+  config.clip_high = 100;
+  config.correction.low = 0.7;
+  config.correction.high = 1.4;
+  whole.rollout_logp[0] = whole.old_logp[0] + 20;  // a ratio below the veto: the first sample
+  std::vector<double> grad(whole.logp.size());
+  const PolicyLoss out = policy_loss<double>(whole.batch(), config, whole.totals(), grad);
+  const auto count = static_cast<double>(grad.size());
+  double rejected = 0;
+  for (size_t i = 0; i < grad.size(); ++i) {
+    const double ratio = std::exp(whole.old_logp[i] - whole.rollout_logp[i]);
+    const bool is_outside = ratio < 0.7 || ratio > 1.4;
+    rejected += is_outside ? 1 : 0;
+    const bool is_left_out = is_outside || static_cast<int64_t>(i) < whole.sample_begin[1];
+    EXPECT_EQ(grad[i] == 0, is_left_out) << i;
+  }
+  expect_near_double(out.rejected_share, rejected / count, "rejected_share");
+  expect_near_double(out.vetoed_share, static_cast<double>(whole.sample_begin[1]) / count,
+                     "vetoed_share");
 }
 
 // cispo is left out: its clipped ratio is held constant, so its gradient is not that of its value.

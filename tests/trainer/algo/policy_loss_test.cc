@@ -82,7 +82,7 @@ TEST(PolicyLoss, RefusesValuesThatAreNotFiniteNamingThePlace) {
 
 TEST(PolicyLoss, RefusesMissingInputsAndBadBounds) {
   PolicyLossConfig tis;
-  tis.correction = OffPolicyCorrection::kTis;
+  tis.correction.kind = OffPolicyCorrection::kTis;
   EXPECT_THROW(loss_of(two_samples(), tis), Error);
   PolicyLossConfig kl;
   kl.kl_coef = 0.1;
@@ -108,9 +108,9 @@ TEST(PolicyLoss, RefusesConfigsOutOfRange) {
   refuses([](PolicyLossConfig& c) { c.clip_high = std::nan(""); });
   refuses([](PolicyLossConfig& c) { c.dual_clip = 1; });
   refuses([](PolicyLossConfig& c) { c.sum_norm = 0; });
-  refuses([](PolicyLossConfig& c) { c.correction_high = 0; });
+  refuses([](PolicyLossConfig& c) { c.correction.high = 0; });
   refuses([](PolicyLossConfig& c) { c.kl_coef = -1; });
-  EXPECT_NO_THROW(validate({}));
+  EXPECT_NO_THROW(validate(PolicyLossConfig{}));
 }
 
 TEST(PolicyLoss, IsZeroForAFullyMaskedStep) {
