@@ -12,6 +12,7 @@ struct Piece {
   const SampleGroup* group;
   std::vector<size_t> samples;  // positions in group->samples
   const std::vector<double>* advantages;
+  const std::vector<uint8_t>* is_masked;
 };
 
 int64_t sample_tokens(const Sample& sample) {
@@ -43,7 +44,9 @@ MicroBatch build(const std::vector<Piece>& pieces) {
       const auto tokens = sample.response.size();
       batch.advantage.insert(batch.advantage.end(), tokens,
                              static_cast<float>((*piece.advantages)[s]));
-      batch.mask.insert(batch.mask.end(), tokens, uint8_t{1});
+      const bool is_masked = !piece.is_masked->empty() && (*piece.is_masked)[s] != 0;
+      const uint8_t counts = is_masked ? 0 : 1;
+      batch.mask.insert(batch.mask.end(), tokens, counts);
       batch.sample_begin.push_back(static_cast<int64_t>(batch.mask.size()));
     }
     sequences.push_back(std::move(sequence));
@@ -74,13 +77,13 @@ std::vector<MicroBatch> make_micro_batches(std::span<const ScoredGroup> groups,
     const SampleGroup& group = *scored.group;
     const auto prompt = static_cast<int64_t>(group.prompt.size());
     if (tokens > 0 && tokens + group_tokens(group) > max_tokens) flush();
-    pieces.push_back({&group, {}, &scored.advantages});
+    pieces.push_back({&group, {}, &scored.advantages, &scored.is_masked});
     tokens += prompt;
     for (size_t s = 0; s < group.samples.size(); ++s) {
       const int64_t extra = sample_tokens(group.samples[s]);
       if (tokens + extra > max_tokens && !pieces.back().samples.empty()) {
         flush();
-        pieces.push_back({&group, {}, &scored.advantages});
+        pieces.push_back({&group, {}, &scored.advantages, &scored.is_masked});
         tokens = prompt;
       }
       pieces.back().samples.push_back(s);

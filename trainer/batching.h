@@ -13,6 +13,7 @@ namespace nibble {
 struct ScoredGroup {
   const SampleGroup* group = nullptr;  ///< borrowed
   std::vector<double> advantages;      ///< one per sample
+  std::vector<uint8_t> is_masked;      ///< one per sample: 1 = not in the loss; empty: none
 };
 
 /// Tokens that are computed together, packed without padding, every prompt once.

@@ -88,12 +88,6 @@ int64_t activation_bytes(const ModelConfig& model, const ParameterTable& table, 
   return tokens * kBf16Bytes * (kept + 2 * most) + kBf16Bytes * panel + 3 * kFloatBytes * kLogits;
 }
 
-bool may_need_reference(const AlgorithmConfig& algorithm) {
-  if (algorithm.reference == ReferenceMode::kNever) return false;
-  return algorithm.reference == ReferenceMode::kAlways || algorithm.loss.kl_coef != 0.0 ||
-         algorithm.kl_metric_every > 0;
-}
-
 }  // namespace
 
 TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh, int rank) {

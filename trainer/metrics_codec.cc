@@ -69,13 +69,21 @@ void encode_metrics(const TrainMetrics& m, bool by_layer, v1::TrainResponse& res
   out["kl_loss"] = m.loss.kl_loss;
   out["clip_share"] = m.loss.clip_share;
   out["ratio_mean"] = m.loss.ratio_mean;
+  out["ratio_max"] = m.loss.ratio_max;
+  out["old_kl"] = m.loss.old_kl_mean;
   out["ess"] = m.loss.ess;
   out["correction_mean"] = m.loss.correction_mean;
   out["correction_share"] = m.loss.correction_share;
+  out["rejected_share"] = m.loss.rejected_share;
+  out["vetoed_share"] = m.loss.vetoed_share;
   out["entropy"] = m.entropy;
   out["grad_norm"] = m.update.grad_norm;
   out["lr"] = m.update.lr;
-  if (m.has_reference) out["kl_reference"] = m.kl_reference;
+  if (m.has_reference) {
+    out["kl_reference"] = m.kl_reference;
+    out["kl_reference_k1"] = m.kl_reference_k1;
+  }
+  out["kl_rollout"] = m.loss.rollout_kl_mean;
   out["logprob_abs_diff_mean"] = m.log_prob_diff_mean;
   out["logprob_abs_diff_max"] = m.log_prob_diff_max;
   for (const auto& [name, value] : PositionGap::means(m.gap_by_position)) out[name] = value;
@@ -89,6 +97,7 @@ void encode_metrics(const TrainMetrics& m, bool by_layer, v1::TrainResponse& res
   encode_changes(m.changes, by_layer, response);
   encode_held(m.held, response);
   out["reference_ms"] = m.reference_ms;
+  out["old_log_probs_ms"] = m.old_log_probs_ms;
   out["forward_backward_ms"] = m.forward_backward_ms;
   out["optimizer_ms"] = m.optimizer_ms;
   out["pack_ms"] = m.pack_ms;

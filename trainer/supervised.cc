@@ -22,19 +22,7 @@ struct Trainer::RecordPass {
 Trainer::RecordPass Trainer::plan_pass(std::span<const TokenRecord* const> records) {
   RecordPass pass;
   pass.batches = make_record_batches(records, config_.max_tokens_per_device);
-  std::array<double, 2> counts{};
-  for (const MicroBatch& batch : pass.batches) {
-    const LossTotals totals = count_totals(batch.mask, batch.sample_begin);
-    counts[0] += static_cast<double>(totals.num_samples);
-    counts[1] += static_cast<double>(totals.num_tokens);
-  }
-  if (!counts_figures()) counts = {};
-  all_reduce_sum(group_, counts);
-  pass.totals = {static_cast<int64_t>(counts[0]), static_cast<int64_t>(counts[1])};
-  const int64_t rounds = all_reduce_max(group_, static_cast<int64_t>(pass.batches.size()));
-  while (static_cast<int64_t>(pass.batches.size()) < rounds) {
-    pass.batches.push_back(idle_micro_batch());
-  }
+  pass.totals = agree_on(pass.batches);
   return pass;
 }
 
@@ -57,7 +45,7 @@ void Trainer::run_records(RecordPass& pass, bool trains) {
       if (batch.mask[i] != 0) pass.sums.entropy += static_cast<double>(entropy[i]);
     }
     if (!batch.is_idle) pass.sums.computed_tokens += std::ssize(batch.packed.tokens);
-    if (trains) run_backward(result.log_prob, grad, weights_);
+    if (trains) run_backward({{result.log_prob, grad}}, weights_);
   }
 }
 

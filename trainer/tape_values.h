@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <initializer_list>
 #include <span>
 #include <vector>
 
@@ -12,8 +13,14 @@ namespace nibble {
 /// A float32 tensor's values on the host.
 std::vector<float> host_values(const at::Tensor& tensor);
 
-/// Backpropagates `grad` (one value per element of `output`, float32 on a backend's device) into
-/// the gradient buffers of `weights`, and waits for those of other ranks. Collective.
-void run_backward(const at::Tensor& output, std::span<const float> grad, GatheredWeights& weights);
+/// A pass's output, float32 on a backend's device, and the gradient of its elements; no values: 0.
+struct OutputGrad {
+  const at::Tensor& output;
+  std::span<const float> grad;
+};
+
+/// Backpropagates what one pass gave into the gradient buffers of `weights`, and waits for those of
+/// other ranks. Collective.
+void run_backward(std::initializer_list<OutputGrad> outputs, GatheredWeights& weights);
 
 }  // namespace nibble

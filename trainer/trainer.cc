@@ -14,8 +14,9 @@
 #include "core/models/rope_table.h"
 #include "core/models/tape_executor.h"
 #include "core/ops/cpu_backend.h"
-#include "trainer/batching.h"
+#include "trainer/algo/entropy_bonus.h"
 #include "trainer/tape_values.h"
+#include "trainer/update_work.h"
 
 namespace nibble {
 namespace {
@@ -29,19 +30,6 @@ ModelSpec load_spec(const std::filesystem::path& directory, const Mesh& mesh) {
   return make_model_spec(config);
 }
 
-std::vector<ScoredGroup> score_groups(const std::vector<SampleGroup>& groups,
-                                      const AdvantageConfig& config) {
-  std::vector<ScoredGroup> scored;
-  for (const SampleGroup& group : groups) {
-    std::vector<double> rewards;
-    for (const Sample& sample : group.samples) rewards.push_back(sample.reward);
-    ScoredGroup out{&group, std::vector<double>(rewards.size())};
-    group_advantages(rewards, config, out.advantages);
-    scored.push_back(std::move(out));
-  }
-  return scored;
-}
-
 // Of several updates, the projections add up; a jump is the last one's.
 void add_held(const std::optional<HeldStats>& update, std::optional<HeldStats>& step) {
   if (!update) return;
@@ -52,12 +40,33 @@ void add_held(const std::optional<HeldStats>& update, std::optional<HeldStats>& 
 
 }  // namespace
 
-// Figures of one update that are summed over micro-batches and ranks.
+// Figures of one update, of all micro-batches and ranks.
 struct Trainer::Sums {
   PolicyLoss loss;
-  double entropy = 0.0, diff = 0.0, diff_max = 0.0, kl = 0.0, tokens = 0.0, computed = 0.0;
+  double entropy = 0.0, diff = 0.0, diff_max = 0.0, kl = 0.0, kl_k1 = 0.0, tokens = 0.0,
+         computed = 0.0;
   PositionGap gap;
   std::vector<int64_t> expert_tokens;  // [MoE layers, experts]
+
+  // Sums over ranks, where `counts` says whether this one's figures are its own. Collective.
+  void all_reduce(ProcessGroup& group, bool counts) {
+    // A maximum of non-negative floats orders like its bits.
+    for (double* most : {&diff_max, &loss.ratio_max}) {
+      *most = std::bit_cast<double>(all_reduce_max(group, std::bit_cast<int64_t>(*most)));
+    }
+    PositionGap::Sums places = gap.sums();
+    std::vector<double*> all = {&entropy, &diff, &kl, &kl_k1, &tokens, &computed};
+    for (double* value : loss.summed()) all.push_back(value);
+    for (double& value : places) all.push_back(&value);
+    std::vector<double> loads(expert_tokens.begin(), expert_tokens.end());
+    for (double& value : loads) all.push_back(&value);
+    std::vector<double> values;
+    for (const double* value : all) values.push_back(counts ? *value : 0.0);
+    all_reduce_sum(group, values);
+    for (size_t i = 0; i < all.size(); ++i) *all[i] = values[i];
+    gap = PositionGap(places);
+    expert_tokens.assign(loads.begin(), loads.end());
+  }
 };
 
 Trainer::Trainer(TrainerConfig config, const MeshGroups& groups)
@@ -78,10 +87,7 @@ Trainer::Trainer(TrainerConfig config, ProcessGroup& group, const MeshGroups& gr
       weights_(train_layout_, groups, backend.weight_kernels()) {
   validate(config_.algorithm.loss);
   load_masters();
-  if (config_.algorithm.reference == ReferenceMode::kAlways || needs_reference(0) ||
-      config_.algorithm.kl_metric_every > 0) {
-    if (config_.algorithm.reference != ReferenceMode::kNever) load_reference();
-  }
+  if (may_need_reference(config_.algorithm)) load_reference();
   weights_.enable_gradients();
   repack();
 }
@@ -116,7 +122,7 @@ void Trainer::load_reference() {
 bool Trainer::needs_reference(int64_t step) const {
   const AlgorithmConfig& algorithm = config_.algorithm;
   if (algorithm.reference == ReferenceMode::kNever) return false;
-  if (algorithm.reference == ReferenceMode::kAlways || algorithm.loss.kl_coef != 0.0) return true;
+  if (algorithm.reference == ReferenceMode::kAlways || trains_on_reference(algorithm)) return true;
   return algorithm.kl_metric_every > 0 && step % algorithm.kl_metric_every == 0;
 }
 
@@ -188,9 +194,15 @@ Trainer::Step Trainer::take_step() {
   return step;
 }
 
-std::vector<float> Trainer::forward_log_probs(GatheredWeights& weights, const PackedBatch& batch) {
+std::vector<float> Trainer::forward_log_probs(GatheredWeights& weights, const PackedBatch& batch,
+                                              std::vector<at::Tensor> replay) {
   const at::NoGradGuard no_grad;
-  return values_of(run_tape(weights, batch).log_prob);
+  return values_of(run_tape(weights, batch, std::move(replay)).log_prob);
+}
+
+std::vector<at::Tensor> Trainer::routes_of(const MicroBatch& batch) const {
+  if (!config_.algorithm.routing_replay || batch.is_idle) return {};
+  return replay_of(batch, spec_.config, backend_);
 }
 
 std::vector<float> Trainer::values_of(const at::Tensor& tensor) const {
@@ -214,8 +226,9 @@ std::vector<float> Trainer::log_probs(std::span<const int32_t> ids) {
 TrainMetrics Trainer::train(std::span<const std::vector<SampleGroup>> updates, int64_t step) {
   TrainMetrics metrics;
   metrics.has_reference = needs_reference(step);
-  for (size_t u = 0; u < updates.size(); ++u) {
-    run_update(updates[u], metrics.has_reference, u == 0, metrics);
+  const std::vector<UpdateWork> plan = plan_updates(updates, metrics);
+  for (size_t u = 0; u < plan.size(); ++u) {
+    run_update(plan[u], u == 0, metrics);
     const Step done = take_step();
     metrics.update = done.update;
     metrics.changes = done.changes;
@@ -227,101 +240,67 @@ TrainMetrics Trainer::train(std::span<const std::vector<SampleGroup>> updates, i
   return metrics;
 }
 
-void Trainer::run_update(const std::vector<SampleGroup>& groups, bool with_reference, bool first,
-                         TrainMetrics& metrics) {
-  const auto scored = score_groups(groups, config_.algorithm.advantage);
-  std::vector<MicroBatch> batches = make_micro_batches(scored, config_.max_tokens_per_device);
-  LossTotals totals;
-  for (const MicroBatch& batch : batches) totals += count_totals(batch.mask, batch.sample_begin);
-  std::vector<double> counts = {static_cast<double>(totals.num_samples),
-                                static_cast<double>(totals.num_tokens)};
-  if (!counts_figures()) counts = {0.0, 0.0};
-  all_reduce_sum(group_, counts);
-  totals = {static_cast<int64_t>(counts[0]), static_cast<int64_t>(counts[1])};
-  const int64_t rounds = all_reduce_max(group_, static_cast<int64_t>(batches.size()));
-  while (static_cast<int64_t>(batches.size()) < rounds) batches.push_back(idle_micro_batch());
-
+void Trainer::run_update(const UpdateWork& work, bool first, TrainMetrics& metrics) {
   weights_.zero_gradients();
   Sums sums;
-  for (const MicroBatch& batch : batches) {
-    run_micro_batch(batch, totals, with_reference, sums, metrics);
-  }
-  const double local_max = sums.diff_max;
-  if (!counts_figures()) sums = {};
-  std::vector<double> all = {sums.loss.loss,
-                             sums.loss.policy_loss,
-                             sums.loss.kl_loss,
-                             sums.loss.clip_share,
-                             sums.loss.ratio_mean,
-                             sums.loss.ess,
-                             sums.loss.correction_mean,
-                             sums.loss.correction_share,
-                             sums.entropy,
-                             sums.diff,
-                             sums.kl,
-                             sums.tokens,
-                             sums.computed};
-  const size_t num_scalars = all.size();
-  all.insert(all.end(), sums.gap.sums().begin(), sums.gap.sums().end());
-  const size_t num_figures = all.size();
-  if (config_.algorithm.routing_replay) {  // ranks without a sample have nothing counted
+  if (config_.algorithm.routing_replay) {  // ranks without a sample have nothing to count
     sums.expert_tokens.resize(
         static_cast<size_t>(spec_.config.num_moe_layers() * spec_.config.moe.num_experts));
-    all.insert(all.end(), sums.expert_tokens.begin(), sums.expert_tokens.end());
   }
-  all_reduce_sum(group_, all);
+  for (size_t b = 0; b < work.batches.size(); ++b) run_micro_batch(work, b, sums, metrics);
+  sums.all_reduce(group_, counts_figures());
   metrics.loss = sums.loss;
-  metrics.loss.loss = all[0];
-  metrics.loss.policy_loss = all[1];
-  metrics.loss.kl_loss = all[2];
-  metrics.loss.clip_share = all[3];
-  metrics.loss.ratio_mean = all[4];
-  metrics.loss.ess = all[5];
-  metrics.loss.correction_mean = all[6];
-  metrics.loss.correction_share = all[7];
-  const double tokens = std::max(1.0, all[11]);
-  metrics.entropy = all[8] / tokens;
-  metrics.kl_reference = all[10] / tokens;
-  metrics.response_tokens += static_cast<int64_t>(all[11]);
-  metrics.computed_tokens += static_cast<int64_t>(all[12]);
+  const double tokens = std::max(1.0, sums.tokens);
+  metrics.entropy = sums.entropy / tokens;
+  metrics.kl_reference = sums.kl / tokens;
+  metrics.kl_reference_k1 = sums.kl_k1 / tokens;
+  metrics.response_tokens += static_cast<int64_t>(sums.tokens);
+  metrics.computed_tokens += static_cast<int64_t>(sums.computed);
   if (!first) return;
-  metrics.log_prob_diff_mean = all[9] / tokens;
   if (config_.algorithm.routing_replay) {
-    const std::vector<int64_t> loads(all.begin() + static_cast<std::ptrdiff_t>(num_figures),
-                                     all.end());
-    metrics.experts = expert_load(loads, spec_.config.moe.num_experts);
+    metrics.experts = expert_load(sums.expert_tokens, spec_.config.moe.num_experts);
   }
-  std::copy_n(all.begin() + static_cast<std::ptrdiff_t>(num_scalars),
-              metrics.gap_by_position.size(), metrics.gap_by_position.begin());
-  // A maximum of non-negative floats orders like its bits.
-  metrics.log_prob_diff_max =
-      std::bit_cast<double>(all_reduce_max(group_, std::bit_cast<int64_t>(local_max)));
+  metrics.log_prob_diff_mean = sums.diff / tokens;
+  metrics.log_prob_diff_max = sums.diff_max;
+  metrics.gap_by_position = sums.gap.sums();
 }
 
-void Trainer::run_micro_batch(const MicroBatch& batch, const LossTotals& totals,
-                              bool with_reference, Sums& sums, TrainMetrics& metrics) {
+void Trainer::run_micro_batch(const UpdateWork& work, size_t index, Sums& sums,
+                              TrainMetrics& metrics) {
+  const MicroBatch& batch = work.batches[index];
+  const bool with_reference = metrics.has_reference;
   Stopwatch clock;
   std::vector<float> reference;
-  if (with_reference) reference = forward_log_probs(*reference_, batch.packed);
+  if (!work.reference.empty()) {
+    reference = work.reference[index];
+  } else if (with_reference) {
+    reference = forward_log_probs(*reference_, batch.packed);
+  }
   metrics.reference_ms += clock.restart_ms();
 
-  std::vector<at::Tensor> replay;
-  if (config_.algorithm.routing_replay && !batch.is_idle) {
-    replay = replay_of(batch, spec_.config, backend_);
-    count_experts(batch, spec_.config.moe.num_experts, sums.expert_tokens);
-  }
-  const TapeResult result = run_tape(weights_, batch.packed, std::move(replay));
+  const bool replays = config_.algorithm.routing_replay && !batch.is_idle;
+  if (replays) count_experts(batch, spec_.config.moe.num_experts, sums.expert_tokens);
+  const TapeResult result = run_tape(weights_, batch.packed, routes_of(batch));
   const std::vector<float> current = values_of(result.log_prob);
   const std::vector<float> entropy = values_of(result.entropy);
   const size_t count = current.size();
   // Taken before the first update, the trainer's own log-probabilities are the old ones. With
-  // several updates a rollout the rollout's are: in exact numerics they are the same bits.
-  const bool single = config_.optimizer.steps_per_rollout == 1;
-  const std::span<const float> old = single ? current : batch.rollout_log_prob;
-  std::vector<float> grad(count, 0.0f);
+  // several updates a pass has computed them, or the rollout's are the same bits.
+  const bool is_own = !config_.algorithm.use_rollout_logprobs && work.old_logp.empty() &&
+                      config_.optimizer.steps_per_rollout == 1;
+  const std::span<const float> old = is_own                  ? current
+                                     : work.old_logp.empty() ? batch.rollout_log_prob
+                                                             : work.old_logp[index];
+  const PolicyLossConfig& loss = config_.algorithm.loss;
+  std::vector<float> grad(count, 0.0f), grad_entropy;
   sums.loss += policy_loss<float>({current, old, batch.rollout_log_prob, reference, batch.advantage,
                                    batch.mask, batch.sample_begin},
-                                  config_.algorithm.loss, totals, grad);
+                                  loss, work.totals, grad);
+  if (loss.entropy_coef != 0.0) {
+    grad_entropy.resize(count);
+    sums.loss.loss +=
+        entropy_bonus({entropy, batch.mask, batch.sample_begin}, loss, work.totals, grad_entropy);
+  }
   size_t sample = 0;
   for (size_t i = 0; i < count; ++i) {
     while (static_cast<int64_t>(i) >= batch.sample_begin[sample + 1]) ++sample;
@@ -332,11 +311,14 @@ void Trainer::run_micro_batch(const MicroBatch& batch, const LossTotals& totals,
     sums.gap.add(static_cast<int64_t>(i) - batch.sample_begin[sample], diff);
     sums.diff_max = std::max(sums.diff_max, diff);
     sums.entropy += static_cast<double>(entropy[i]);
-    if (with_reference) sums.kl += kl_term(KlEstimator::kK3, current[i], reference[i]).value;
+    if (with_reference) {
+      sums.kl += kl_term(KlEstimator::kK3, current[i], reference[i]).value;
+      sums.kl_k1 += kl_term(KlEstimator::kK1, current[i], reference[i]).value;
+    }
     sums.tokens += 1.0;
   }
   if (!batch.is_idle) sums.computed += static_cast<double>(batch.packed.tokens.size());
-  run_backward(result.log_prob, grad, weights_);
+  run_backward({{result.log_prob, grad}, {result.entropy, grad_entropy}}, weights_);
   metrics.forward_backward_ms += clock.elapsed_ms();
 }
 

@@ -27,6 +27,7 @@ namespace nibble {
 
 struct TapeResult;
 struct TokenRecord;
+struct UpdateWork;
 
 struct TrainerConfig {
   std::filesystem::path model;  ///< Hugging Face directory the masters start from
@@ -47,6 +48,8 @@ struct TrainerConfig {
   double temperature = 1.0;              ///< of sampling; log-probabilities are taken there
   int64_t max_tokens_per_device = 4096;  ///< of one micro-batch
   int64_t max_positions = 2048;          ///< longest prompt + response
+  int64_t max_new_tokens = 0;            ///< longest response; for overlong penalties
+  bool exact_numerics = true;            ///< trainer and rollout agree to the bit on one packing
 };
 
 /// What holding scales did in a step, over all ranks.
@@ -65,6 +68,7 @@ struct TrainMetrics {
   double log_prob_diff_max = 0.0;
   PositionGap::Sums gap_by_position{};  ///< the same, by place in the response
   double kl_reference = 0.0;            ///< k3 against the reference, mean over response tokens
+  double kl_reference_k1 = 0.0;         ///< the same by k1
   bool has_reference = false;
   std::optional<ExpertLoad> experts;  ///< of the rollout's choices, if they are replayed
   int64_t response_tokens = 0;
@@ -74,6 +78,7 @@ struct TrainMetrics {
   GatherBytes gathered;
   // The optimizer's pass packs too; pack_ms is what is left to do: a second plan, counting changes.
   double reference_ms = 0.0, forward_backward_ms = 0.0, optimizer_ms = 0.0, pack_ms = 0.0;
+  double old_log_probs_ms = 0.0;  ///< of a pass before the first update, where one is needed
 };
 
 /// Cross-entropy of given tokens. Sums run over all ranks, so every rank returns the same.
@@ -154,16 +159,25 @@ class Trainer {
   DeviceKind state_device() const;
   void load_masters();
   void load_reference();
-  void run_update(const std::vector<SampleGroup>& groups, bool with_reference, bool first,
-                  TrainMetrics& metrics);
-  void run_micro_batch(const MicroBatch& batch, const LossTotals& totals, bool with_reference,
-                       Sums& sums, TrainMetrics& metrics);
+  // Whether the rollout's log-probabilities are, at the weights it sampled from, this one's bits.
+  bool has_exact_rollout() const {
+    return config_.exact_numerics && config_.train_plan.quantized == config_.serve_plan.quantized;
+  }
+  // Fills `batches` up to the longest list of all ranks, and returns what all ranks' weigh.
+  LossTotals agree_on(std::vector<MicroBatch>& batches);
+  std::vector<UpdateWork> plan_updates(std::span<const std::vector<SampleGroup>> updates,
+                                       TrainMetrics& metrics);
+  void run_update(const UpdateWork& work, bool first, TrainMetrics& metrics);
+  void run_micro_batch(const UpdateWork& work, size_t index, Sums& sums, TrainMetrics& metrics);
   RecordPass plan_pass(std::span<const TokenRecord* const> records);
   void run_records(RecordPass& pass, bool trains);
   TokenLoss finish_pass(const RecordPass& pass);
   // A pass's result, once nothing that it came from has failed.
   std::vector<float> values_of(const at::Tensor& tensor) const;
-  std::vector<float> forward_log_probs(GatheredWeights& weights, const PackedBatch& batch);
+  std::vector<float> forward_log_probs(GatheredWeights& weights, const PackedBatch& batch,
+                                       std::vector<at::Tensor> replay = {});
+  // What run_tape() replays; the reference does not.
+  std::vector<at::Tensor> routes_of(const MicroBatch& batch) const;
   TapeResult run_tape(GatheredWeights& weights, const PackedBatch& batch,
                       std::vector<at::Tensor> replay = {});
 

@@ -18,6 +18,8 @@ class PositionGap {
   /// Sums of the gaps, then counts of the tokens, of every range.
   using Sums = std::array<double, size_t{2} * kRanges>;
 
+  PositionGap() = default;
+  explicit PositionGap(const Sums& sums) : sums_(sums) {}
   /// `position` from 0.
   void add(int64_t position, double gap);
   const Sums& sums() const { return sums_; }

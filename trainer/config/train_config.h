@@ -29,8 +29,13 @@ constexpr std::array<EnumName<ReferenceMode>, 3> enum_names(ReferenceMode) {
            {ReferenceMode::kAlways, "always"},
            {ReferenceMode::kNever, "never"}}};
 }
-constexpr std::array<EnumName<AdvantageType>, 2> enum_names(AdvantageType) {
-  return {{{AdvantageType::kGrpo, "grpo"}, {AdvantageType::kRloo, "rloo"}}};
+constexpr std::array<EnumName<AdvantageType>, 6> enum_names(AdvantageType) {
+  return {{{AdvantageType::kGrpo, "grpo"},
+           {AdvantageType::kRloo, "rloo"},
+           {AdvantageType::kReinforcePp, "reinforce_pp"},
+           {AdvantageType::kReinforcePpBaseline, "reinforce_pp_baseline"},
+           {AdvantageType::kGae, "gae"},
+           {AdvantageType::kOpd, "opd"}}};
 }
 constexpr std::array<EnumName<PolicyObjective>, 4> enum_names(PolicyObjective) {
   return {{{PolicyObjective::kPpoClip, "ppo_clip"},
@@ -43,10 +48,19 @@ constexpr std::array<EnumName<Aggregation>, 3> enum_names(Aggregation) {
            {Aggregation::kTokenMean, "token-mean"},
            {Aggregation::kSeqMeanTokenSumNorm, "seq-mean-token-sum-norm"}}};
 }
-constexpr std::array<EnumName<OffPolicyCorrection>, 3> enum_names(OffPolicyCorrection) {
+constexpr std::array<EnumName<OffPolicyCorrection>, 4> enum_names(OffPolicyCorrection) {
   return {{{OffPolicyCorrection::kNone, "none"},
            {OffPolicyCorrection::kTis, "tis"},
-           {OffPolicyCorrection::kIcepop, "icepop"}}};
+           {OffPolicyCorrection::kIcepop, "icepop"},
+           {OffPolicyCorrection::kMis, "mis"}}};
+}
+constexpr std::array<EnumName<MisMode>, 3> enum_names(MisMode) {
+  return {{{MisMode::kTruncate, "truncate"}, {MisMode::kMask, "mask"}, {MisMode::kClip, "clip"}}};
+}
+constexpr std::array<EnumName<MisLevel>, 3> enum_names(MisLevel) {
+  return {{{MisLevel::kToken, "token"},
+           {MisLevel::kSequence, "sequence"},
+           {MisLevel::kGeometric, "geometric"}}};
 }
 constexpr std::array<EnumName<KlEstimator>, 4> enum_names(KlEstimator) {
   return {{{KlEstimator::kK1, "k1"},
@@ -133,12 +147,42 @@ struct AlgorithmConfig {
   ReferenceMode reference = ReferenceMode::kAuto;
   int64_t kl_metric_every = 1;
   bool routing_replay = false;
+  bool use_rollout_logprobs = false;
+  int64_t overlong_buffer = 0;
+  double overlong_penalty = 1.0;
+  bool mask_truncated = false;
 };
+
+/// Whether the loss or the reward of every step needs the reference.
+inline bool trains_on_reference(const AlgorithmConfig& c) {
+  return c.loss.kl_coef != 0.0 || c.advantage.kl_reward_coef != 0.0;
+}
+/// Whether any step may need it.
+inline bool may_need_reference(const AlgorithmConfig& c) {
+  if (c.reference == ReferenceMode::kNever) return false;
+  return c.reference == ReferenceMode::kAlways || trains_on_reference(c) || c.kl_metric_every > 0;
+}
+
+template <typename Visitor>
+void visit_mis(Visitor& v, CorrectionConfig& c) {
+  v.field("mis_mode", c.mode, "", "mis: what becomes of a ratio outside of the bounds");
+  v.field("mis_level", c.level, "", "mis: whose ratio a token has");
+  v.field("mis_veto", c.veto, "", "mis: a token's ratio below it leaves out its sample; 0 = off",
+          Range{0, 1});
+  v.field("mis_reject_level", c.reject_level, "", "mis: leaves out tokens by this level's ratio");
+  v.field("mis_reject_low", c.reject_low, "", "below this; unset: correction_low", AtLeast{0});
+  v.field("mis_reject_high", c.reject_high, "", "above this; unset: correction_high", Above{0});
+}
 
 template <typename Visitor>
 void visit_fields(Visitor& v, AlgorithmConfig& c) {
-  v.field("advantage", c.advantage.type, "", "how rewards of a group become advantages");
+  v.field("advantage", c.advantage.type, "",
+          "how rewards become advantages; gae and opd are refused: no critic, no teacher");
   v.field("normalize_std", c.advantage.normalize_std, "", "false: Dr.GRPO");
+  v.field("gamma", c.advantage.gamma, "", "reinforce_pp: discount of one token", Range{0, 1});
+  v.field("kl_reward_coef", c.advantage.kl_reward_coef, "",
+          "reinforce_pp types: weight of the KL in the tokens' rewards, not with kl_loss_coef",
+          AtLeast{0});
   v.field("loss", c.loss.objective, "",
           "policy objective; sft: cross-entropy of given responses or texts, nothing is sampled");
   v.field("clip_low", c.loss.clip_low, "", "ratio is clipped below 1 - clip_low", Range{0, 1});
@@ -147,12 +191,23 @@ void visit_fields(Visitor& v, AlgorithmConfig& c) {
   v.field("aggregation", c.loss.aggregation, "",
           "how token losses become one number (sft: token-mean)");
   v.field("sum_norm", c.loss.sum_norm, "tokens", "divisor of seq-mean-token-sum-norm", Above{0});
-  v.field("correction", c.loss.correction.kind, "", "weight for the gap between trainer and rollout");
+  v.field("correction", c.loss.correction.kind, "",
+          "weight for the gap between trainer and rollout");
   v.field("correction_low", c.loss.correction.low, "", "its lower bound", AtLeast{0});
   v.field("correction_high", c.loss.correction.high, "", "its upper bound", Above{0});
+  visit_mis(v, c.loss.correction);
   v.field("kl_estimator", c.loss.kl_estimator, "", "KL to the BF16 reference");
   v.field("kl_loss_coef", c.loss.kl_coef, "", "its weight in the loss", AtLeast{0});
   v.field("kl_unbiased", c.loss.kl_unbiased, "", "times the importance ratio");
+  v.field("entropy_coef", c.loss.entropy_coef, "", "weight of the entropy bonus", AtLeast{0});
+  v.field("use_rollout_logprobs", c.use_rollout_logprobs, "",
+          "old log-probabilities are the rollout's, not the trainer's");
+  v.field("overlong_buffer", c.overlong_buffer, "tokens",
+          "before max_new_tokens, over which a penalty grows from 0; 0 = none", AtLeast{0});
+  v.field("overlong_penalty", c.overlong_penalty, "", "what a response of max_new_tokens loses",
+          Above{0});
+  v.field("mask_truncated", c.mask_truncated, "",
+          "leave responses that max_new_tokens cut off out of the loss");
   v.field("reference", c.reference, "", "auto: where a KL coefficient or metric needs it");
   v.field(
       "routing_replay", c.routing_replay, "",
