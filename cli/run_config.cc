@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "cli/algorithm_checks.h"
 #include "cli/job_kind.h"
 #include "cli/rollout_checks.h"
 #include "coordinator/held_out.h"
@@ -31,13 +32,6 @@ void check_batch(const RunConfig& c, const ConfigSource& source) {
          "optimizer.steps_per_rollout = {} does not divide rollout.prompts_per_step = {} ({})",
          c.optimizer.steps_per_rollout, c.rollout.prompts_per_step,
          source.where("optimizer.steps_per_rollout"));
-  }
-  if (c.optimizer.steps_per_rollout > 1 && !c.qat.enabled && c.rollout.quantize) {
-    fail(
-        ErrorCode::kInvalidArgument,
-        "optimizer.steps_per_rollout > 1 needs old log-probabilities of the trainer's own weights; "
-        "with qat.enabled: false and rollout.quantize: true the rollout's are not those ({})",
-        source.where("optimizer.steps_per_rollout"));
   }
 }
 
@@ -226,7 +220,10 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
   if (env.fake_qat_flag) config.qat.enabled = *env.fake_qat_flag;
   if (env.fake_qat_group) config.qat.group_size = *env.fake_qat_group;
   settle_job_kind(config, loaded.source);
-  if (!is_supervised(config)) check_batch(config, loaded.source);
+  if (!is_supervised(config)) {
+    check_batch(config, loaded.source);
+    check_algorithm(config, loaded.source);
+  }
   check_sizes(config, loaded.source);
   check_eval(config, loaded.source);
   check_reward(config, loaded.source);
@@ -340,6 +337,9 @@ TrainerConfig trainer_config(const RunConfig& c) {
   config.temperature = c.rollout.temperature;
   config.max_tokens_per_device = c.parallel.max_tokens_per_device;
   config.max_positions = c.rollout.max_positions;
+  config.max_new_tokens = c.rollout.max_new_tokens;
+  config.exact_numerics =
+      c.run.numerics == Numerics::kExact || c.cluster.device == DeviceChoice::kCpu;
   return config;
 }
 

@@ -1,0 +1,103 @@
+"""Algorithms that make no sense are refused before anything starts, naming both keys."""
+
+import unittest
+
+from nibble_cli import ROOT, CliTestCase, nibble
+
+CONFIG = ROOT / "configs/ci/tiny-dense.yaml"
+PLAIN = {"kl_loss_coef": 0}
+
+
+class AlgorithmKeys(CliTestCase):
+    def config(self, keys):
+        sets = []
+        for key, value in {**PLAIN, **keys}.items():
+            path = key if "." in key else f"algorithm.{key}"
+            sets += ["--set", f"{path}={value}"]
+        return nibble("config", CONFIG, *sets)
+
+    def refused(self, keys, *named):
+        with self.subTest(keys):
+            code, _, error = self.config(keys)
+            self.assertEqual(code, 2, error)
+            for name in (f"algorithm.{next(iter(keys))}", *named):
+                self.assertIn(name, error)
+
+    def accepted(self, keys):
+        with self.subTest(keys):
+            code, shown, error = self.config(keys)
+            self.assertEqual(code, 0, error)
+            effective = self.folder / "effective.yaml"
+            effective.write_text(shown)
+            code, again, error = nibble("config", effective)
+            self.assertEqual((code, again), (0, shown), error)
+
+    def test_what_needs_a_model_that_no_job_has(self):
+        self.refused({"advantage": "gae"}, "gae", "critic")
+        self.refused({"advantage": "opd"}, "opd", "teacher")
+
+    def test_groups_of_one_have_nothing_to_compare(self):
+        for advantage in ("grpo", "rloo", "reinforce_pp_baseline"):
+            alone = {"advantage": advantage, "rollout.samples_per_prompt": 1,
+                     "optimizer.global_batch": 4}
+            self.refused(alone, advantage, "rollout.samples_per_prompt")
+        self.accepted({**alone, "advantage": "reinforce_pp"})
+
+    def test_the_kl_counts_once_and_needs_a_reference(self):
+        both = {"kl_reward_coef": 0.01, "kl_loss_coef": 0.001, "advantage": "reinforce_pp"}
+        self.refused(both, "algorithm.kl_loss_coef")
+        for advantage in ("grpo", "rloo"):
+            self.refused({"kl_reward_coef": 0.01, "advantage": advantage}, "algorithm.advantage",
+                         advantage, "algorithm.kl_loss_coef")
+        for key in ("kl_reward_coef", "kl_loss_coef"):
+            self.refused({key: 0.01, "advantage": "reinforce_pp", "reference": "never"},
+                         "algorithm.reference")
+        self.refused({"kl_unbiased": "true", "kl_reward_coef": 0.01, "advantage": "reinforce_pp"},
+                     "algorithm.kl_reward_coef", "algorithm.kl_loss_coef")
+        for advantage in ("reinforce_pp", "reinforce_pp_baseline"):
+            self.accepted({"kl_reward_coef": 0.01, "advantage": advantage})
+
+    def test_a_correction_that_is_one_by_definition(self):
+        for kind in ("tis", "icepop", "mis"):
+            self.refused({"correction": kind, "use_rollout_logprobs": "true"},
+                         "algorithm.use_rollout_logprobs")
+            self.accepted({"correction": kind})
+        self.accepted({"use_rollout_logprobs": "true"})
+
+    def test_values_that_nothing_reads(self):
+        self.refused({"normalize_std": "false", "advantage": "rloo"}, "algorithm.advantage: grpo")
+        self.refused({"gamma": 0.9}, "algorithm.advantage: reinforce_pp")
+        self.refused({"gamma": 0.9, "advantage": "reinforce_pp_baseline"},
+                     "algorithm.advantage: reinforce_pp")
+        self.refused({"dual_clip": 3, "loss": "cispo"}, "algorithm.loss")
+        self.refused({"sum_norm": 8}, "algorithm.aggregation: seq-mean-token-sum-norm")
+        for key, value in (("correction_low", 0.5), ("correction_high", 3)):
+            self.refused({key: value}, "algorithm.correction")
+        for key, value in (("mis_mode", "mask"), ("mis_level", "sequence"), ("mis_veto", 0.001),
+                           ("mis_reject_level", "token"), ("mis_reject_low", 0.5),
+                           ("mis_reject_high", 3)):
+            self.refused({key: value, "correction": "tis"}, "algorithm.correction: mis")
+        self.refused({"mis_reject_low": 0.5, "correction": "mis"}, "algorithm.mis_reject_level")
+        self.refused({"correction_low": 0.5, "correction": "mis"}, "algorithm.mis_mode", "truncate")
+        self.accepted({"correction_low": 0.5, "correction": "mis", "mis_mode": "clip"})
+        self.accepted({"correction_low": 0.5, "correction": "mis", "mis_reject_level": "geometric"})
+        self.accepted({"correction": "mis", "mis_reject_level": "token", "mis_reject_low": 0.5})
+
+    def test_bounds_that_cross(self):
+        code, _, error = self.config({"correction": "mis", "mis_reject_level": "token",
+                                      "mis_reject_low": 3})
+        self.assertEqual(code, 2)
+        self.assertIn("mis_reject_high", error)
+
+    def test_an_overlong_penalty_fits_the_response(self):
+        self.refused({"overlong_buffer": 9}, "rollout.max_new_tokens")
+        self.refused({"overlong_penalty": 0.5}, "algorithm.overlong_buffer")
+        self.accepted({"overlong_buffer": 4, "overlong_penalty": 0.5, "mask_truncated": "true"})
+
+    def test_several_updates_of_a_rollout_without_qat(self):
+        self.accepted({"optimizer.steps_per_rollout": 2, "optimizer.global_batch": 8,
+                       "qat.enabled": "false"})
+
+
+if __name__ == "__main__":
+    unittest.main()
