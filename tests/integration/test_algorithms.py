@@ -3,16 +3,16 @@
 import math
 import unittest
 
-from nibble_job import JobTest, read_metrics, reproducible, settings
+from nibble_job import TINY_DENSE, TINY_MOE, JobTest, read_metrics, reproducible, settings
 
 REINFORCE = dict(algorithm__advantage="reinforce_pp", algorithm__kl_loss_coef=0,
                  algorithm__kl_reward_coef=0.05, run__steps=3)
 
 
 class Algorithms(JobTest):
-    def rows(self, name, **values):
+    def rows(self, name, config=TINY_DENSE, **values):
         directory = self.folder / name
-        self.train(directory, *settings(**values))
+        self.train(directory, *settings(**values), config=config)
         rows = read_metrics(directory)[0]
         for row in rows:
             for key, value in row.items():
@@ -54,6 +54,15 @@ class Algorithms(JobTest):
             self.assertEqual((row["logprob_abs_diff_max"], row["old_log_probs_ms"]), (0, 0))
         rollouts = self.rows("rollouts", **several, algorithm__use_rollout_logprobs="true")
         self.assertEqual(reproducible(rollouts), reproducible(exact))
+
+    def test_that_pass_sends_tokens_to_the_experts_that_are_replayed(self):
+        rows = self.rows("replayed", config=TINY_MOE, qat__enabled="false", optimizer__lr=0,
+                         algorithm__routing_replay="true", optimizer__steps_per_rollout=2,
+                         optimizer__global_batch=8, run__steps=2)
+        for row in rows:
+            self.assertGreater(row["old_log_probs_ms"], 0)
+            # Nothing was learned, so that only other experts could make a difference.
+            self.assertEqual(row["ratio_max"], 1, row)
 
 
 if __name__ == "__main__":
