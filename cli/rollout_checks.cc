@@ -56,11 +56,75 @@ void check_engine_ranks(const RunConfig& c, const ConfigSource& source) {
   }
 }
 
+// Whether the samples of a step may be of older weights, and what follows from it.
+void check_schedule(const RunConfig& c, const ConfigSource& source) {
+  const RolloutConfig& rollout = c.rollout;
+  const bool is_sync = rollout.schedule == RolloutSchedule::kSync;
+  const bool is_async = rollout.schedule == RolloutSchedule::kAsync;
+  const auto refuse = [&](const char* key, const std::string& why) {
+    fail(ErrorCode::kInvalidArgument, "rollout.{} ({}) {}", key,
+         source.where(std::string("rollout.") + key), why);
+  };
+  if (!is_sync && c.cluster.placement == Placement::kColocated) {
+    refuse("schedule", fmt::format("draws samples beside the training, and with cluster.placement: "
+                                   "colocated ({}) both share a device: set sync, or separate",
+                                   source.where("cluster.placement")));
+  }
+  if (rollout.oversample != 0 && rollout.oversample < rollout.prompts_per_step) {
+    refuse("oversample",
+           fmt::format("is less than rollout.prompts_per_step = {} ({}), which a step "
+                       "needs: set 0, or more",
+                       rollout.prompts_per_step, source.where("rollout.prompts_per_step")));
+  }
+  if (rollout.partial_rollout && !is_sync) {
+    refuse("partial_rollout",
+           fmt::format("is of rollout.schedule: sync ({}): async goes on anyway, "
+                       "and one_step_off waits for whole groups",
+                       source.where("rollout.schedule")));
+  }
+  if (rollout.partial_rollout && rollout.oversample <= rollout.prompts_per_step) {
+    refuse("partial_rollout",
+           fmt::format("carries nothing on while rollout.oversample ({}) is not "
+                       "above rollout.prompts_per_step = {}",
+                       source.where("rollout.oversample"), rollout.prompts_per_step));
+  }
+  const bool goes_on = is_async || rollout.partial_rollout;
+  if (goes_on && rollout.kv_policy == KvPolicy::kAbort) {
+    refuse("kv_policy",
+           "abort ends the samples that a swap of weights meets, and here it meets "
+           "some at every step: set keep or recompute");
+  }
+  const int64_t staleness = rollout.staleness_limit();
+  const bool needs_staleness = !is_sync || rollout.partial_rollout;
+  if (needs_staleness != (staleness > 0)) {
+    refuse("max_staleness",
+           needs_staleness ? "is 0, with which this schedule would drop what it drew: set 1 or "
+                             "more"
+                           : "does nothing: with rollout.schedule: sync and without "
+                             "rollout.partial_rollout samples are of the newest weights");
+  }
+  const AlgorithmConfig& algorithm = c.algorithm;
+  if (staleness > 0 && algorithm.loss.correction.kind == OffPolicyCorrection::kNone &&
+      !algorithm.use_rollout_logprobs) {
+    refuse(is_sync ? "partial_rollout" : "schedule",
+           fmt::format("trains on samples of older weights, which algorithm.correction: none ({}) "
+                       "would not correct: set tis, icepop or mis, or "
+                       "algorithm.use_rollout_logprobs",
+                       source.where("algorithm.correction")));
+  }
+  if (rollout.dynamic_filter == DynamicFilter::kNonzeroStd && rollout.samples_per_prompt < 2) {
+    refuse("dynamic_filter", fmt::format("compares the samples of a prompt, and "
+                                         "rollout.samples_per_prompt is 1 ({})",
+                                         source.where("rollout.samples_per_prompt")));
+  }
+}
+
 }  // namespace
 
 void check_rollout(const RunConfig& config, const ConfigSource& source) {
   check_drafts(config.rollout, source);
   check_engine_ranks(config, source);
+  check_schedule(config, source);
 }
 
 bool has_stored_head(const RunConfig& c) {

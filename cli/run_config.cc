@@ -305,7 +305,12 @@ SamplingPlan sampling_plan(const RunConfig& c) {
           c.rollout.top_p,
           c.rollout.top_k,
           std::chrono::milliseconds(c.rollout.timeout_ms),
-          static_cast<int>(c.rollout.tensor)};
+          static_cast<int>(c.rollout.tensor),
+          c.rollout.schedule,
+          c.rollout.staleness_limit(),
+          c.rollout.groups_in_flight(),
+          c.rollout.dynamic_filter,
+          c.rollout.partial_rollout};
 }
 
 SupervisedPlan supervised_plan(const RunConfig& c) {
@@ -338,8 +343,9 @@ TrainerConfig trainer_config(const RunConfig& c) {
   config.max_tokens_per_device = c.parallel.max_tokens_per_device;
   config.max_positions = c.rollout.max_positions;
   config.max_new_tokens = c.rollout.max_new_tokens;
-  config.exact_numerics =
-      c.run.numerics == Numerics::kExact || c.cluster.device == DeviceChoice::kCpu;
+  config.exact_rollout =
+      (c.run.numerics == Numerics::kExact || c.cluster.device == DeviceChoice::kCpu) &&
+      c.rollout.staleness_limit() == 0;
   return config;
 }
 
@@ -352,8 +358,9 @@ int worker_threads(const RunConfig& config, WorkerRole role) {
   if (config.cluster.threads_per_worker > 0) {
     return static_cast<int>(config.cluster.threads_per_worker);
   }
-  const int64_t sharing =
-      role == WorkerRole::kRollout ? config.cluster.rollout_workers : config.cluster.trainers;
+  const ClusterSection& cluster = config.cluster;
+  int64_t sharing = role == WorkerRole::kRollout ? cluster.rollout_workers : cluster.trainers;
+  if (config.rollout.schedule != RolloutSchedule::kSync) sharing = cluster.num_workers();
   const auto cores = static_cast<int64_t>(std::max(1u, std::thread::hardware_concurrency()));
   return static_cast<int>(std::max<int64_t>(1, cores / sharing));
 }

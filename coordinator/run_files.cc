@@ -21,10 +21,11 @@ std::filesystem::path prepare_run_directory(const std::filesystem::path& directo
 }
 
 void write_checkpoint(const std::filesystem::path& run_directory, const CheckpointSection& section,
-                      TrainerRanks& trainers, int64_t step, int64_t version) {
+                      TrainerRanks& trainers, int64_t step, int64_t version,
+                      const std::string& rollout_state) {
   const Stopwatch clock;
   const auto path = run_directory / "checkpoints" / fmt::format("step-{:06}", step);
-  trainers.save(path.string(), step, version);
+  trainers.save(path.string(), step, version, rollout_state);
   get_logger("run")->info("checkpoint step={} path={} ms={:.0f}", step, path.string(),
                           clock.elapsed_ms());
   // Older ones go only now that this one is durable.

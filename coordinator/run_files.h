@@ -13,8 +13,9 @@ namespace nibble {
 std::filesystem::path prepare_run_directory(const std::filesystem::path& directory);
 
 /// Has the ranks write checkpoints/step-NNNNNN, then removes older finished checkpoints but for the
-/// newest `section.keep`.
+/// newest `section.keep`. `rollout_state`: see RolloutFeed; empty: none.
 void write_checkpoint(const std::filesystem::path& run_directory, const CheckpointSection& section,
-                      TrainerRanks& trainers, int64_t step, int64_t version);
+                      TrainerRanks& trainers, int64_t step, int64_t version,
+                      const std::string& rollout_state = {});
 
 }  // namespace nibble

@@ -1,9 +1,7 @@
 #include "coordinator/run_loop.h"
 
-#include <algorithm>
 #include <cmath>
 #include <functional>
-#include <mutex>
 
 #include "coordinator/run_files.h"
 #include "core/base/clock.h"
@@ -12,46 +10,16 @@
 #include "core/base/parallel_calls.h"
 
 namespace nibble {
-namespace {
 
 using std::chrono::milliseconds;
 
-std::vector<PromptTask> tasks_of(const std::vector<PromptRecord>& prompts,
-                                 const std::vector<std::pair<uint64_t, int64_t>>& picks) {
-  std::vector<PromptTask> tasks;
-  for (const auto& [id, index] : picks) {
-    const PromptRecord& prompt = prompts[static_cast<size_t>(index)];
-    tasks.push_back({id, prompt.content.dump(), prompt.label.dump()});
-  }
-  return tasks;
+namespace {
+
+PromptTask task_of(uint64_t id, const PromptRecord& prompt) {
+  return {id, prompt.content.dump(), prompt.label.dump()};
 }
 
 }  // namespace
-
-// What all engines made of one request.
-struct RunLoop::Rollout {
-  std::vector<SampleResult> samples;  // by prompt id, then sample
-  std::vector<GroupSource> groups;    // by prompt id
-  double generate_ms = 0.0;           // slowest engine
-  double reward_ms = 0.0;
-  int64_t generated_tokens = 0;
-  int64_t guessed_tokens = 0;
-  int64_t accepted_tokens = 0;
-  int64_t cached_prompt_tokens = 0;
-  int64_t preemptions = 0;
-  double draft_ms = 0.0;  // slowest engine
-
-  double reward_mean() const {
-    double sum = 0.0;
-    int64_t count = 0;
-    for (const SampleResult& sample : samples) {
-      if (!sample.error.empty()) continue;
-      sum += sample.reward;
-      ++count;
-    }
-    return count > 0 ? sum / static_cast<double>(count) : 0.0;
-  }
-};
 
 RunLoop::RunLoop(CoordinatorConfig config, SamplingPlan sampling, Membership& membership,
                  EngineBoard& board, std::filesystem::path checkpoint)
@@ -106,6 +74,23 @@ void RunLoop::start_workers() {
   publisher_ = std::make_unique<WeightPublisher>(config_.run.directory.filename().string(),
                                                  membership_.epoch(), trainers_->clients(), engines,
                                                  store_, publisher_options());
+  pool_ = std::make_unique<RolloutPool>(engines, sampling_.timeout);
+  DrawSettings draws;
+  draws.samples_per_prompt = sampling_.samples_per_prompt;
+  draws.seed = static_cast<uint64_t>(config_.run.seed);
+  draws.temperature = sampling_.temperature;
+  draws.top_p = sampling_.top_p;
+  draws.top_k = sampling_.top_k;
+  draws.max_new_tokens = sampling_.max_new_tokens;
+  feed_ = std::make_unique<RolloutFeed>(
+      sampling_, draws, [this](int64_t place) { return training_prompt(place); }, *pool_);
+  feed_->restore(start.rollout_state, start.step);
+}
+
+PromptTask RunLoop::training_prompt(int64_t place) {
+  // The place in the stream names the prompt in random draws: unique over the whole run.
+  return task_of(static_cast<uint64_t>(place),
+                 train_prompts_[static_cast<size_t>(stream_.index_at(place))]);
 }
 
 PublisherOptions RunLoop::publisher_options() {
@@ -124,7 +109,7 @@ PublisherOptions RunLoop::publisher_options() {
 
 RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
   start_workers();
-  published_ = publisher_->publish(summary_.steps, config_.weight_sync.retries);
+  publish(summary_.steps);
   summary_.interrupted = interrupt;  // while the job started: nothing to finish, nothing to save
   if (summary_.steps == 0 && !summary_.interrupted) evaluate(0);
   while (summary_.steps < config_.run.steps && !summary_.interrupted) {
@@ -135,9 +120,9 @@ RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
     const bool last = step == config_.run.steps;
     if (step % config_.eval.every == 0 || last) evaluate(step);
     summary_.interrupted = interrupt && !last;
-    if (step % config_.checkpoint.every == 0 || last || summary_.interrupted) {
+    if (saves_after(step) || summary_.interrupted) {
       write_checkpoint(config_.run.directory, config_.checkpoint, *trainers_, step,
-                       published_.version);
+                       published_.version, feed_->state(step));
     }
   }
   publisher_.reset();  // an engine that still catches up must not keep the workers
@@ -145,87 +130,30 @@ RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
   return summary_;
 }
 
-RunLoop::Rollout RunLoop::generate_on_all(const GenerateTask& base,
-                                          const std::vector<PromptTask>& prompts) {
-  // Fenced engines generate nothing. Which engine makes a sample does not change it.
-  const std::vector<int> serving = publisher_->serving();
-  if (serving.empty()) {
-    fail(ErrorCode::kUnavailable, "step {}: no engine serves version {}", base.step,
-         base.weight_version);
-  }
-  std::vector<GenerateTask> tasks(serving.size(), base);
-  for (size_t i = 0; i < prompts.size(); ++i) {
-    tasks[i % tasks.size()].prompts.push_back(prompts[i]);
-  }
-  std::mutex mutex;
-  Rollout rollout;
-  std::vector<std::function<void()>> calls;
-  for (size_t t = 0; t < tasks.size(); ++t) {
-    if (tasks[t].prompts.empty()) continue;
-    calls.emplace_back([&, t] {
-      RolloutClient& engine = *engines_[static_cast<size_t>(serving[t])];
-      GenerateResult result = engine.generate(tasks[t], sampling_.timeout);
-      const std::lock_guard lock(mutex);
-      rollout.samples.insert(rollout.samples.end(), result.samples.begin(), result.samples.end());
-      rollout.groups.insert(rollout.groups.end(), result.groups.begin(), result.groups.end());
-      rollout.generate_ms = std::max(rollout.generate_ms, result.generate_ms);
-      rollout.reward_ms = std::max(rollout.reward_ms, result.reward_ms);
-      rollout.generated_tokens += result.generated_tokens;
-      rollout.guessed_tokens += result.guessed_tokens;
-      rollout.accepted_tokens += result.accepted_tokens;
-      rollout.cached_prompt_tokens += result.cached_prompt_tokens;
-      rollout.preemptions += result.preemptions;
-      rollout.draft_ms = std::max(rollout.draft_ms, result.draft_ms);
-    });
-  }
-  run_parallel(calls);
-  // One order whatever the engines' speed: training must not depend on it.
-  std::sort(rollout.samples.begin(), rollout.samples.end(), [](const auto& a, const auto& b) {
-    return std::pair(a.prompt_id, a.sample_index) < std::pair(b.prompt_id, b.sample_index);
-  });
-  std::sort(rollout.groups.begin(), rollout.groups.end(),
-            [](const auto& a, const auto& b) { return a.prompt_id < b.prompt_id; });
-  return rollout;
+bool RunLoop::saves_after(int64_t step) const {
+  return step % config_.checkpoint.every == 0 || step == config_.run.steps;
 }
 
-RunLoop::Rollout RunLoop::generate(int64_t step) {
-  std::vector<std::pair<uint64_t, int64_t>> picks;
-  for (int64_t i = 0; i < sampling_.prompts_per_step; ++i) {
-    // The position in the stream names the prompt in random draws: unique over the whole run.
-    const int64_t position = (step - 1) * sampling_.prompts_per_step + i;
-    picks.emplace_back(static_cast<uint64_t>(position), stream_.index_at(position));
-  }
-  GenerateTask task;
-  task.step = step;
-  task.weight_version = published_.version;
-  task.samples_per_prompt = sampling_.samples_per_prompt;
-  task.seed = static_cast<uint64_t>(config_.run.seed);
-  task.temperature = sampling_.temperature;
-  task.top_p = sampling_.top_p;
-  task.top_k = sampling_.top_k;
-  task.max_new_tokens = sampling_.max_new_tokens;
-  return generate_on_all(task, tasks_of(train_prompts_, picks));
+void RunLoop::publish(int64_t step) {
+  published_ = publisher_->publish(step, config_.weight_sync.retries);
+  feed_->note_published(published_.version, step);
 }
 
 void RunLoop::run_step(int64_t step) {
   const Stopwatch whole;
   store_.begin_step(step, unix_ms());
-  const Rollout rollout = generate(step);
-  if (rollout.groups.empty()) {
-    fail(ErrorCode::kUnavailable, "step {}: not one sample could be scored: {}", step,
-         rollout.samples.empty() ? "nothing was generated" : rollout.samples[0].error);
-  }
+  // Fenced engines draw nothing. Which engine makes a sample does not change it.
+  pool_->set_serving(publisher_->serving(), published_.version);
+  // Nothing is begun across a checkpoint, so that a run that resumes there draws the same.
+  const Rollout rollout = feed_->take(step, !saves_after(step));
   MetricsRow row(step);
-  add_rollout_figures(rollout, row);
-  const Stopwatch train_clock;
-  const auto figures = trainers_->figures([&](TrainerClient& trainer) {
-    return trainer.train(step, rollout.groups, sampling_.timeout);
-  });
-  row.set("train_ms", train_clock.elapsed_ms());
-  for (const auto& [name, value] : figures) row.set(name, value);
-  const int64_t sampled_with = published_.version;
-  published_ = publisher_->publish(step, config_.weight_sync.retries);
-  row.set("weight_version", static_cast<double>(sampled_with));
+  rollout.add_figures(row);
+  row.set("weight_version", static_cast<double>(published_.version));
+  train_on(rollout, step, row);
+  feed_->settle();
+  publish(step);
+  pool_->set_serving(publisher_->serving(), published_.version);
+  if (step < config_.run.steps) feed_->refill();
   row.set("published_version", static_cast<double>(published_.version));
   row.set("sync_bytes", static_cast<double>(published_.bytes));
   row.set("sync_ms", published_.sync_ms);
@@ -234,79 +162,51 @@ void RunLoop::run_step(int64_t step) {
   row.set("serving_engines", static_cast<double>(published_.engines));
   const double step_ms = whole.elapsed_ms();
   row.set("step_ms", step_ms);
-  row.set("tokens_per_s", static_cast<double>(rollout.generated_tokens) / step_ms * 1000.0);
+  row.set("tokens_per_s", static_cast<double>(rollout.generated_tokens()) / step_ms * 1000.0);
+  row.set("samples_per_s", static_cast<double>(rollout.samples.size()) / step_ms * 1000.0);
   metrics_->write(row);
-  record_samples(step, rollout, sampled_with);
+  record_samples(step, rollout);
   store_.end_step(step, StepStatus::kDone, unix_ms());
   report(row, step_ms);
 }
 
-void RunLoop::add_rollout_figures(const Rollout& rollout, MetricsRow& row) const {
-  double sum = 0.0, squares = 0.0, length = 0.0, truncated = 0.0, failed = 0.0;
-  double lowest = INFINITY, highest = -INFINITY;
-  for (const SampleResult& sample : rollout.samples) {
-    length += static_cast<double>(sample.response_tokens);
-    truncated += sample.finish_reason == "length" ? 1.0 : 0.0;
-    if (!sample.error.empty()) {
-      failed += 1.0;
-      continue;
-    }
-    sum += sample.reward;
-    squares += sample.reward * sample.reward;
-    lowest = std::min(lowest, sample.reward);
-    highest = std::max(highest, sample.reward);
-  }
-  const auto all = static_cast<double>(rollout.samples.size());
-  const double scored = std::max(1.0, all - failed);
-  const double mean = sum / scored;
-  row.set("reward_mean", mean);
-  row.set("reward_std", std::sqrt(std::max(0.0, squares / scored - mean * mean)));
-  row.set("reward_min", lowest);
-  row.set("reward_max", highest);
-  row.set("response_tokens_mean", length / all);
-  row.set("truncated_share", truncated / all);
-  row.set("samples_dropped", failed);
-  int64_t zero_std = 0;
-  for (size_t i = 0; i < rollout.samples.size();) {
-    size_t end = i;
-    bool differs = false;
-    while (end < rollout.samples.size() &&
-           rollout.samples[end].prompt_id == rollout.samples[i].prompt_id) {
-      differs = differs || rollout.samples[end].reward != rollout.samples[i].reward;
-      ++end;
-    }
-    zero_std += differs ? 0 : 1;
-    i = end;
-  }
-  row.set("zero_std_groups", static_cast<double>(zero_std));
-  row.set("generated_tokens", static_cast<double>(rollout.generated_tokens));
-  row.set("guessed_tokens", static_cast<double>(rollout.guessed_tokens));
-  row.set("accepted_tokens", static_cast<double>(rollout.accepted_tokens));
-  row.set("cached_prompt_tokens", static_cast<double>(rollout.cached_prompt_tokens));
-  row.set("preemptions", static_cast<double>(rollout.preemptions));
-  row.set("draft_ms", rollout.draft_ms);
-  row.set("generate_ms", rollout.generate_ms);
-  row.set("reward_ms", rollout.reward_ms);
+void RunLoop::train_on(const Rollout& rollout, int64_t step, MetricsRow& row) {
+  const Stopwatch clock;
+  const auto figures = trainers_->figures([&](TrainerClient& trainer) {
+    return trainer.train(step, rollout.groups, sampling_.timeout);
+  });
+  row.set("train_ms", clock.elapsed_ms());
+  for (const auto& [name, value] : figures) row.set(name, value);
+  pool_->release(rollout.groups);
 }
 
-RunLoop::Rollout RunLoop::sample_held_out(int64_t step, size_t set) {
+Rollout RunLoop::sample_held_out(int64_t step, size_t set) {
   const std::vector<PromptRecord>& prompts = held_out_prompts_[set];
   // Draws of an evaluation never coincide with those of training, of another set or of another
   // evaluation.
-  std::vector<std::pair<uint64_t, int64_t>> picks;
-  for (size_t i = 0; i < prompts.size(); ++i) picks.emplace_back((uint64_t{set} << 32) + i, i);
-  GenerateTask task;
-  task.step = step;
-  task.weight_version = published_.version;
-  task.samples_per_prompt = held_out_[set].samples;
-  task.evaluation = true;
-  task.seed =
+  std::vector<PromptTask> tasks;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    tasks.push_back(task_of((uint64_t{set} << 32) + i, prompts[i]));
+  }
+  DrawSettings draws;
+  draws.weight_version = published_.version;
+  draws.samples_per_prompt = held_out_[set].samples;
+  draws.evaluation = true;
+  draws.seed =
       static_cast<uint64_t>(config_.run.seed) + (uint64_t{1} << 40) + static_cast<uint64_t>(step);
-  task.temperature = held_out_[set].temperature;
-  task.top_p = held_out_[set].top_p;
-  task.top_k = held_out_[set].top_k;
-  task.max_new_tokens = held_out_[set].max_new_tokens;
-  return generate_on_all(task, tasks_of(prompts, picks));
+  draws.temperature = held_out_[set].temperature;
+  draws.top_p = held_out_[set].top_p;
+  draws.top_k = held_out_[set].top_k;
+  draws.max_new_tokens = held_out_[set].max_new_tokens;
+  pool_->set_serving(publisher_->serving(), published_.version);
+  pool_->run(true);
+  pool_->submit(tasks, draws);
+  const Deadline deadline = Deadline::after(sampling_.timeout);
+  Rollout rollout;
+  for (size_t i = 0; i < tasks.size(); ++i) rollout.add(pool_->next(true, deadline));
+  rollout.sort();
+  rollout.engines = pool_->take_figures();
+  return rollout;
 }
 
 void RunLoop::evaluate(int64_t step) {
@@ -343,13 +243,13 @@ void RunLoop::evaluate(int64_t step) {
                           published_.version);
 }
 
-void RunLoop::record_samples(int64_t step, const Rollout& rollout, int64_t version) {
+void RunLoop::record_samples(int64_t step, const Rollout& rollout) {
   std::vector<SampleRecord> records;
   for (const SampleResult& sample : rollout.samples) {
     records.push_back({step, std::to_string(sample.prompt_id), sample.sample_index,
                        sample.error.empty() ? sample.reward : std::nan(""), sample.response_tokens,
-                       sample.error.empty() ? sample.finish_reason : "reward_error", version,
-                       sample.prompt_text, sample.response_text});
+                       sample.error.empty() ? sample.finish_reason : "reward_error",
+                       sample.oldest_version, sample.prompt_text, sample.response_text});
   }
   store_.record_samples(records);
   store_.drop_sample_texts(step - config_.logging.sample_text_steps);

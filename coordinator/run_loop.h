@@ -12,8 +12,12 @@
 #include "coordinator/held_out.h"
 #include "coordinator/membership.h"
 #include "coordinator/metrics_log.h"
+#include "coordinator/rollout.h"
+#include "coordinator/rollout_feed.h"
+#include "coordinator/rollout_pool.h"
 #include "coordinator/run_config.h"
 #include "coordinator/run_summary.h"
+#include "coordinator/sampling_plan.h"
 #include "coordinator/step_pace.h"
 #include "coordinator/trainer_ranks.h"
 #include "coordinator/weight_publisher.h"
@@ -23,20 +27,9 @@
 
 namespace nibble {
 
-/// What is sampled in a training step; the coordinator's view of the `rollout` section.
-struct SamplingPlan {
-  int64_t prompts_per_step = 8;
-  int64_t samples_per_prompt = 8;
-  int64_t max_new_tokens = 64;
-  double temperature = 1.0;
-  double top_p = 1.0;
-  int64_t top_k = 0;
-  std::chrono::milliseconds timeout{600'000};
-  int engine_ranks = 1;  ///< rollout workers of one engine
-};
-
-/// The loop of a job: publish, generate, score, train, publish; evaluate and checkpoint every so
-/// often. Deterministic in the configuration and seed; resumes at a finished step. One thread.
+/// The loop of a job: publish, take samples, train, publish; evaluate and checkpoint every so
+/// often. Deterministic in the configuration and seed where RolloutFeed is; resumes at a finished
+/// step. One thread.
 class RunLoop {
  public:
   /// Borrows membership and board, which must outlive it; the board is told how engines stand.
@@ -50,17 +43,17 @@ class RunLoop {
   RunSummary run(const std::atomic<bool>& interrupt);
 
  private:
-  struct Rollout;
   void connect();
   void start_workers();
   PublisherOptions publisher_options();
   void run_step(int64_t step);
   void evaluate(int64_t step);
   Rollout sample_held_out(int64_t step, size_t set);
-  Rollout generate(int64_t step);
-  Rollout generate_on_all(const GenerateTask& base, const std::vector<PromptTask>& prompts);
-  void record_samples(int64_t step, const Rollout& rollout, int64_t version);
-  void add_rollout_figures(const Rollout& rollout, MetricsRow& row) const;
+  PromptTask training_prompt(int64_t place);
+  void train_on(const Rollout& rollout, int64_t step, MetricsRow& row);
+  void publish(int64_t step);
+  bool saves_after(int64_t step) const;
+  void record_samples(int64_t step, const Rollout& rollout);
   void report(const MetricsRow& row, double step_ms);
 
   const CoordinatorConfig config_;
@@ -75,6 +68,8 @@ class RunLoop {
   RunStore store_;
   std::optional<TrainerRanks> trainers_;                 // from connect() on
   std::vector<std::unique_ptr<RolloutClient>> engines_;  // all ranks of the first, of the next...
+  std::unique_ptr<RolloutPool> pool_;                    // goes after what gives its calls up
+  std::unique_ptr<RolloutFeed> feed_;
   std::unique_ptr<WeightPublisher> publisher_;
   std::unique_ptr<MetricsLog> metrics_;
   PublishStats published_;

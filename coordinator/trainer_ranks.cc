@@ -57,10 +57,12 @@ RecordsLoss TrainerRanks::evaluate_records(int64_t step, std::chrono::millisecon
   })[0];
 }
 
-void TrainerRanks::save(const std::string& directory, int64_t step, int64_t version) {
+void TrainerRanks::save(const std::string& directory, int64_t step, int64_t version,
+                        const std::string& rollout_state) {
   std::vector<std::function<void()>> calls;
   for (auto& trainer : trainers_) {
-    calls.emplace_back([&] { trainer->save(directory, step, version, start_timeout_); });
+    calls.emplace_back(
+        [&] { trainer->save(directory, step, version, rollout_state, start_timeout_); });
   }
   run_parallel(calls);
 }

@@ -25,7 +25,8 @@ class TrainerRanks {
   std::map<std::string, double> figures(
       const std::function<std::map<std::string, double>(TrainerClient&)>& body);
   RecordsLoss evaluate_records(int64_t step, std::chrono::milliseconds timeout);
-  void save(const std::string& directory, int64_t step, int64_t version);
+  void save(const std::string& directory, int64_t step, int64_t version,
+            const std::string& rollout_state);
   std::vector<TrainerClient*> clients() const;
 
  private:

@@ -2,6 +2,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <functional>
 #include <thread>
 
@@ -103,7 +104,7 @@ TrainerStart TrainerClient::start(const MeetingPoint& at, const std::string& che
   request.set_checkpoint(checkpoint);
   v1::StartTrainerResponse response;
   retry_connecting([&] { NIBBLE_CALL(Start, timeout, request, response); });
-  return {response.step(), response.train_records()};
+  return {response.step(), response.train_records(), response.rollout_state()};
 }
 
 std::map<std::string, double> TrainerClient::train(int64_t step,
@@ -142,11 +143,12 @@ RecordsLoss TrainerClient::evaluate_records(int64_t step, milliseconds timeout) 
 }
 
 void TrainerClient::save(const std::string& directory, int64_t step, int64_t version,
-                         milliseconds timeout) {
+                         const std::string& rollout_state, milliseconds timeout) {
   v1::SaveRequest request;
   request.set_directory(directory);
   request.set_step(step);
   request.set_weight_version(version);
+  request.set_rollout_state(rollout_state);
   v1::Empty response;
   NIBBLE_CALL(Save, timeout, request, response);
 }
@@ -201,48 +203,72 @@ void RolloutClient::start(const MeetingPoint& at, milliseconds timeout) {
   retry_connecting([&] { NIBBLE_CALL(Start, timeout, request, response); });
 }
 
-GenerateResult RolloutClient::generate(const GenerateTask& task, milliseconds timeout) {
-  v1::GenerateRequest request;
-  request.set_step(task.step);
-  request.set_weight_version(task.weight_version);
-  for (const PromptTask& prompt : task.prompts) {
+int64_t GroupResult::num_scored() const {
+  return std::count_if(samples.begin(), samples.end(),
+                       [](const SampleResult& sample) { return sample.error.empty(); });
+}
+
+EngineFigures& EngineFigures::operator+=(const EngineFigures& other) {
+  generate_ms += other.generate_ms;
+  reward_ms += other.reward_ms;
+  draft_ms += other.draft_ms;
+  prefill_tokens += other.prefill_tokens;
+  guessed_tokens += other.guessed_tokens;
+  accepted_tokens += other.accepted_tokens;
+  cached_prompt_tokens += other.cached_prompt_tokens;
+  preemptions += other.preemptions;
+  return *this;
+}
+
+void RolloutClient::submit(const std::vector<PromptTask>& prompts, const DrawSettings& settings,
+                           milliseconds timeout) {
+  v1::SubmitRequest request;
+  request.set_weight_version(settings.weight_version);
+  for (const PromptTask& prompt : prompts) {
     v1::Prompt& out = *request.add_prompts();
     out.set_prompt_id(prompt.prompt_id);
     out.set_content_json(prompt.content_json);
     out.set_label_json(prompt.label_json);
   }
-  request.set_samples_per_prompt(static_cast<int32_t>(task.samples_per_prompt));
-  request.set_evaluation(task.evaluation);
-  request.set_seed(task.seed);
-  request.set_temperature(task.temperature);
-  request.set_top_p(task.top_p);
-  request.set_top_k(static_cast<int32_t>(task.top_k));
-  request.set_max_new_tokens(task.max_new_tokens);
-  v1::GenerateResponse response;
-  NIBBLE_CALL(Generate, timeout, request, response);
-  GenerateResult result{{},
-                        {},
-                        response.generate_ms(),
-                        response.reward_ms(),
-                        response.generated_tokens(),
-                        response.prefill_tokens(),
-                        response.guessed_tokens(),
-                        response.accepted_tokens(),
-                        response.cached_prompt_tokens(),
-                        response.preemptions(),
-                        response.draft_ms()};
+  request.set_samples_per_prompt(static_cast<int32_t>(settings.samples_per_prompt));
+  request.set_evaluation(settings.evaluation);
+  request.set_seed(settings.seed);
+  request.set_temperature(settings.temperature);
+  request.set_top_p(settings.top_p);
+  request.set_top_k(static_cast<int32_t>(settings.top_k));
+  request.set_max_new_tokens(settings.max_new_tokens);
+  v1::Empty response;
+  NIBBLE_CALL(Submit, timeout, request, response);
+}
+
+CollectResult RolloutClient::collect(milliseconds wait, milliseconds timeout) {
+  v1::CollectRequest request;
+  request.set_wait_ms(wait.count());
+  v1::CollectResponse response;
+  NIBBLE_CALL(Collect, wait + timeout, request, response);
+  CollectResult result{
+      {},
+      {response.generate_ms(), response.reward_ms(), response.draft_ms(), response.prefill_tokens(),
+       response.guessed_tokens(), response.accepted_tokens(), response.cached_prompt_tokens(),
+       response.preemptions()}};
   for (const v1::GroupSummary& group : response.groups()) {
-    int64_t scored = 0;
+    GroupResult& out = result.groups.emplace_back();
+    out.evaluation = group.evaluation();
+    out.source = {group.prompt_id(), member_.address, group.computed_tokens()};
     for (const v1::SampleSummary& s : group.samples()) {
-      result.samples.push_back({s.prompt_id(), s.sample_index(), s.reward(), s.response_tokens(),
-                                s.finish_reason(), s.prompt_text(), s.response_text(), s.error()});
-      scored += s.error().empty() ? 1 : 0;
-    }
-    if (scored > 0) {
-      result.groups.push_back({group.prompt_id(), member_.address, group.computed_tokens()});
+      out.samples.push_back({s.prompt_id(), s.sample_index(), s.reward(), s.response_tokens(),
+                             s.finish_reason(), s.prompt_text(), s.response_text(), s.error(),
+                             s.oldest_version()});
     }
   }
   return result;
+}
+
+void RolloutClient::release(const std::vector<uint64_t>& prompt_ids, milliseconds timeout) {
+  v1::ReleaseRequest request;
+  request.mutable_prompt_ids()->Add(prompt_ids.begin(), prompt_ids.end());
+  v1::Empty response;
+  NIBBLE_CALL(Release, timeout, request, response);
 }
 
 void RolloutClient::join_trainers(const MeetingPoint& at, int num_trainers) {

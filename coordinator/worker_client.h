@@ -69,6 +69,7 @@ struct SendAnswer {
 struct TrainerStart {
   int64_t step = 0;           ///< finished steps of the checkpoint; 0: a fresh start
   int64_t train_records = 0;  ///< of a supervised job
+  std::string rollout_state;  ///< what the checkpoint's save() was given
 };
 
 /// Loss over held-out records, nats per token.
@@ -93,8 +94,9 @@ class TrainerClient {
   std::map<std::string, double> train_records(int64_t step, const std::vector<int64_t>& records,
                                               std::chrono::milliseconds timeout);
   RecordsLoss evaluate_records(int64_t step, std::chrono::milliseconds timeout);
+  /// `rollout_state`: JSON of the coordinator's, kept as it is.
   void save(const std::string& directory, int64_t step, int64_t version,
-            std::chrono::milliseconds timeout);
+            const std::string& rollout_state, std::chrono::milliseconds timeout);
   void join_engine(int engine, const MeetingPoint& at);
   PlanAnswer plan(int64_t epoch, int engine, const std::vector<std::string>& membership,
                   std::chrono::milliseconds timeout);
@@ -119,10 +121,9 @@ struct PromptTask {
   std::string label_json;
 };
 
-struct GenerateTask {
-  int64_t step = 0;
-  int64_t weight_version = 0;
-  std::vector<PromptTask> prompts;
+/// How samples are drawn.
+struct DrawSettings {
+  int64_t weight_version = 0;  ///< that the engine must serve when it is asked
   int64_t samples_per_prompt = 1;
   bool evaluation = false;
   uint64_t seed = 0;
@@ -140,21 +141,36 @@ struct SampleResult {
   std::string finish_reason;
   std::string prompt_text;
   std::string response_text;
-  std::string error;  ///< not empty: no reward, the sample was dropped
+  std::string error;           ///< not empty: no reward, the sample was dropped
+  int64_t oldest_version = 0;  ///< of the weights that drew its tokens; 0: it has none
 };
 
-struct GenerateResult {
-  std::vector<SampleResult> samples;
-  std::vector<GroupSource> groups;  ///< with this engine's address
+/// A group that is whole and scored.
+struct GroupResult {
+  bool evaluation = false;
+  GroupSource source;                 ///< where its samples are
+  std::vector<SampleResult> samples;  ///< by sample index
+
+  int64_t num_scored() const;
+};
+
+/// What an engine did for some groups.
+struct EngineFigures {
   double generate_ms = 0.0;
   double reward_ms = 0.0;
-  int64_t generated_tokens = 0;
+  double draft_ms = 0.0;  ///< that guessing took
   int64_t prefill_tokens = 0;
   int64_t guessed_tokens = 0;        ///< checked by speculation
   int64_t accepted_tokens = 0;       ///< of these, drawn as guessed
   int64_t cached_prompt_tokens = 0;  ///< found in the engine's cache
   int64_t preemptions = 0;           ///< sequences stopped for want of memory
-  double draft_ms = 0.0;             ///< that guessing took
+
+  EngineFigures& operator+=(const EngineFigures& other);
+};
+
+struct CollectResult {
+  std::vector<GroupResult> groups;
+  EngineFigures figures;
 };
 
 /// Calls to one rollout worker; errors as in TrainerClient.
@@ -164,7 +180,13 @@ class RolloutClient {
   ~RolloutClient();
   /// `at`: where the ranks of its engine meet, if it has several.
   void start(const MeetingPoint& at, std::chrono::milliseconds timeout);
-  GenerateResult generate(const GenerateTask& task, std::chrono::milliseconds timeout);
+  /// Queues prompts. They are computed while somebody collects.
+  void submit(const std::vector<PromptTask>& prompts, const DrawSettings& settings,
+              std::chrono::milliseconds timeout);
+  /// Groups that have become whole: returns with the first, or after `wait` with none.
+  CollectResult collect(std::chrono::milliseconds wait, std::chrono::milliseconds timeout);
+  /// Ends what is under way of these groups of training, and forgets their samples.
+  void release(const std::vector<uint64_t>& prompt_ids, std::chrono::milliseconds timeout);
   void join_trainers(const MeetingPoint& at, int num_trainers);
   void join_peer(const MeetingPoint& at, bool sends);
   EngineStatus status(std::chrono::milliseconds timeout);

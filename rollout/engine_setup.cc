@@ -24,7 +24,7 @@ EngineConfig engine_config(const RolloutConfig& c) {
   config.max_positions = c.max_positions;
   config.max_draft_tokens = c.max_draft_tokens;
   config.max_requests =
-      std::max<int64_t>(config.max_requests, c.prompts_per_step * c.samples_per_prompt);
+      std::max<int64_t>(config.max_requests, c.groups_in_flight() * c.samples_per_prompt);
   config.mesh = engine_mesh(c);
   return config;
 }

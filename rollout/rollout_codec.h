@@ -1,18 +1,17 @@
 #pragma once
 
-#include "rollout/rollout_worker.h"
+#include "rollout/rollout_group.h"
 
 namespace nibble {
 
 namespace v1 {
-class GenerateRequest;
-class GenerateResponse;
+class SubmitRequest;
+class CollectResponse;
 }  // namespace v1
 
 /// What to generate and what came of it, as they travel. Decoding throws Error{kInvalidArgument}
 /// for a prompt or label that is no JSON.
-RolloutJob decode_job(const v1::GenerateRequest& request);
-/// Samples must lie together by prompt.
-void encode_outcome(const RolloutOutcome& outcome, v1::GenerateResponse& response);
+RolloutJob decode_job(const v1::SubmitRequest& request);
+void encode_outcome(const RolloutOutcome& outcome, v1::CollectResponse& response);
 
 }  // namespace nibble

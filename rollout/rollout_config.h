@@ -1,12 +1,15 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/config/fields.h"
 #include "core/config/limits.h"
+#include "core/config/rollout_schedule.h"
 #include "core/spec/mesh.h"
 #include "rollout/engine/engine_config.h"
 
@@ -22,6 +25,11 @@ constexpr std::array<EnumName<KvPolicy>, 3> enum_names(KvPolicy) {
 struct RolloutConfig {
   int64_t prompts_per_step = 8;
   int64_t samples_per_prompt = 8;
+  RolloutSchedule schedule = RolloutSchedule::kSync;
+  std::optional<int64_t> max_staleness;
+  int64_t oversample = 0;
+  DynamicFilter dynamic_filter = DynamicFilter::kNone;
+  bool partial_rollout = false;
   int64_t max_new_tokens = 64;
   double temperature = 1.0;
   double top_p = 1.0;
@@ -42,6 +50,19 @@ struct RolloutConfig {
   bool train_draft_head = false;
   KvPolicy kv_policy = KvPolicy::kKeep;
   int64_t timeout_ms = 600'000;
+
+  /// Optimizer steps that the weights of a trained token may trail: max_staleness, or by schedule.
+  int64_t staleness_limit() const {
+    if (max_staleness) return *max_staleness;
+    if (schedule == RolloutSchedule::kAsync) return 2;
+    return schedule == RolloutSchedule::kOneStepOff || partial_rollout ? 1 : 0;
+  }
+  /// Groups that are drawn at a time, or wait to be trained on.
+  int64_t groups_in_flight() const {
+    if (schedule != RolloutSchedule::kAsync) return std::max(oversample, prompts_per_step);
+    const int64_t fresh_enough = (staleness_limit() + 1) * prompts_per_step;
+    return oversample == 0 ? fresh_enough : std::min(oversample, fresh_enough);
+  }
 };
 
 /// How the rollout workers of one engine share the model.
@@ -55,6 +76,27 @@ void visit_fields(Visitor& v, RolloutConfig& c) {
           AtLeast{1});
   v.field("samples_per_prompt", c.samples_per_prompt, "samples", "responses sampled from a prompt",
           AtLeast{1});
+  v.field(
+      "schedule", c.schedule, "",
+      "sync: sample, then train; one_step_off: the next step's samples are drawn while this one "
+      "trains; async: engines draw all the time, also while weights change");
+  v.field("max_staleness", c.max_staleness, "steps",
+          "the weights that drew a token may be so many steps older than the newest; samples that "
+          "are older still are dropped and counted; default: sync 0, with partial_rollout 1, "
+          "one_step_off 1, async 2",
+          Range{0, 64});
+  v.field(
+      "oversample", c.oversample, "prompts",
+      "prompts that are sampled at a time: the first prompts_per_step groups that are whole are "
+      "trained on, the others end, or go on in the next step (partial_rollout, async); 0: "
+      "prompts_per_step",
+      AtLeast{0});
+  v.field("dynamic_filter", c.dynamic_filter, "",
+          "nonzero_std: groups whose rewards are all equal teach nothing and are replaced by those "
+          "of further prompts");
+  v.field("partial_rollout", c.partial_rollout, "",
+          "samples that a step does not wait for (oversample) go on in the next step, with its "
+          "weights");
   v.field("max_new_tokens", c.max_new_tokens, "tokens", "longest response", AtLeast{1});
   v.field("temperature", c.temperature, "", "sampling temperature", Above{0});
   v.field("top_p", c.top_p, "", "nucleus of the distribution that may be drawn; 1 = all",

@@ -33,6 +33,9 @@ Deadline deadline_of(const grpc::ServerContext& context) {
 // Of an external engine's reading, so that one that hangs does not hold its place for ever.
 constexpr auto kLongestRead = std::chrono::hours(1);
 
+// So that a coordinator that is gone does not keep the engine at work.
+constexpr int64_t kLongestCollectMs = 1'000;
+
 constexpr auto kAbortTimeout = std::chrono::milliseconds(10'000);
 
 Rendezvous decode_rendezvous(const v1::Rendezvous& at) {
@@ -93,14 +96,33 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     });
   }
 
-  grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
-                        v1::GenerateResponse* response) override {
+  grpc::Status Submit(grpc::ServerContext*, const v1::SubmitRequest* request, v1::Empty*) override {
     return run_rpc([&] {
       const RolloutJob job = decode_job(*request);
-      const Deadline deadline = deadline_of(*context);
+      engine_.thread().run_within([&] { engine_.worker().submit(job); });
+    });
+  }
+
+  grpc::Status Collect(grpc::ServerContext*, const v1::CollectRequest* request,
+                       v1::CollectResponse* response) override {
+    return run_rpc([&] {
+      const auto wait =
+          std::chrono::milliseconds(std::clamp<int64_t>(request->wait_ms(), 0, kLongestCollectMs));
       TaskThread& thread = engine_.thread();
-      encode_outcome(thread.run([&] { return engine_.worker().generate(job, deadline, thread); }),
-                     *response);
+      RolloutWorker& worker = engine_.worker();
+      DrawnGroups drawn = thread.run([&] {
+        failpoint(name("collect"));
+        return worker.advance(Deadline::after(wait), thread);
+      });
+      encode_outcome(worker.finish(std::move(drawn)), *response);
+    });
+  }
+
+  grpc::Status Release(grpc::ServerContext*, const v1::ReleaseRequest* request,
+                       v1::Empty*) override {
+    return run_rpc([&] {
+      const std::vector<uint64_t> ids(request->prompt_ids().begin(), request->prompt_ids().end());
+      engine_.thread().run_within([&] { engine_.worker().release(ids); });
     });
   }
 
@@ -108,7 +130,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
                             grpc::ServerWriter<v1::SampleGroupMessage>* writer) override {
     return run_rpc([&] {
       const std::vector<uint64_t> ids(request->prompt_ids().begin(), request->prompt_ids().end());
-      for (const KeptGroup& group : engine_.worker().fetch(request->step(), ids)) {
+      for (const KeptGroup& group : engine_.worker().kept().fetch(ids)) {
         encode_group(*group,
                      [&](const v1::SampleGroupMessage& part) { return writer->Write(part); });
       }

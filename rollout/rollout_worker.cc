@@ -1,6 +1,7 @@
 #include "rollout/rollout_worker.h"
 
-#include <algorithm>
+#include <set>
+#include <string>
 #include <utility>
 
 #include "core/base/fail.h"
@@ -12,8 +13,8 @@
 namespace nibble {
 namespace {
 
-constexpr size_t kMaxReportText = 4096;
-constexpr size_t kKeptSteps = 2;
+// An evaluation goes before samples of training that wait: a step waits for it.
+constexpr int32_t kEvaluationPriority = 1024;
 
 std::unique_ptr<HeadCoach> make_coach(const RolloutWorkerOptions& options, const ModelSpec& spec,
                                       const std::shared_ptr<const DraftHead>& head) {
@@ -21,31 +22,23 @@ std::unique_ptr<HeadCoach> make_coach(const RolloutWorkerOptions& options, const
   return std::make_unique<HeadCoach>(head, spec, HeadCoach::Options());
 }
 
-std::string capped(std::string text) {
-  if (text.size() <= kMaxReportText) return text;
-  size_t end = kMaxReportText;
-  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0u) == 0x80u) --end;
-  text.resize(end);
-  return text;
-}
-
-// What the engine recorded for one sample: the prompt's tokens first.
-void take_routes(const Routes& routes, size_t prompt_tokens, SampleReport& report) {
-  report.route_shape = {routes.layers, routes.top_k, routes.bytes_per_expert};
-  const auto split = routes.bytes.begin() + static_cast<std::ptrdiff_t>(prompt_tokens) *
-                                                report.route_shape.bytes_per_token();
-  report.prompt_routes.assign(routes.bytes.begin(), split);
-  report.sample.routes.assign(split, routes.bytes.end());
+// Of a sample without an error.
+SampleGroup kept_group(uint64_t prompt_id, std::vector<int32_t> prompt,
+                       std::vector<SampleReport>& samples) {
+  SampleGroup group{prompt_id, std::move(prompt), {}, {}, {}};
+  for (SampleReport& report : samples) {
+    if (report.error) continue;
+    // A prompt is routed once for all its samples.
+    if (group.prompt_routes.empty()) group.prompt_routes = std::move(report.prompt_routes);
+    group.route_shape = report.route_shape;
+    std::vector<uint8_t> routes = std::exchange(report.sample.routes, {});  // the largest part
+    group.samples.push_back(report.sample);
+    group.samples.back().routes = std::move(routes);
+  }
+  return group;
 }
 
 }  // namespace
-
-// One job's requests: sample i of the outcome is request first_id + i.
-struct RolloutWorker::Running {
-  uint64_t first_id = 0;
-  std::vector<std::vector<int32_t>> prompts;
-  std::vector<Completion> completions;  // by request
-};
 
 RolloutWorker::RolloutWorker(RolloutWorkerOptions options)
     : options_(std::move(options)),
@@ -54,13 +47,8 @@ RolloutWorker::RolloutWorker(RolloutWorkerOptions options)
       encoder_(tokenizer_, options_.model.string()),
       head_(load_job_head(options_, spec_)),
       coach_(make_coach(options_, spec_, head_)),
-      engine_(make_job_engine(options_, spec_, head_, coach_.get())) {
-  RewardProcessOptions reward;
-  reward.command = options_.reward_command;
-  reward.sample_timeout = std::chrono::milliseconds(options_.reward.timeout_ms);
-  reward.limits.max_memory_bytes = options_.reward.memory_mb << 20;
-  rewards_ = std::make_unique<RewardProcess>(std::move(reward));
-}
+      engine_(make_job_engine(options_, spec_, head_, coach_.get())),
+      scorer_(options_.reward, options_.reward_command, tokenizer_) {}
 
 double RolloutWorker::set_weights(std::shared_ptr<const ResidentWeights> weights, int64_t version) {
   if (engine_->has_weights() && engine_->version() == version) return 0.0;
@@ -76,166 +64,135 @@ void RolloutWorker::release_weights() {
   if (!without_weights_) without_weights_.emplace();
 }
 
-std::vector<Completion> RolloutWorker::run_engine(const RolloutJob& job, Running& running,
-                                                  Deadline deadline, TaskThread& thread) {
+void RolloutWorker::submit(const RolloutJob& job) {
+  if (!engine_->has_weights() || engine_->version() != job.weight_version) {
+    fail(ErrorCode::kFailedPrecondition, "weight version {} is wanted, but {} is served",
+         job.weight_version, engine_->has_weights() ? std::to_string(version()) : "none");
+  }
+  OpenGroups added;
   std::vector<GenerateRequest> requests;
-  running.first_id = next_request_id_;
-  for (size_t p = 0; p < job.prompts.size(); ++p) {
+  std::set<uint64_t> ids;
+  for (const RolloutPrompt& prompt : job.prompts) {
+    const uint64_t first_id = next_request_id_ + requests.size();
+    DrawnGroup group{
+        prompt.prompt_id, job.evaluation, prompt.label, encoder_.encode(prompt.content), {}};
+    check_prompt_length(tokenizer_, group.prompt, job.max_new_tokens, options_.rollout,
+                        engine_->config().kv_slots);
     for (int64_t s = 0; s < job.samples_per_prompt; ++s) {
       GenerateRequest request;
-      request.id = next_request_id_++;
-      request.prompt_id = job.prompts[p].prompt_id;
+      request.id = first_id + static_cast<uint64_t>(s);
+      request.prompt_id = prompt.prompt_id;
       request.sample_index = static_cast<uint32_t>(s);
-      request.prompt = running.prompts[p];
+      request.prompt = group.prompt;
       request.max_new_tokens = job.max_new_tokens;
       request.sampling = job.sampling;
       request.seed = job.seed;
       request.stop_ids = tokenizer_.stop_ids();
       request.want_routes = options_.wants_routes && !job.evaluation;
+      request.priority = job.evaluation ? kEvaluationPriority : 0;
       if (!options_.rollout.stop.empty()) {
         request.stop = std::make_unique<TextStop>(tokenizer_, options_.rollout.stop);
       }
       requests.push_back(std::move(request));
     }
+    group.samples.resize(static_cast<size_t>(job.samples_per_prompt));
+    if (!ids.insert(prompt.prompt_id).second) {
+      fail(ErrorCode::kInvalidArgument, "prompt {} stands twice in a job", prompt.prompt_id);
+    }
+    added[first_id] = {std::move(group), job.samples_per_prompt};
   }
   const size_t count = requests.size();
+  end_groups([&](const DrawnGroup& group) {
+    return group.evaluation == job.evaluation && ids.contains(group.prompt_id);
+  });
   if (engine_->submit(std::move(requests)) != SubmitOutcome::kAccepted) {
     fail(ErrorCode::kResourceExhausted, "the engine's queue cannot take {} requests", count);
   }
-  std::vector<Completion> completions(count);
+  next_request_id_ += count;
+  open_.merge(added);
+}
+
+template <typename Which>
+void RolloutWorker::end_groups(Which which) {
+  std::erase_if(open_, [&](const OpenGroups::value_type& entry) {
+    const auto& [first_id, open] = entry;
+    if (!which(open.group)) return false;
+    for (size_t i = 0; i < open.group.samples.size(); ++i) engine_->abort(first_id + i);
+    return true;
+  });
+}
+
+void RolloutWorker::release(std::span<const uint64_t> prompt_ids) {
+  const std::set<uint64_t> ids(prompt_ids.begin(), prompt_ids.end());
+  end_groups(
+      [&](const DrawnGroup& group) { return !group.evaluation && ids.contains(group.prompt_id); });
+  kept_.release(prompt_ids);
+}
+
+void RolloutWorker::take_finished(DrawnGroups& drawn) {
+  for (Completion& done : engine_->take_finished()) {
+    auto found = open_.upper_bound(done.id);
+    if (found == open_.begin()) continue;  // of a group that was ended, as below
+    auto& [first_id, open] = *--found;
+    const uint64_t index = done.id - first_id;
+    if (index >= open.group.samples.size()) continue;
+    open.group.samples[index] = std::move(done);
+    if (--open.missing > 0) continue;
+    drawn.groups.push_back(std::move(open.group));
+    open_.erase(found);
+  }
+}
+
+DrawnGroups RolloutWorker::advance(Deadline until, TaskThread& thread) {
+  const EngineTotals before = engine_->stats();
+  DrawnGroups drawn;
   try {
-    while (engine_->has_work()) {
-      if (deadline.expired()) {
-        fail(ErrorCode::kDeadlineExceeded, "step {}: {} samples were not generated in time",
-             job.step, count);
-      }
+    while (true) {
+      const Stopwatch clock;
       thread.let_in();
-      if (!engine_->has_weights()) {
-        thread.wait_and_let_in(deadline);
+      take_finished(drawn);
+      if (!drawn.groups.empty() || until.expired()) break;
+      if (!engine_->has_work()) {
+        thread.wait_and_let_in(until);
         continue;
       }
-      engine_->step();
-      if (coach_) coach_->after_step(*engine_, *weights_);
-      for (Completion& done : engine_->take_finished()) {
-        completions[done.id - running.first_id] = std::move(done);
+      if (engine_->has_weights()) {
+        engine_->step();
+        if (coach_) coach_->after_step(*engine_, *weights_);
+      } else {
+        thread.wait_and_let_in(until);
       }
+      drawn.generate_ms += clock.elapsed_ms();
     }
   } catch (const Error&) {
-    for (size_t i = 0; i < count; ++i) engine_->abort(running.first_id + i);
-    engine_->take_finished();
+    end_groups([](const DrawnGroup&) { return true; });
     throw;
   }
-  return completions;
+  drawn.engine = engine_->stats().since(before);
+  return drawn;
 }
 
-RolloutOutcome RolloutWorker::generate(const RolloutJob& job, Deadline deadline,
-                                       TaskThread& thread) {
-  if (!engine_->has_weights()) {
-    fail(ErrorCode::kFailedPrecondition, "step {} wants weight version {}, but none is served",
-         job.step, job.weight_version);
-  }
-  if (engine_->version() != job.weight_version) {
-    fail(ErrorCode::kFailedPrecondition, "step {} wants weight version {}, but {} is served",
-         job.step, job.weight_version, engine_->version());
-  }
+RolloutOutcome RolloutWorker::finish(DrawnGroups drawn) {
   RolloutOutcome outcome;
-  Stopwatch clock;
-  Running running;
-  for (const RolloutPrompt& prompt : job.prompts) {
-    running.prompts.push_back(encoder_.encode(prompt.content));
-    check_prompt_length(tokenizer_, running.prompts.back(), job.max_new_tokens, options_.rollout,
-                        engine_->config().kv_slots);
-    outcome.prefill_tokens += static_cast<int64_t>(running.prompts.back().size());
+  outcome.generate_ms = drawn.generate_ms;
+  outcome.engine = drawn.engine;
+  if (drawn.groups.empty()) return outcome;
+  std::vector<std::vector<int32_t>> prompts;
+  for (const DrawnGroup& group : drawn.groups) {
+    prompts.push_back(group.prompt);
+    outcome.prefill_tokens += std::ssize(group.prompt);
+    for (const Completion& done : group.samples)
+      outcome.generated_tokens += std::ssize(done.tokens);
   }
-  const EngineTotals before = engine_->stats();
-  running.completions = run_engine(job, running, deadline, thread);
-  outcome.engine = engine_->stats().since(before);
-  outcome.generate_ms = clock.restart_ms();
-  score(job, running, outcome);
+  const Stopwatch clock;
+  outcome.groups = scorer_.score(std::move(drawn.groups));
   outcome.reward_ms = clock.elapsed_ms();
-  if (!job.evaluation) keep(job, running, outcome);
+  for (size_t g = 0; g < prompts.size(); ++g) {
+    GroupReport& group = outcome.groups[g];
+    if (group.evaluation) continue;
+    kept_.keep(kept_group(group.prompt_id, std::move(prompts[g]), group.samples));
+  }
   return outcome;
-}
-
-void RolloutWorker::score(const RolloutJob& job, Running& running, RolloutOutcome& outcome) {
-  std::vector<RewardSample> batch;
-  const auto per_prompt = static_cast<size_t>(job.samples_per_prompt);
-  for (size_t i = 0; i < running.completions.size(); ++i) {
-    Completion& done = running.completions[i];
-    SampleReport report;
-    report.prompt_id = job.prompts[i / per_prompt].prompt_id;
-    report.sample.sample_index = static_cast<uint32_t>(i % per_prompt);
-    report.sample.finish_reason = finish_reason_name(done.reason);
-    const std::string text = tokenizer_.decode(done.tokens, {.skip_special = true});
-    batch.push_back({text, job.prompts[i / per_prompt].label});
-    report.response_text = capped(text);
-    if (i % per_prompt == 0) {
-      report.prompt_text = capped(tokenizer_.decode(running.prompts[i / per_prompt]));
-    }
-    if (done.reason == FinishReason::kAborted) report.error = "a swap of weights ended it";
-    outcome.generated_tokens += static_cast<int64_t>(done.tokens.size());
-    report.sample.response = std::move(done.tokens);
-    report.sample.log_probs = std::move(done.log_probs);
-    report.sample.versions = std::move(done.versions);
-    if (!done.routes.bytes.empty())
-      take_routes(done.routes, running.prompts[i / per_prompt].size(), report);
-    outcome.samples.push_back(std::move(report));
-  }
-  const auto rewards = rewards_->score(batch);
-  for (size_t i = 0; i < rewards.size(); ++i) {
-    if (const auto* error = std::get_if<Error>(&rewards[i])) {
-      outcome.samples[i].error = error->what();
-    } else if (!outcome.samples[i].error) {
-      outcome.samples[i].sample.reward = std::get<double>(rewards[i]);
-    }
-  }
-}
-
-void RolloutWorker::keep(const RolloutJob& job, Running& running, RolloutOutcome& outcome) {
-  std::map<uint64_t, SampleGroup> groups;
-  for (size_t p = 0; p < job.prompts.size(); ++p) {
-    groups[job.prompts[p].prompt_id] = {job.prompts[p].prompt_id, running.prompts[p], {}, {}, {}};
-  }
-  for (SampleReport& report : outcome.samples) {
-    if (report.error) continue;
-    SampleGroup& group = groups[report.prompt_id];
-    // A prompt is routed once for all its samples.
-    if (group.prompt_routes.empty()) group.prompt_routes = std::move(report.prompt_routes);
-    group.route_shape = report.route_shape;
-    std::vector<uint8_t> routes = std::exchange(report.sample.routes, {});  // the largest part
-    group.samples.push_back(report.sample);
-    group.samples.back().routes = std::move(routes);
-  }
-  for (const auto& [id, group] : groups) {
-    auto tokens = static_cast<int64_t>(group.prompt.size());
-    for (const Sample& sample : group.samples) {
-      tokens += std::max<int64_t>(0, static_cast<int64_t>(sample.response.size()) - 1);
-    }
-    outcome.computed_tokens[id] = tokens;
-  }
-  const std::lock_guard lock(mutex_);
-  for (auto& [id, group] : groups) {
-    kept_[job.step][id] = std::make_shared<const SampleGroup>(std::move(group));
-  }
-  while (kept_.size() > kKeptSteps) kept_.erase(kept_.begin());
-}
-
-std::vector<KeptGroup> RolloutWorker::fetch(int64_t step,
-                                            const std::vector<uint64_t>& prompt_ids) const {
-  const std::lock_guard lock(mutex_);
-  const auto found = kept_.find(step);
-  if (found == kept_.end()) {
-    fail(ErrorCode::kNotFound, "no samples of step {} are kept here", step);
-  }
-  std::vector<KeptGroup> groups;
-  for (const uint64_t id : prompt_ids) {
-    const auto group = found->second.find(id);
-    if (group == found->second.end()) {
-      fail(ErrorCode::kNotFound, "no samples of prompt {} in step {} are kept here", id, step);
-    }
-    groups.push_back(group->second);
-  }
-  return groups;
 }
 
 }  // namespace nibble

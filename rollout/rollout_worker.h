@@ -4,15 +4,13 @@
 #include <filesystem>
 #include <map>
 #include <memory>
-#include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "core/base/clock.h"
-#include "core/base/json.h"
 #include "core/base/task_thread.h"
-#include "core/data/sample.h"
 #include "core/models/decoder.h"
 #include "core/models/weights.h"
 #include "core/ops/backend.h"
@@ -21,52 +19,14 @@
 #include "core/tokenizer/tokenizer.h"
 #include "rollout/engine/engine.h"
 #include "rollout/engine_rank.h"
+#include "rollout/group_scorer.h"
 #include "rollout/head_coach.h"
-#include "rollout/reward/reward_process.h"
+#include "rollout/kept_samples.h"
 #include "rollout/rollout_config.h"
+#include "rollout/rollout_group.h"
 #include "weight_sync/manifest.h"
 
 namespace nibble {
-
-/// A prompt to sample from.
-struct RolloutPrompt {
-  uint64_t prompt_id = 0;  ///< names it in random draws; unique within a step
-  Json content;            ///< a string as it is, or chat messages through the model's template
-  Json label;
-};
-
-/// What to generate.
-struct RolloutJob {
-  int64_t step = 0;
-  int64_t weight_version = 0;  ///< that must be served
-  std::vector<RolloutPrompt> prompts;
-  int64_t samples_per_prompt = 1;
-  bool evaluation = false;  ///< samples are scored and not kept
-  uint64_t seed = 0;
-  kernels::SamplingParams sampling;
-  int64_t max_new_tokens = 1;
-};
-
-/// One scored sample, for the coordinator's eyes: texts are capped.
-struct SampleReport {
-  uint64_t prompt_id = 0;
-  Sample sample;
-  std::string prompt_text;
-  std::string response_text;
-  std::optional<std::string> error;  ///< why it could not be scored; it is dropped
-  RouteShape route_shape;            ///< of its routes and the next
-  std::vector<uint8_t> prompt_routes;
-};
-
-struct RolloutOutcome {
-  std::vector<SampleReport> samples;            ///< by prompt, then sample
-  std::map<uint64_t, int64_t> computed_tokens;  ///< of each group, as training will compute it
-  double generate_ms = 0.0;
-  double reward_ms = 0.0;
-  int64_t generated_tokens = 0;
-  int64_t prefill_tokens = 0;
-  EngineTotals engine;  ///< what the engine did for it
-};
 
 /// A GPU that the engine shares with a trainer of the same process (cluster.placement: colocated).
 struct SharedGpu {
@@ -91,12 +51,10 @@ struct RolloutWorkerOptions {
   EngineRank* rank = nullptr;               ///< of an engine of several, borrowed; or null
 };
 
-/// Shared: a trainer may still be fetching it when its step is forgotten.
-using KeptGroup = std::shared_ptr<const SampleGroup>;
-
-/// Generates and scores groups of samples with one engine, of several ranks the first (the others:
-/// FollowingWorker); keeps those of training steps until the
-/// trainers have fetched them. All methods but fetch() belong to one thread, the one that made it.
+/// Generates groups of samples with one engine, of several ranks the first (the others:
+/// FollowingWorker), scores them, and keeps those of training until they are released. What is
+/// submitted is computed while advance() runs, and waits otherwise. All methods but finish() and
+/// kept() belong to one thread, the one that made it.
 class RolloutWorker {
  public:
   explicit RolloutWorker(RolloutWorkerOptions options);
@@ -108,21 +66,36 @@ class RolloutWorker {
   int64_t version() const { return engine_->version(); }
   /// Lets go of the weights, which are about to be overwritten.
   void release_weights();
-  /// Between two steps of the engine `thread`, this one, lets others in, who may swap or release
-  /// the weights; without weights it waits for them. Throws Error{kFailedPrecondition} if another
-  /// version is served, Error{kDeadlineExceeded}.
-  RolloutOutcome generate(const RolloutJob& job, Deadline deadline, TaskThread& thread);
-  /// Groups of a step. Any thread. Throws Error{kNotFound} naming the step or prompt.
-  std::vector<KeptGroup> fetch(int64_t step, const std::vector<uint64_t>& prompt_ids) const;
+
+  /// Queues a job's groups. One that is under way begins anew. Throws Error{kFailedPrecondition} if
+  /// another version is served, Error{kInvalidArgument} for a prompt that is too long,
+  /// Error{kResourceExhausted} if the engine's queue is full; then nothing is queued.
+  void submit(const RolloutJob& job);
+  /// Computes until a group is whole, or `until`, waiting for work. Between two steps of the
+  /// engine `thread`, this one, lets others in, who may swap or release the weights; without
+  /// weights it waits for them. What a step throws ends all groups that are under way.
+  DrawnGroups advance(Deadline until, TaskThread& thread);
+  /// Ends what is under way of these groups of training, and forgets what is kept of them.
+  void release(std::span<const uint64_t> prompt_ids);
+
+  /// Scores what was drawn, and keeps it if it is of training. Any thread.
+  RolloutOutcome finish(DrawnGroups drawn);
+  /// Any thread.
+  const KeptSamples& kept() const { return kept_; }
 
   const ModelSpec& spec() const { return spec_; }
 
  private:
-  struct Running;
-  std::vector<Completion> run_engine(const RolloutJob& job, Running& running, Deadline deadline,
-                                     TaskThread& thread);
-  void score(const RolloutJob& job, Running& running, RolloutOutcome& outcome);
-  void keep(const RolloutJob& job, Running& running, RolloutOutcome& outcome);
+  // A group some of whose samples are not drawn yet; that of sample i is request first id + i.
+  struct OpenGroup {
+    DrawnGroup group;
+    int64_t missing = 0;
+  };
+  using OpenGroups = std::map<uint64_t, OpenGroup>;  // by the first request's id
+
+  void take_finished(DrawnGroups& drawn);
+  template <typename Which>
+  void end_groups(Which which);
 
   const RolloutWorkerOptions options_;
   const ModelSpec spec_;
@@ -132,11 +105,11 @@ class RolloutWorker {
   std::unique_ptr<HeadCoach> coach_;                // null: no head is trained
   std::shared_ptr<const ResidentWeights> weights_;  // shared: as the engine's; null: none
   std::unique_ptr<Engine> engine_;                  // after what it borrows from
-  std::unique_ptr<RewardProcess> rewards_;
+  OpenGroups open_;
   uint64_t next_request_id_ = 1;
   std::optional<Stopwatch> without_weights_;  // since they were released
-  mutable std::mutex mutex_;
-  std::map<int64_t, std::map<uint64_t, KeptGroup>> kept_;  // guarded by mutex_; by step
+  GroupScorer scorer_;
+  KeptSamples kept_;
 };
 
 }  // namespace nibble

@@ -10,12 +10,11 @@
 
 namespace nibble {
 
-std::vector<SampleGroup> fetch_samples(const std::string& engine_address, int64_t step,
+std::vector<SampleGroup> fetch_samples(const std::string& engine_address,
                                        const std::vector<uint64_t>& prompt_ids,
                                        std::chrono::milliseconds timeout) {
   const auto stub = v1::Rollout::NewStub(make_channel(engine_address));
   v1::FetchSamplesRequest request;
-  request.set_step(step);
   request.mutable_prompt_ids()->Add(prompt_ids.begin(), prompt_ids.end());
   std::vector<SampleGroup> groups;
   call_rpc("FetchSamples", engine_address, timeout, [&](grpc::ClientContext& context) {

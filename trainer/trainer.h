@@ -49,7 +49,7 @@ struct TrainerConfig {
   int64_t max_tokens_per_device = 4096;  ///< of one micro-batch
   int64_t max_positions = 2048;          ///< longest prompt + response
   int64_t max_new_tokens = 0;            ///< longest response; for overlong penalties
-  bool exact_numerics = true;            ///< trainer and rollout agree to the bit on one packing
+  bool exact_rollout = true;             ///< with one packing, its log-probabilities are ours
 };
 
 /// What holding scales did in a step, over all ranks.
@@ -161,7 +161,7 @@ class Trainer {
   void load_reference();
   // Whether the rollout's log-probabilities are, at the weights it sampled from, this one's bits.
   bool has_exact_rollout() const {
-    return config_.exact_numerics && config_.train_plan.quantized == config_.serve_plan.quantized;
+    return config_.exact_rollout && config_.train_plan.quantized == config_.serve_plan.quantized;
   }
   // Fills `batches` up to the longest list of all ranks, and returns what all ranks' weigh.
   LossTotals agree_on(std::vector<MicroBatch>& batches);

@@ -101,7 +101,8 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   grpc::Status Save(grpc::ServerContext*, const v1::SaveRequest* request, v1::Empty*) override {
     return run_rpc([&] {
       thread_.run([&] {
-        trainer().save(request->directory(), {request->step(), request->weight_version(), 0});
+        trainer().save(request->directory(),
+                       {request->step(), request->weight_version(), 0, request->rollout_state()});
       });
     });
   }
@@ -190,6 +191,7 @@ class TrainerService::Impl final : public v1::Trainer::Service {
       const TrainProgress progress = trainer_->load(request.checkpoint());
       response.set_step(progress.step);
       response.set_updates(progress.updates);
+      response.set_rollout_state(progress.rollout_state);
     }
     sender_ = std::make_unique<WeightSender>(
         options_.rank,
@@ -244,8 +246,7 @@ class TrainerService::Impl final : public v1::Trainer::Service {
       }
       std::map<uint64_t, SampleGroup> fetched;
       for (const auto& [engine, ids] : by_engine) {
-        for (SampleGroup& group :
-             fetch_samples(engine, request.step(), ids, options_.fetch_timeout)) {
+        for (SampleGroup& group : fetch_samples(engine, ids, options_.fetch_timeout)) {
           fetched[group.prompt_id] = std::move(group);
         }
       }

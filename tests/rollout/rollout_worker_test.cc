@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <future>
+#include <iterator>
+#include <map>
 #include <set>
 
 #include "core/base/error.h"
@@ -37,32 +39,56 @@ class RolloutWorkerTest : public ::testing::Test {
     job.max_new_tokens = kTokens;
     return job;
   }
+  // Collects on the worker's thread until `count` groups are whole; by prompt, then sample.
+  static std::vector<SampleReport> collect(RolloutWorker& worker, TaskThread& thread, size_t count,
+                                           EngineTotals* totals = nullptr) {
+    const Deadline deadline = Deadline::after(60s);
+    std::map<uint64_t, std::vector<SampleReport>> groups;
+    while (groups.size() < count && !deadline.expired()) {
+      RolloutOutcome outcome = worker.finish(worker.advance(Deadline::after(1s), thread));
+      if (totals != nullptr) totals->draft_ms += outcome.engine.draft_ms;
+      for (GroupReport& group : outcome.groups) {
+        groups[group.prompt_id] = std::move(group.samples);
+      }
+    }
+    EXPECT_EQ(groups.size(), count);
+    std::vector<SampleReport> samples;
+    for (auto& [id, group] : groups)
+      std::move(group.begin(), group.end(), std::back_inserter(samples));
+    return samples;
+  }
   // Generates, and calls `between` after a step: what is let in next comes one step later at least.
-  RolloutOutcome generate(TaskThread& thread, RolloutWorker& worker,
-                          const std::function<void()>& between) {
+  std::vector<SampleReport> generate(TaskThread& thread, RolloutWorker& worker,
+                                     const std::function<void()>& between) {
     std::promise<void> begun;
-    auto outcome = std::async(std::launch::async, [&] {
+    auto samples = std::async(std::launch::async, [&] {
       return thread.run([&] {
+        worker.submit(job());
         begun.set_value();
-        return worker.generate(job(), Deadline::after(60s), thread);
+        return collect(worker, thread, job().prompts.size());
       });
     });
     begun.get_future().wait();
     thread.run_within([] {});
     between();
-    return outcome.get();
+    return samples.get();
   }
 
   // Of all samples, none of which was dropped.
-  static std::set<int64_t> versions_of(const RolloutOutcome& outcome) {
+  static std::set<int64_t> versions_of(const std::vector<SampleReport>& samples) {
     std::set<int64_t> versions;
-    for (const SampleReport& report : outcome.samples) {
+    for (const SampleReport& report : samples) {
       EXPECT_FALSE(report.error);
       EXPECT_TRUE(std::is_sorted(report.sample.versions.begin(), report.sample.versions.end()));
       versions.insert(report.sample.versions.begin(), report.sample.versions.end());
     }
     return versions;
   }
+
+  struct Drawn {
+    std::vector<SampleReport> samples;
+    EngineTotals engine;
+  };
 
   const std::filesystem::path model_ = test_root() / "tests/oracles/models/dense_untied/bf16";
   const HfDirectory directory_{model_};
@@ -78,7 +104,7 @@ TEST_F(RolloutWorkerTest, SwapsBetweenTwoStepsOfAJobThatRuns) {
       worker = std::make_unique<RolloutWorker>(options(policy));
       worker->set_weights(weights_, 1);
     });
-    const RolloutOutcome outcome = generate(
+    const std::vector<SampleReport> outcome = generate(
         thread, *worker, [&] { thread.run_within([&] { worker->set_weights(weights_, 2); }); });
     EXPECT_EQ(versions_of(outcome), (std::set<int64_t>{1, 2})) << "the swap waited for the job";
     thread.run([&] { worker.reset(); });
@@ -95,12 +121,15 @@ TEST_F(RolloutWorkerTest, ADraftHeadThatIsTrainedMeanwhileChangesNoSample) {
       own.rollout.max_draft_tokens = 3;
       RolloutWorker worker(own);
       worker.set_weights(weights_, 1);
-      return worker.generate(job(), Deadline::after(60s), thread);
+      Drawn drawn;
+      worker.submit(job());
+      drawn.samples = collect(worker, thread, job().prompts.size(), &drawn.engine);
+      return drawn;
     });
   };
-  const RolloutOutcome want = outcome_with("", false);
+  const Drawn want = outcome_with("", false);
   for (const bool trains : {false, true}) {
-    const RolloutOutcome got = outcome_with("random", trains);
+    const Drawn got = outcome_with("random", trains);
     EXPECT_GT(got.engine.draft_ms, 0.0);
     ASSERT_EQ(got.samples.size(), want.samples.size());
     for (size_t i = 0; i < got.samples.size(); ++i) {
@@ -119,11 +148,14 @@ TEST_F(RolloutWorkerTest, ADraftModelChangesNoSampleAndOneThatDoesNotFitIsNamed)
       own.rollout.max_draft_tokens = 4;
       RolloutWorker worker(own);
       worker.set_weights(weights_, 1);
-      return worker.generate(job(), Deadline::after(60s), thread);
+      Drawn drawn;
+      worker.submit(job());
+      drawn.samples = collect(worker, thread, job().prompts.size(), &drawn.engine);
+      return drawn;
     });
   };
-  const RolloutOutcome want = outcome_with({});
-  const RolloutOutcome got = outcome_with(model_.parent_path() / "int4_sym7");
+  const Drawn want = outcome_with({});
+  const Drawn got = outcome_with(model_.parent_path() / "int4_sym7");
   EXPECT_GT(got.engine.draft_ms, 0.0);
   ASSERT_EQ(got.samples.size(), want.samples.size());
   for (size_t i = 0; i < got.samples.size(); ++i) {
@@ -145,10 +177,10 @@ TEST_F(RolloutWorkerTest, AbortPolicyDropsTheSamplesThatRan) {
     worker = std::make_unique<RolloutWorker>(options(KvPolicy::kAbort));
     worker->set_weights(weights_, 1);
   });
-  const RolloutOutcome outcome = generate(
+  const std::vector<SampleReport> outcome = generate(
       thread, *worker, [&] { thread.run_within([&] { worker->set_weights(weights_, 2); }); });
   int num_aborted = 0;
-  for (const SampleReport& report : outcome.samples) {
+  for (const SampleReport& report : outcome) {
     const bool is_aborted = report.sample.finish_reason == "aborted";
     EXPECT_EQ(report.error.has_value(), is_aborted);
     num_aborted += is_aborted ? 1 : 0;
@@ -168,7 +200,7 @@ TEST_F(RolloutWorkerTest, AJobWaitsWhileItsWeightsAreReplacedInPlace) {
     worker->set_weights(weights_, 1);
   });
   double pause_ms = 0.0;
-  const RolloutOutcome outcome = generate(thread, *worker, [&] {
+  const std::vector<SampleReport> outcome = generate(thread, *worker, [&] {
     thread.run_within([&] { worker->release_weights(); });
     EXPECT_EQ(weights_.use_count(), 1) << "the engine holds them still";
     std::this_thread::sleep_for(20ms);
@@ -180,7 +212,46 @@ TEST_F(RolloutWorkerTest, AJobWaitsWhileItsWeightsAreReplacedInPlace) {
   thread.run([&] {
     EXPECT_EQ(worker->set_weights(weights_, 2), 0.0);
     worker->release_weights();
-    EXPECT_THROW(worker->generate(job(), Deadline::after(1s), thread), Error);
+    EXPECT_THROW(worker->submit(job()), Error);
+    worker.reset();
+  });
+}
+
+TEST_F(RolloutWorkerTest, WhatIsNotWaitedForGoesOnOrEndsAndAnEvaluationGoesFirst) {
+  TaskThread thread;
+  std::unique_ptr<RolloutWorker> worker;
+  thread.run([&] {
+    RolloutWorkerOptions own = options(KvPolicy::kKeep);
+    own.rollout.max_running = 4;  // one group at a time
+    worker = std::make_unique<RolloutWorker>(own);
+    worker->set_weights(weights_, 1);
+    worker->submit(job());
+    // Whole samples do not depend on when they were computed, nor on what was between.
+    const std::vector<SampleReport> first = collect(*worker, thread, 1);
+    EXPECT_EQ(first[0].prompt_id, 0u);
+    RolloutJob evaluation = job();
+    evaluation.evaluation = true;
+    evaluation.prompts.resize(1);  // with the id of a group of training
+    worker->submit(evaluation);
+    worker->release(std::vector<uint64_t>{1});
+    const std::vector<SampleReport> rest = collect(*worker, thread, 3);
+    std::set<uint64_t> ids;
+    for (const SampleReport& report : rest) ids.insert(report.prompt_id);
+    EXPECT_EQ(ids, (std::set<uint64_t>{0, 2, 3})) << "released, or not, the wrong way round";
+    // Kept: those of training that were not released.
+    const std::vector<uint64_t> kept = {0, 2, 3};
+    EXPECT_EQ(worker->kept().fetch(kept).size(), 3u);
+    EXPECT_THROW(worker->kept().fetch(std::vector<uint64_t>{1}), Error);
+    worker->release(kept);
+    EXPECT_THROW(worker->kept().fetch(kept), Error);
+    // A prompt that is under way begins anew.
+    worker->submit(job());
+    worker->submit(job());
+    EXPECT_EQ(collect(*worker, thread, 4)[0].sample.response, first[0].sample.response);
+    EXPECT_TRUE(worker->advance(Deadline::after(1ms), thread).groups.empty());
+    RolloutJob twice = job();
+    twice.prompts.push_back(twice.prompts[0]);
+    EXPECT_THROW(worker->submit(twice), Error);
     worker.reset();
   });
 }

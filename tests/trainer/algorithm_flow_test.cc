@@ -173,7 +173,7 @@ TEST(AlgorithmFlow, ComputedOldLogProbsAreTheExactRollouts) {
       const auto group = solo_group("t");
       const MeshGroups ranks(*group);
       TrainerConfig config = reinforce_config(AdvantageType::kReinforcePp);
-      config.exact_numerics = is_exact;
+      config.exact_rollout = is_exact;
       config.optimizer.steps_per_rollout = updates;
       Trainer trainer(std::move(config), ranks);
       std::vector<std::vector<SampleGroup>> rollout;

@@ -103,7 +103,8 @@ CheckpointReader::CheckpointReader(const fs::path& directory) : directory_(direc
   constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
   progress_ = {read_count(meta, "step", kAny, meta_path),
                read_count(meta, "weight_version", kAny, meta_path),
-               read_count(meta, "updates", kAny, meta_path)};
+               read_count(meta, "updates", kAny, meta_path),
+               meta.contains("rollout") ? meta["rollout"].dump() : ""};
   const fs::path config_path = directory / "config.json";
   const std::string config_text = read_file(config_path, kMaxConfigBytes);
   if (meta.value("sha256", OrderedJson()) != checkpoint_meta_sha256(meta, config_text)) {

@@ -143,6 +143,9 @@ void save_train_checkpoint(const fs::path& directory, const ShardLayout& layout,
                         {"updates", progress.updates},
                         {"world", group.world()}};
     if (state.holds_scales()) meta["scales"] = "held";
+    if (!progress.rollout_state.empty()) {
+      meta["rollout"] = parse_ordered_json(progress.rollout_state, "rollout_state");
+    }
     meta["sha256"] = checkpoint_meta_sha256(meta, model_config_json);
     write_file_atomically(partial / "meta.json", meta.dump(2) + "\n");
     fs::remove_all(directory);

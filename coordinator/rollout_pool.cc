@@ -1,0 +1,244 @@
+#include "coordinator/rollout_pool.h"
+
+#include <algorithm>
+#include <functional>
+
+#include "core/base/fail.h"
+#include "core/base/log.h"
+#include "core/base/parallel_calls.h"
+
+namespace nibble {
+
+RolloutPool::RolloutPool(std::vector<RolloutClient*> engines, std::chrono::milliseconds timeout)
+    : timeout_(timeout), engines_(engines.size()) {
+  constexpr int kCollectorsAnEngine = 2;
+  for (size_t e = 0; e < engines.size(); ++e) {
+    engines_[e].client = engines[e];
+    for (int i = 0; i < kCollectorsAnEngine; ++i) {
+      collectors_.push_back(std::make_unique<BackgroundTask>(
+          [this, e](const std::stop_token& stop) { collect(e, stop); }));
+    }
+  }
+}
+
+RolloutPool::~RolloutPool() {
+  for (auto& collector : collectors_) collector->request_stop();
+}
+
+void RolloutPool::collect(size_t index, const std::stop_token& stop) {
+  Engine& engine = engines_[index];
+  std::unique_lock lock(mutex_);
+  while (changed_.wait(lock, stop, [&] { return runs_ && !failure_ && !engine.open.empty(); })) {
+    if (stop.stop_requested()) return;
+    lock.unlock();
+    std::optional<CollectResult> result;
+    std::exception_ptr failure;
+    try {
+      result = engine.client->collect(kWait, timeout_);
+    } catch (const Error&) {
+      failure = std::current_exception();
+    }
+    lock.lock();
+    if (result) take(engine, *std::move(result));
+    // What an engine that was left behind has to say is of no interest: its groups are elsewhere.
+    if (failure && engine.serves && !stop.stop_requested()) failure_ = failure;
+    changed_.notify_all();
+  }
+}
+
+void RolloutPool::take(Engine& engine, CollectResult result) {
+  engine.figures += result.figures;
+  for (GroupResult& group : result.groups) {
+    const uint64_t id = group.source.prompt_id;
+    if (engine.open.erase({group.evaluation, id}) > 0) {
+      done_.push_back(std::move(group));
+    } else if (!group.evaluation) {
+      engine.released.insert(id);  // given up, or begun anew elsewhere
+    }
+  }
+}
+
+void RolloutPool::set_serving(const std::vector<int>& engines, int64_t version) {
+  if (engines.empty()) fail(ErrorCode::kUnavailable, "no engine serves version {}", version);
+  std::vector<Pending> moved;
+  {
+    const std::lock_guard lock(mutex_);
+    for (size_t e = 0; e < engines_.size(); ++e) {
+      Engine& engine = engines_[e];
+      engine.serves =
+          std::find(engines.begin(), engines.end(), static_cast<int>(e)) != engines.end();
+      if (engine.serves) continue;
+      for (auto& [name, pending] : engine.open) {
+        DrawSettings settings = *pending.settings;
+        settings.weight_version = version;
+        moved.push_back(
+            {std::move(pending.prompt), std::make_shared<const DrawSettings>(settings)});
+        if (!name.first) engine.released.insert(name.second);
+      }
+      engine.open.clear();
+    }
+  }
+  if (moved.empty()) return;
+  get_logger("run")->warn("{} groups begin anew: their engine was left behind", moved.size());
+  distribute(std::move(moved));
+}
+
+void RolloutPool::submit(const std::vector<PromptTask>& prompts, const DrawSettings& settings) {
+  const auto shared = std::make_shared<const DrawSettings>(settings);
+  std::vector<Pending> pending;
+  for (const PromptTask& prompt : prompts) pending.push_back({prompt, shared});
+  distribute(std::move(pending));
+}
+
+void RolloutPool::distribute(std::vector<Pending> pending) {
+  struct Share {
+    std::vector<Pending> prompts;
+    std::vector<uint64_t> released;
+  };
+  std::vector<Share> shares(engines_.size());
+  {
+    const std::lock_guard lock(mutex_);
+    for (Pending& one : pending) {
+      size_t least = engines_.size();
+      for (size_t e = 0; e < engines_.size(); ++e) {
+        if (!engines_[e].serves) continue;
+        if (least == engines_.size() || engines_[e].open.size() < engines_[least].open.size()) {
+          least = e;
+        }
+      }
+      NIBBLE_CHECK(least < engines_.size(), "prompts for no engine");
+      const Name name{one.settings->evaluation, one.prompt.prompt_id};
+      engines_[least].released.erase(name.second);  // what it has begins anew
+      engines_[least].open[name] = one;
+      shares[least].prompts.push_back(std::move(one));
+    }
+    for (size_t e = 0; e < shares.size(); ++e) {
+      if (shares[e].prompts.empty()) continue;
+      shares[e].released.assign(engines_[e].released.begin(), engines_[e].released.end());
+      engines_[e].released.clear();
+    }
+  }
+  std::vector<std::function<void()>> calls;
+  for (size_t e = 0; e < shares.size(); ++e) {
+    if (shares[e].prompts.empty()) continue;
+    calls.emplace_back([this, &share = shares[e], &client = *engines_[e].client] {
+      if (!share.released.empty()) client.release(share.released, timeout_);
+      // Prompts of one kind of draw in a row go together.
+      for (size_t begin = 0; begin < share.prompts.size();) {
+        const auto settings = share.prompts[begin].settings;
+        std::vector<PromptTask> prompts;
+        while (begin < share.prompts.size() && share.prompts[begin].settings == settings) {
+          prompts.push_back(std::move(share.prompts[begin++].prompt));
+        }
+        client.submit(prompts, *settings, timeout_);
+      }
+    });
+  }
+  run_parallel(calls);
+  changed_.notify_all();
+}
+
+GroupResult RolloutPool::next(bool evaluation, Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  auto found = done_.end();
+  const auto has_one = [&] {
+    found = std::find_if(done_.begin(), done_.end(),
+                         [&](const GroupResult& group) { return group.evaluation == evaluation; });
+    return failure_ != nullptr || found != done_.end();
+  };
+  if (!changed_.wait_until(lock, deadline.time(), has_one)) {
+    fail(ErrorCode::kDeadlineExceeded, "no group became whole in time");
+  }
+  if (failure_) std::rethrow_exception(failure_);
+  GroupResult group = std::move(*found);
+  done_.erase(found);
+  return group;
+}
+
+int64_t RolloutPool::num_open() const { return std::ssize(open_ids()); }
+
+std::vector<uint64_t> RolloutPool::open_ids() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<uint64_t> ids;
+  for (const Engine& engine : engines_) {
+    for (const auto& [name, pending] : engine.open) {
+      if (!name.first) ids.push_back(name.second);
+    }
+  }
+  for (const GroupResult& group : done_) {
+    if (!group.evaluation) ids.push_back(group.source.prompt_id);
+  }
+  std::sort(ids.begin(), ids.end());
+  return ids;
+}
+
+int64_t RolloutPool::drop_open() {
+  int64_t dropped = 0;
+  std::vector<std::pair<RolloutClient*, std::vector<uint64_t>>> ended;
+  {
+    const std::lock_guard lock(mutex_);
+    for (Engine& engine : engines_) {
+      std::vector<uint64_t> ids;
+      std::erase_if(engine.open, [&](const auto& entry) {
+        if (entry.first.first) return false;
+        ids.push_back(entry.first.second);
+        return true;
+      });
+      dropped += std::ssize(ids);
+      if (!ids.empty()) ended.emplace_back(engine.client, std::move(ids));
+    }
+  }
+  // At once: what is still under way would be computed beside the next prompts.
+  std::vector<std::function<void()>> calls;
+  for (const auto& [client, ids] : ended) {
+    calls.emplace_back([this, client = client, &ids = ids] { client->release(ids, timeout_); });
+  }
+  run_parallel(calls);
+  std::vector<GroupSource> whole;
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(done_, [&](const GroupResult& group) {
+      if (!group.evaluation) whole.push_back(group.source);
+      return !group.evaluation;
+    });
+  }
+  release(whole);
+  return dropped + std::ssize(whole);
+}
+
+void RolloutPool::release(const std::vector<GroupSource>& groups) {
+  const std::lock_guard lock(mutex_);
+  for (const GroupSource& group : groups) {
+    for (Engine& engine : engines_) {
+      if (engine.client->member().address == group.engine_address) {
+        engine.released.insert(group.prompt_id);
+      }
+    }
+  }
+}
+
+void RolloutPool::run(bool runs) {
+  {
+    const std::lock_guard lock(mutex_);
+    runs_ = runs;
+  }
+  changed_.notify_all();
+}
+
+EngineFigures RolloutPool::take_figures() {
+  const std::lock_guard lock(mutex_);
+  EngineFigures all;
+  EngineFigures longest;
+  for (Engine& engine : engines_) {
+    longest.generate_ms = std::max(longest.generate_ms, engine.figures.generate_ms);
+    longest.reward_ms = std::max(longest.reward_ms, engine.figures.reward_ms);
+    longest.draft_ms = std::max(longest.draft_ms, engine.figures.draft_ms);
+    all += std::exchange(engine.figures, {});
+  }
+  all.generate_ms = longest.generate_ms;
+  all.reward_ms = longest.reward_ms;
+  all.draft_ms = longest.draft_ms;
+  return all;
+}
+
+}  // namespace nibble

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "coordinator/worker_client.h"
+#include "core/base/background_task.h"
+#include "core/base/clock.h"
+
+namespace nibble {
+
+/// All engines as one place where prompts go in and whole, scored groups come out. A group stays on
+/// one engine; which one does not change its samples. While the pool runs, two threads an engine
+/// collect from it: one has it compute while the other has the last group scored. One thread calls
+/// the methods.
+class RolloutPool {
+ public:
+  /// Borrows the engines (of one of several ranks, the first). `timeout`: of a call to one.
+  RolloutPool(std::vector<RolloutClient*> engines, std::chrono::milliseconds timeout);
+  /// Waits for the calls that are out, which the owner of the clients may give up before.
+  ~RolloutPool();
+
+  /// Engines, by their places, that may compute. Groups under way on another begin anew on these,
+  /// with `version`. Throws Error{kUnavailable} if there are none.
+  void set_serving(const std::vector<int>& engines, int64_t version);
+  /// Queues prompts where least is under way. Names must be unique among groups of one kind.
+  void submit(const std::vector<PromptTask>& prompts, const DrawSettings& settings);
+  /// The first group that became whole, of an evaluation or of training. Throws
+  /// Error{kDeadlineExceeded} if none does in time, and what an engine threw.
+  GroupResult next(bool evaluation, Deadline deadline);
+
+  /// Groups of training that are under way or wait to be taken.
+  int64_t num_open() const;
+  std::vector<uint64_t> open_ids() const;  ///< of these, ascending
+  /// Ends them, and says how many they were.
+  int64_t drop_open();
+  /// Their samples will not be asked for again; engines are told with the next prompts.
+  void release(const std::vector<GroupSource>& groups);
+
+  /// Groups that are under way grow only while the pool runs, as it does from the start; what the
+  /// engines are at when it stops they go on with for kWait at most.
+  void run(bool runs);
+
+  /// What engines did since the last call; of the times the longest.
+  EngineFigures take_figures();
+
+ private:
+  static constexpr std::chrono::milliseconds kWait{50};
+  using Name = std::pair<bool, uint64_t>;  // evaluation, prompt id
+  struct Pending {
+    PromptTask prompt;
+    std::shared_ptr<const DrawSettings> settings;
+  };
+  struct Engine {
+    RolloutClient* client = nullptr;
+    bool serves = true;
+    std::map<Name, Pending> open;  // under way on it
+    std::set<uint64_t> released;   // of training, to be told
+    EngineFigures figures;
+  };
+
+  void collect(size_t engine, const std::stop_token& stop);
+  void take(Engine& engine, CollectResult result);
+  void distribute(std::vector<Pending> pending);
+
+  const std::chrono::milliseconds timeout_;
+  mutable std::mutex mutex_;  // guards all that follows
+  std::condition_variable_any changed_;
+  std::vector<Engine> engines_;
+  std::deque<GroupResult> done_;
+  std::exception_ptr failure_;
+  bool runs_ = true;
+  std::vector<std::unique_ptr<BackgroundTask>> collectors_;  // last member
+};
+
+}  // namespace nibble
