@@ -6,6 +6,7 @@
 #include "core/base/clock.h"
 #include "core/base/fail.h"
 #include "core/base/json.h"
+#include "core/base/log.h"
 
 namespace nibble {
 
@@ -19,25 +20,66 @@ void RolloutFeed::restore(const std::string& state, int64_t steps) {
   try {
     const Json json = parse_json(state, "rollout state");
     next_place_ = json.at("next_prompt").get<int64_t>();
-    for (const Json& place : json.at("unfinished")) again_.push_back(place.get<int64_t>());
+    again_ = json.at("unfinished").get<std::deque<int64_t>>();
+    saved_ = json.at("saved").get<std::vector<int64_t>>();
+    saved_sha256_ = json.at("saved_sha256").get<std::string>();
+    for (const Json& entry : json.at("versions")) {
+      step_of_[entry.at(0).get<int64_t>()] = entry.at(1).get<int64_t>();
+    }
+    counts_.filtered_groups = json.at("filtered_groups").get<int64_t>();
+    counts_.stale_groups = json.at("stale_groups").get<int64_t>();
+    counts_.dropped_groups = json.at("dropped_groups").get<int64_t>();
   } catch (const Json::exception& error) {
     fail(ErrorCode::kDataLoss, "the checkpoint's rollout state cannot be read: {}", error.what());
   }
   const auto is_place = [&](int64_t place) { return place >= 0 && place < next_place_; };
-  if (next_place_ < 0 || !std::all_of(again_.begin(), again_.end(), is_place)) {
+  if (next_place_ < 0 || !std::all_of(again_.begin(), again_.end(), is_place) ||
+      !std::all_of(saved_.begin(), saved_.end(), is_place)) {
     fail(ErrorCode::kDataLoss, "the checkpoint's rollout state names prompts that never were");
   }
 }
 
-std::string RolloutFeed::state(int64_t steps) const {
-  std::vector<int64_t> unfinished(again_.begin(), again_.end());
-  for (const uint64_t id : pool_.open_ids()) unfinished.push_back(static_cast<int64_t>(id));
-  for (const GroupResult& group : ready_) {
-    unfinished.push_back(static_cast<int64_t>(group.source.prompt_id));
+void RolloutFeed::restore_groups(const std::filesystem::path& file) {
+  if (saved_.empty()) return;
+  try {
+    read_saved_groups(file, saved_sha256_,
+                      [this](SavedGroup saved) { pool_.adopt(std::move(saved)); });
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kDataLoss && error.code() != ErrorCode::kNotFound) throw;
+    get_logger("run")->warn("{} groups are drawn again: {}", saved_.size(), error.what());
+    again_.insert(again_.begin(), saved_.begin(), saved_.end());
   }
-  if (unfinished.empty() && next_place_ == steps * plan_.prompts_per_step) return {};
-  std::sort(unfinished.begin(), unfinished.end());
-  return Json{{"next_prompt", next_place_}, {"unfinished", unfinished}}.dump();
+  saved_.clear();
+}
+
+std::string RolloutFeed::save(int64_t steps, const std::filesystem::path& file) {
+  std::vector<GroupResult> whole = ready_;
+  for (GroupResult& group : pool_.whole()) whole.push_back(std::move(group));
+  std::vector<int64_t> unfinished(again_.begin(), again_.end());
+  for (const uint64_t id : pool_.unfinished_ids()) unfinished.push_back(static_cast<int64_t>(id));
+  const bool is_plain = whole.empty() && unfinished.empty();
+  if (is_plain && next_place_ == steps * plan_.prompts_per_step) return {};
+  std::vector<int64_t> saved;
+  std::string sha256;
+  if (!whole.empty()) {
+    SavedGroupsWriter writer(file);
+    for (const GroupResult& group : whole) {
+      writer.write(pool_.fetch(group));
+      saved.push_back(static_cast<int64_t>(group.source.prompt_id));
+    }
+    sha256 = writer.finish();
+  }
+  Json versions = Json::array();
+  for (const auto& [version, step] : step_of_) versions.push_back({version, step});
+  return Json{{"next_prompt", next_place_},
+              {"unfinished", unfinished},
+              {"saved", saved},
+              {"saved_sha256", sha256},
+              {"versions", versions},
+              {"filtered_groups", counts_.filtered_groups},
+              {"stale_groups", counts_.stale_groups},
+              {"dropped_groups", counts_.dropped_groups}}
+      .dump();
 }
 
 void RolloutFeed::note_published(int64_t version, int64_t step) {

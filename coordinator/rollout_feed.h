@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <string>
@@ -21,8 +22,9 @@ namespace nibble {
 ///                 next version is published: all of a group is of one version
 ///   async         whatever becomes whole; engines always have groups_in_flight
 /// Prompts come by their place in the stream, which is their id. Where groups_in_flight is
-/// prompts_per_step, sync and one_step_off are deterministic: as many prompts are begun as are
-/// filtered out, in the stream's order, and all that pass are taken. One thread.
+/// prompts_per_step, sync and one_step_off are deterministic, and go on from a checkpoint as if
+/// there had been none: as many prompts are begun as are filtered out, in the stream's order, and
+/// all that pass are taken. One thread.
 class RolloutFeed {
  public:
   using PromptAt = std::function<PromptTask(int64_t place)>;
@@ -30,17 +32,21 @@ class RolloutFeed {
   RolloutFeed(const SamplingPlan& plan, const DrawSettings& settings, PromptAt prompt_at,
               RolloutPool& pool);
 
-  /// Where a run that resumes goes on, by a checkpoint of it; empty: as one in sync without filter
-  /// after so many steps. Groups that were under way begin anew. Throws Error{kDataLoss}.
+  /// Where a run that resumes goes on, by the state of its checkpoint; empty: as one in sync
+  /// without filter after so many steps. Throws Error{kDataLoss} for a state that cannot be.
   void restore(const std::string& state, int64_t steps);
-  /// For a checkpoint of now; empty: restore() needs none.
-  std::string state(int64_t steps) const;
+  /// Then, as soon as engines serve: hands them the groups that save() wrote. Where the file is
+  /// damaged or gone that is said, and their prompts begin anew, like those that were under way.
+  void restore_groups(const std::filesystem::path& file);
+  /// For a checkpoint of now: writes whole groups, if there are any, to `file`, and returns the
+  /// state, JSON; empty: restore() needs none.
+  std::string save(int64_t steps, const std::filesystem::path& file);
 
   /// `version` is what the engines serve, of the weights after `step` steps.
   void note_published(int64_t version, int64_t step);
 
   /// The groups of a step, as soon as it has enough. `begins_next`: but in sync, prompts of the
-  /// next one may begin. Throws Error{kDeadlineExceeded} saying what was missing,
+  /// next one begin. Throws Error{kDeadlineExceeded} saying what was missing,
   /// Error{kUnavailable} if no sample has a reward, and what an engine threw.
   Rollout take(int64_t step, bool begins_next);
   /// Before a publication: one_step_off waits for what was begun.
@@ -60,6 +66,8 @@ class RolloutFeed {
   const PromptAt prompt_at_;
   RolloutPool& pool_;
   int64_t next_place_ = 0;
+  std::vector<int64_t> saved_;  // places whose groups restore_groups() brings
+  std::string saved_sha256_;
   std::deque<int64_t> again_;           // places to begin before the next one
   std::map<int64_t, int64_t> step_of_;  // by version that a group may be of
   int64_t trained_steps_ = 0;

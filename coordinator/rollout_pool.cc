@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <iterator>
 
 #include "core/base/fail.h"
 #include "core/base/log.h"
@@ -155,18 +156,51 @@ GroupResult RolloutPool::next(bool evaluation, Deadline deadline) {
   return group;
 }
 
-int64_t RolloutPool::num_open() const { return std::ssize(open_ids()); }
+int64_t RolloutPool::num_open() const { return std::ssize(unfinished_ids()) + std::ssize(whole()); }
 
-std::vector<uint64_t> RolloutPool::open_ids() const {
+std::vector<GroupResult> RolloutPool::whole() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<GroupResult> groups;
+  std::copy_if(done_.begin(), done_.end(), std::back_inserter(groups),
+               [](const GroupResult& group) { return !group.evaluation; });
+  return groups;
+}
+
+RolloutClient& RolloutPool::engine_of(const GroupSource& source) {
+  for (const Engine& engine : engines_) {
+    if (engine.client->member().address == source.engine_address) return *engine.client;
+  }
+  fail(ErrorCode::kInternal, "no engine has prompt {}: {}", source.prompt_id,
+       source.engine_address);
+}
+
+SavedGroup RolloutPool::fetch(const GroupResult& group) {
+  return {group, engine_of(group.source).fetch_group(group.source.prompt_id, timeout_)};
+}
+
+void RolloutPool::adopt(SavedGroup saved) {
+  RolloutClient* client = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    // In turn, and only engines that have a scheduler: of one of several ranks the first.
+    while (client == nullptr) {
+      const Engine& engine = engines_[num_adopted_++ % engines_.size()];
+      if (engine.serves) client = engine.client;
+    }
+  }
+  client->restore_group(saved.parts, timeout_);
+  saved.group.source.engine_address = client->member().address;
+  const std::lock_guard lock(mutex_);
+  done_.push_back(std::move(saved.group));
+}
+
+std::vector<uint64_t> RolloutPool::unfinished_ids() const {
   const std::lock_guard lock(mutex_);
   std::vector<uint64_t> ids;
   for (const Engine& engine : engines_) {
     for (const auto& [name, pending] : engine.open) {
       if (!name.first) ids.push_back(name.second);
     }
-  }
-  for (const GroupResult& group : done_) {
-    if (!group.evaluation) ids.push_back(group.source.prompt_id);
   }
   std::sort(ids.begin(), ids.end());
   return ids;

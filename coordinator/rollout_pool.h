@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "coordinator/saved_groups.h"
 #include "coordinator/worker_client.h"
 #include "core/base/background_task.h"
 #include "core/base/clock.h"
@@ -41,11 +42,18 @@ class RolloutPool {
 
   /// Groups of training that are under way or wait to be taken.
   int64_t num_open() const;
-  std::vector<uint64_t> open_ids() const;  ///< of these, ascending
+  std::vector<uint64_t> unfinished_ids() const;  ///< of those under way, ascending
   /// Ends them, and says how many they were.
   int64_t drop_open();
   /// Their samples will not be asked for again; engines are told with the next prompts.
   void release(const std::vector<GroupSource>& groups);
+
+  /// Copies of the groups of training that are whole and wait to be taken, in their order.
+  std::vector<GroupResult> whole() const;
+  /// A group's samples, from the engine that keeps them.
+  SavedGroup fetch(const GroupResult& group);
+  /// Hands an engine a group that was drawn before; it then waits to be taken, as if drawn now.
+  void adopt(SavedGroup saved);
 
   /// Groups that are under way grow only while the pool runs, as it does from the start; what the
   /// engines are at when it stops they go on with for kWait at most.
@@ -72,12 +80,14 @@ class RolloutPool {
   void collect(size_t engine, const std::stop_token& stop);
   void take(Engine& engine, CollectResult result);
   void distribute(std::vector<Pending> pending);
+  RolloutClient& engine_of(const GroupSource& source);
 
   const std::chrono::milliseconds timeout_;
   mutable std::mutex mutex_;  // guards all that follows
   std::condition_variable_any changed_;
   std::vector<Engine> engines_;
   std::deque<GroupResult> done_;
+  size_t num_adopted_ = 0;
   std::exception_ptr failure_;
   bool runs_ = true;
   std::vector<std::unique_ptr<BackgroundTask>> collectors_;  // last member

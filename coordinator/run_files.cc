@@ -8,6 +8,11 @@
 #include "core/base/log.h"
 
 namespace nibble {
+namespace {
+
+constexpr std::string_view kGroups = "groups-";
+
+}  // namespace
 
 std::filesystem::path prepare_run_directory(const std::filesystem::path& directory) {
   std::error_code error;
@@ -40,6 +45,19 @@ void write_checkpoint(const std::filesystem::path& run_directory, const Checkpoi
   for (size_t i = 0; i + static_cast<size_t>(section.keep) < finished.size(); ++i) {
     std::filesystem::remove_all(finished[i]);
   }
+  // Those of a checkpoint that was not finished too.
+  for (const auto& entry : std::filesystem::directory_iterator(run_directory / "checkpoints")) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(kGroups)) continue;
+    const std::string number = entry.path().stem().string().substr(kGroups.size());
+    if (!std::filesystem::exists(run_directory / "checkpoints" / ("step-" + number))) {
+      std::filesystem::remove(entry.path());
+    }
+  }
+}
+
+std::filesystem::path saved_groups_path(const std::filesystem::path& run_directory, int64_t step) {
+  return run_directory / "checkpoints" / fmt::format("{}{:06}.bin", kGroups, step);
 }
 
 }  // namespace nibble

@@ -13,9 +13,14 @@ namespace nibble {
 std::filesystem::path prepare_run_directory(const std::filesystem::path& directory);
 
 /// Has the ranks write checkpoints/step-NNNNNN, then removes older finished checkpoints but for the
-/// newest `section.keep`. `rollout_state`: see RolloutFeed; empty: none.
+/// newest `section.keep`, and groups that were saved with them. `rollout_state`: see RolloutFeed;
+/// empty: none.
 void write_checkpoint(const std::filesystem::path& run_directory, const CheckpointSection& section,
                       TrainerRanks& trainers, int64_t step, int64_t version,
                       const std::string& rollout_state = {});
+
+/// Of groups that were whole at a checkpoint and not yet trained on (saved_groups.h):
+/// checkpoints/groups-NNNNNN.bin. It is written before the checkpoint that names its hash.
+std::filesystem::path saved_groups_path(const std::filesystem::path& run_directory, int64_t step);
 
 }  // namespace nibble

@@ -110,6 +110,8 @@ PublisherOptions RunLoop::publisher_options() {
 RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
   start_workers();
   publish(summary_.steps);
+  pool_->set_serving(publisher_->serving(), published_.version);
+  feed_->restore_groups(saved_groups_path(config_.run.directory, summary_.steps));
   summary_.interrupted = interrupt;  // while the job started: nothing to finish, nothing to save
   if (summary_.steps == 0 && !summary_.interrupted) evaluate(0);
   while (summary_.steps < config_.run.steps && !summary_.interrupted) {
@@ -120,18 +122,17 @@ RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
     const bool last = step == config_.run.steps;
     if (step % config_.eval.every == 0 || last) evaluate(step);
     summary_.interrupted = interrupt && !last;
-    if (saves_after(step) || summary_.interrupted) {
-      write_checkpoint(config_.run.directory, config_.checkpoint, *trainers_, step,
-                       published_.version, feed_->state(step));
-    }
+    if (step % config_.checkpoint.every == 0 || last || summary_.interrupted) save(step);
   }
   publisher_.reset();  // an engine that still catches up must not keep the workers
   membership_.stop();
   return summary_;
 }
 
-bool RunLoop::saves_after(int64_t step) const {
-  return step % config_.checkpoint.every == 0 || step == config_.run.steps;
+void RunLoop::save(int64_t step) {
+  const std::filesystem::path& run = config_.run.directory;
+  const std::string state = feed_->save(step, saved_groups_path(run, step));
+  write_checkpoint(run, config_.checkpoint, *trainers_, step, published_.version, state);
 }
 
 void RunLoop::publish(int64_t step) {
@@ -144,8 +145,7 @@ void RunLoop::run_step(int64_t step) {
   store_.begin_step(step, unix_ms());
   // Fenced engines draw nothing. Which engine makes a sample does not change it.
   pool_->set_serving(publisher_->serving(), published_.version);
-  // Nothing is begun across a checkpoint, so that a run that resumes there draws the same.
-  const Rollout rollout = feed_->take(step, !saves_after(step));
+  const Rollout rollout = feed_->take(step, step < config_.run.steps);
   MetricsRow row(step);
   rollout.add_figures(row);
   row.set("weight_version", static_cast<double>(published_.version));

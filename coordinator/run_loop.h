@@ -52,7 +52,7 @@ class RunLoop {
   PromptTask training_prompt(int64_t place);
   void train_on(const Rollout& rollout, int64_t step, MetricsRow& row);
   void publish(int64_t step);
-  bool saves_after(int64_t step) const;
+  void save(int64_t step);
   void record_samples(int64_t step, const Rollout& rollout);
   void report(const MetricsRow& row, double step_ms);
 

@@ -6,6 +6,7 @@
 #include <functional>
 #include <thread>
 
+#include "coordinator/group_codec.h"
 #include "core/base/fail.h"
 #include "core/rpc/channel.h"
 #include "core/rpc/open_calls.h"
@@ -252,14 +253,7 @@ CollectResult RolloutClient::collect(milliseconds wait, milliseconds timeout) {
        response.guessed_tokens(), response.accepted_tokens(), response.cached_prompt_tokens(),
        response.preemptions()}};
   for (const v1::GroupSummary& group : response.groups()) {
-    GroupResult& out = result.groups.emplace_back();
-    out.evaluation = group.evaluation();
-    out.source = {group.prompt_id(), member_.address, group.computed_tokens()};
-    for (const v1::SampleSummary& s : group.samples()) {
-      out.samples.push_back({s.prompt_id(), s.sample_index(), s.reward(), s.response_tokens(),
-                             s.finish_reason(), s.prompt_text(), s.response_text(), s.error(),
-                             s.oldest_version()});
-    }
+    result.groups.push_back(decode_group(group, member_.address));
   }
   return result;
 }
@@ -269,6 +263,37 @@ void RolloutClient::release(const std::vector<uint64_t>& prompt_ids, millisecond
   request.mutable_prompt_ids()->Add(prompt_ids.begin(), prompt_ids.end());
   v1::Empty response;
   NIBBLE_CALL(Release, timeout, request, response);
+}
+
+std::vector<std::string> RolloutClient::fetch_group(uint64_t prompt_id, milliseconds timeout) {
+  v1::FetchSamplesRequest request;
+  request.add_prompt_ids(prompt_id);
+  std::vector<std::string> parts;
+  call_rpc("FetchSamples", fmt::format("{} ({})", member_.id, member_.address), timeout,
+           [&](grpc::ClientContext& context) {
+             const OpenCalls::Scope open(stub_->calls, context);
+             const auto reader = stub_->stub->FetchSamples(&context, request);
+             v1::SampleGroupMessage message;
+             while (reader->Read(&message)) parts.push_back(message.SerializeAsString());
+             return reader->Finish();
+           });
+  return parts;
+}
+
+void RolloutClient::restore_group(const std::vector<std::string>& parts, milliseconds timeout) {
+  call_rpc("Restore", fmt::format("{} ({})", member_.id, member_.address), timeout,
+           [&](grpc::ClientContext& context) {
+             const OpenCalls::Scope open(stub_->calls, context);
+             v1::Empty response;
+             const auto writer = stub_->stub->Restore(&context, &response);
+             v1::SampleGroupMessage message;
+             for (const std::string& part : parts) {
+               NIBBLE_CHECK(message.ParseFromString(part), "a saved sample is damaged");
+               if (!writer->Write(message)) break;  // Finish() says why
+             }
+             writer->WritesDone();
+             return writer->Finish();
+           });
 }
 
 void RolloutClient::join_trainers(const MeetingPoint& at, int num_trainers) {

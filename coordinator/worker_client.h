@@ -187,6 +187,10 @@ class RolloutClient {
   CollectResult collect(std::chrono::milliseconds wait, std::chrono::milliseconds timeout);
   /// Ends what is under way of these groups of training, and forgets their samples.
   void release(const std::vector<uint64_t>& prompt_ids, std::chrono::milliseconds timeout);
+  /// The samples that it keeps of a group, as messages for restore_group(). Opaque here.
+  std::vector<std::string> fetch_group(uint64_t prompt_id, std::chrono::milliseconds timeout);
+  /// Has the engine keep samples that another drew.
+  void restore_group(const std::vector<std::string>& parts, std::chrono::milliseconds timeout);
   void join_trainers(const MeetingPoint& at, int num_trainers);
   void join_peer(const MeetingPoint& at, bool sends);
   EngineStatus status(std::chrono::milliseconds timeout);

@@ -137,6 +137,20 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     });
   }
 
+  grpc::Status Restore(grpc::ServerContext*, grpc::ServerReader<v1::SampleGroupMessage>* reader,
+                       v1::Empty*) override {
+    return run_rpc([&] {
+      std::vector<SampleGroup> groups;
+      v1::SampleGroupMessage part;
+      while (reader->Read(&part)) {
+        decode_group_part(part, groups);
+        if (groups.size() > 1) fail(ErrorCode::kInvalidArgument, "more than one group");
+      }
+      if (groups.empty()) fail(ErrorCode::kInvalidArgument, "no group");
+      engine_.worker().keep(std::move(groups[0]));
+    });
+  }
+
   grpc::Status JoinTrainers(grpc::ServerContext*, const v1::JoinTrainersRequest* request,
                             v1::Empty*) override {
     return run_rpc([&] {

@@ -80,8 +80,9 @@ class RolloutWorker {
 
   /// Scores what was drawn, and keeps it if it is of training. Any thread.
   RolloutOutcome finish(DrawnGroups drawn);
-  /// Any thread.
+  /// Any thread, like the next.
   const KeptSamples& kept() const { return kept_; }
+  void keep(SampleGroup group) { kept_.keep(std::move(group)); }
 
   const ModelSpec& spec() const { return spec_; }
 

@@ -1,12 +1,12 @@
 """Samples of older weights: jobs whose engines draw while the trainers train (rollout.schedule), that
 do not wait for every sample (oversample, partial_rollout), or that pass groups over (dynamic_filter)."""
 
-import re
+import shutil
 import signal
 import unittest
 
-from nibble_job import (JobTest, last_checkpoint, query, rank_bytes, read_metrics, reproducible,
-                        settings, state_sha256)
+from nibble_job import (JobTest, last_checkpoint, query, rank_bytes, read_metrics, settings,
+                        state_sha256)
 
 STEPS = 8
 CORRECTED = dict(algorithm__correction="tis", run__steps=STEPS, eval__every=100)
@@ -40,8 +40,7 @@ class Schedules(JobTest):
         first = self.folder / "first"
         self.train(first, *settings(**ONE_STEP_OFF, checkpoint__every=4))
         rows = self.rows(first)
-        # Nothing is begun across a checkpoint, nor before the first step.
-        fresh = [1, 5]
+        fresh = [1]  # there is no step before it
         for row in rows:
             is_fresh = row["step"] in fresh
             self.assertEqual(row["staleness_max"], 0 if is_fresh else 1, row)
@@ -58,21 +57,47 @@ class Schedules(JobTest):
         self.train(three, *settings(**ONE_STEP_OFF, checkpoint__every=4, cluster__rollout_workers=3))
         self.expect_same_run(three, first)
 
-    def test_one_step_off_resumes_to_the_same_bytes(self):
-        reference = self.folder / "reference"
-        self.train(reference, *settings(**ONE_STEP_OFF, checkpoint__every=4))
-        directory = self.folder / "killed"
-        job = self.start_train(directory, *settings(**{**ONE_STEP_OFF, "run__steps": 1_000_000},
-                                                    checkpoint__every=4))
-        job.wait_for_log(r" step=6/")
-        job.signal(signal.SIGKILL)
+    def stop(self, directory, values, step, number):
+        """Ends a job without end some time after a step; returns the step that it saved last."""
+        job = self.start_train(directory, *settings(**{**values, "run__steps": 1_000_000}))
+        job.wait_for_log(rf" step={step}/")
+        job.signal(number)
         job.wait()
         self.expect_nothing_left(job)
-        reached = int(last_checkpoint(directory).name.removeprefix("step-"))
-        if reached >= STEPS:  # a machine that stopped this process for a while
-            self.skipTest(f"the job had saved step {reached} before it was killed")
-        self.train(directory, "--resume", *settings(**ONE_STEP_OFF, checkpoint__every=4))
-        self.expect_same_run(directory, reference)
+        return int(last_checkpoint(directory).name.removeprefix("step-"))
+
+    def test_one_step_off_resumes_to_the_same_bytes_with_the_samples_of_the_checkpoint(self):
+        values = dict(ONE_STEP_OFF, checkpoint__every=2, rollout__dynamic_filter="nonzero_std")
+        for number in (signal.SIGKILL, signal.SIGINT):
+            self.fresh_folder()
+            directory = self.folder / "stopped"
+            saved = self.stop(directory, values, 3, number)
+            groups = directory / "checkpoints" / f"groups-{saved:06}.bin"
+            self.assertGreater(groups.stat().st_size, 0)
+            steps = saved + 3
+            resumed = settings(**{**values, "run__steps": steps})
+            broken = self.folder / "broken"
+            shutil.copytree(directory, broken)
+            self.train(directory, "--resume", *resumed)
+            reference = self.folder / "reference"
+            self.train(reference, *resumed)
+            self.assertEqual(state_sha256(last_checkpoint(directory)),
+                             state_sha256(last_checkpoint(reference)))
+            for found, wanted in zip(self.rows(directory), self.rows(reference), strict=True):
+                for key in ("loss", "reward_mean", "staleness_max", "filtered_groups"):
+                    self.assertEqual(found[key], wanted[key], f"{key} of step {found['step']}")
+            kept = sorted(path.name for path in (directory / "checkpoints").glob("groups-*"))
+            steps_kept = [path.name[-6:] for path in (directory / "checkpoints").glob("step-*")]
+            self.assertTrue(all(name[7:13] in steps_kept for name in kept), (kept, steps_kept))
+        # Samples that are damaged are drawn again, and not silently.
+        damaged = broken / "checkpoints" / groups.name
+        data = bytearray(damaged.read_bytes())
+        data[len(data) // 2] ^= 1
+        damaged.write_bytes(data)
+        result = self.train(broken, "--resume", *resumed)
+        self.assertRegex(result.err, r"4 groups are drawn again: .*groups-0+\d+.bin.* is not what")
+        self.assertNotEqual(state_sha256(last_checkpoint(broken)),
+                            state_sha256(last_checkpoint(reference)))
 
     def test_groups_without_an_advantage_are_replaced_and_the_run_repeats(self):
         filtered = settings(run__steps=STEPS, eval__every=100, checkpoint__every=3,
@@ -124,14 +149,8 @@ class Schedules(JobTest):
 
     def test_async_resumes_without_losing_a_prompt(self):
         directory = self.folder / "run"
-        endless = {**ASYNC, "run__steps": 1_000_000}
-        job = self.start_train(directory, *settings(**endless, checkpoint__every=2))
-        job.wait_for_log(r" step=4/")
-        job.signal(signal.SIGINT)  # the step in progress is finished and saved
-        self.assertEqual(job.wait().code, 1)
-        self.expect_nothing_left(job)
-        saved = int(last_checkpoint(directory).name.removeprefix("step-"))
-        steps = saved + 4
+        # The step in progress is finished and saved.
+        steps = self.stop(directory, dict(ASYNC, checkpoint__every=2), 4, signal.SIGINT) + 4
         self.train(directory, "--resume", *settings(**{**ASYNC, "run__steps": steps}))
         rows = self.rows(directory)
         self.assertEqual([row["step"] for row in rows], list(range(1, steps + 1)))
