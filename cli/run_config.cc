@@ -118,6 +118,23 @@ void check_reward(const RunConfig& c, const ConfigSource& source) {
 }
 
 // What needs no file to see; the rest is in check_calibrated_files().
+void check_guards(const RunConfig& c, const ConfigSource& source) {
+  if (c.guards.nonfinite == GuardAction::kWarn) {
+    fail(ErrorCode::kInvalidArgument,
+         "guards.nonfinite ({}) is warn, but such an update would spoil every weight: set skip, "
+         "roll_back or stop",
+         source.where("guards.nonfinite"));
+  }
+  if (c.guards.max_kl > 0.0 && c.algorithm.reference != ReferenceMode::kAlways &&
+      !may_need_reference(c.algorithm)) {
+    fail(ErrorCode::kInvalidArgument,
+         "guards.max_kl ({}) watches the KL to the reference, which algorithm.reference ({}) and "
+         "algorithm.kl_metric_every ({}) keep from being measured",
+         source.where("guards.max_kl"), source.where("algorithm.reference"),
+         source.where("algorithm.kl_metric_every"));
+  }
+}
+
 void check_qat_start(const RunConfig& c, const ConfigSource& source) {
   if (c.qat.start != QatStart::kCalibrated) {
     if (c.qat.masters != QatSection{}.masters) {
@@ -223,6 +240,7 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
   if (!is_supervised(config)) {
     check_batch(config, loaded.source);
     check_algorithm(config, loaded.source);
+    check_guards(config, loaded.source);
   }
   check_sizes(config, loaded.source);
   check_eval(config, loaded.source);
@@ -294,7 +312,8 @@ JobPlans job_plans(const RunConfig& config) {
 }
 
 CoordinatorConfig coordinator_config(const RunConfig& c) {
-  return {c.run, c.cluster, c.data, c.eval, c.checkpoint, c.weight_sync, c.logging};
+  return {c.run,        c.cluster,     c.data,    c.eval,
+          c.checkpoint, c.weight_sync, c.logging, c.guards.max_rollbacks};
 }
 
 SamplingPlan sampling_plan(const RunConfig& c) {
@@ -343,6 +362,7 @@ TrainerConfig trainer_config(const RunConfig& c) {
   config.max_tokens_per_device = c.parallel.max_tokens_per_device;
   config.max_positions = c.rollout.max_positions;
   config.max_new_tokens = c.rollout.max_new_tokens;
+  config.guards = c.guards;
   config.exact_rollout =
       (c.run.numerics == Numerics::kExact || c.cluster.device == DeviceChoice::kCpu) &&
       c.rollout.staleness_limit() == 0;

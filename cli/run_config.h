@@ -15,6 +15,7 @@
 #include "core/spec/quantization.h"
 #include "rollout/rollout_config.h"
 #include "rollout/rollout_service.h"
+#include "trainer/config/guard_config.h"
 #include "trainer/config/train_config.h"
 #include "trainer/trainer_service.h"
 
@@ -35,6 +36,7 @@ struct RunConfig {
   WeightSyncSection weight_sync;
   EvalSection eval;
   CheckpointSection checkpoint;
+  GuardsConfig guards;
   LoggingSection logging;
 };
 
@@ -53,6 +55,7 @@ void visit_fields(Visitor& v, RunConfig& c) {
   v.section("weight_sync", c.weight_sync, "publication of weights");
   v.section("eval", c.eval, "held-out data");
   v.section("checkpoint", c.checkpoint, "what is kept to resume from");
+  v.section("guards", c.guards, "updates that are not to be made");
   v.section("logging", c.logging, "logs and texts");
 }
 

@@ -52,9 +52,9 @@ void on_signal(int signal) {
   }
 }
 
-// Where to resume, if there is something and the user wants it.
-fs::path choose_checkpoint(const RunConfig& config, bool resume) {
-  const auto found = list_checkpoints(config.run.directory / "checkpoints");
+// Where to resume, newest first, if there is something and the user wants it.
+std::vector<fs::path> choose_checkpoints(const RunConfig& config, bool resume) {
+  auto found = list_checkpoints(config.run.directory / "checkpoints");
   const bool used = fs::exists(config.run.directory / "metrics.jsonl");
   if (!resume && used) {
     fail(ErrorCode::kInvalidArgument,
@@ -63,13 +63,21 @@ fs::path choose_checkpoint(const RunConfig& config, bool resume) {
          config.run.directory.string());
   }
   if (!resume || found.empty()) return {};
-  try {
-    (void)CheckpointReader(found.back().path);
-  } catch (const Error& error) {
-    fail(error.code(), "{}; remove '{}' to go on from the checkpoint before it", error.what(),
-         found.back().path.string());
+  std::vector<fs::path> whole;
+  for (; !found.empty(); found.pop_back()) {
+    try {
+      (void)CheckpointReader(found.back().path);
+      whole.push_back(found.back().path);
+    } catch (const Error& error) {
+      if (found.size() == 1 && whole.empty()) {
+        fail(error.code(), "{}; no checkpoint of the run is whole: remove '{}' to begin anew",
+             error.what(), found.back().path.string());
+      }
+      get_logger("run")->warn("checkpoint '{}' is passed over: {}", found.back().path.string(),
+                              error.what());
+    }
   }
-  return found.back().path;
+  return whole;
 }
 
 // Into the run's store, for whoever looks for what happened to it.
@@ -179,14 +187,14 @@ struct EndWorkers {
 };
 
 RunSummary run_loop(const RunConfig& config, Membership& membership, EngineBoard& board,
-                    const fs::path& checkpoint, JobWatch& workers) {
+                    const std::vector<fs::path>& checkpoints, JobWatch& workers) {
   try {
     if (is_supervised(config)) {
       SupervisedLoop loop(coordinator_config(config), supervised_plan(config), membership,
-                          checkpoint);
+                          checkpoints);
       return loop.run(g_interrupt);
     }
-    RunLoop loop(coordinator_config(config), sampling_plan(config), membership, board, checkpoint);
+    RunLoop loop(coordinator_config(config), sampling_plan(config), membership, board, checkpoints);
     return loop.run(g_interrupt);
   } catch (const Error& error) {
     explain(config, error, membership, workers);
@@ -213,20 +221,20 @@ void run_train(const TrainFlags& flags, bool spawn_workers) {
   const std::array<grpc::Service*, 1> services = {&service.service()};
   RpcServer server(options, services);
   const RunDirectoryLock lock(config.run.directory);
-  const fs::path checkpoint = choose_checkpoint(config, flags.resume);
-  if (!checkpoint.empty()) note_resume(config, checkpoint);
+  const std::vector<fs::path> checkpoints = choose_checkpoints(config, flags.resume);
+  if (!checkpoints.empty()) note_resume(config, checkpoints[0]);
   write_file_atomically(config.run.directory / "config.yaml", effective_yaml(config));
   announce(config, server.address(), id);
   get_logger("run")->info("coordinator address={} trainers={} rollout_workers={} resume={}",
                           server.address(), config.cluster.trainers, config.cluster.rollout_workers,
-                          checkpoint.empty() ? "no" : checkpoint.filename().string());
+                          checkpoints.empty() ? "no" : checkpoints[0].filename().string());
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
   // A closed terminal, unless nohup said that it does not matter.
   if (std::signal(SIGHUP, SIG_IGN) != SIG_IGN) std::signal(SIGHUP, on_signal);
   const std::unique_ptr<Membership, EndWorkers> told(spawn_workers ? nullptr : &membership);
   const auto workers = start_workers(config, membership, server.address(), spawn_workers);
-  const RunSummary summary = run_loop(config, membership, board, checkpoint, *workers);
+  const RunSummary summary = run_loop(config, membership, board, checkpoints, *workers);
   workers->finish(kWorkersEnd);
   print_summary(config, summary);
   if (summary.interrupted) {

@@ -200,6 +200,14 @@ void RolloutFeed::settle() {
   }
 }
 
+void RolloutFeed::abandon() {
+  pool_.drop_open();
+  std::vector<GroupSource> dropped;
+  for (const GroupResult& group : ready_) dropped.push_back(group.source);
+  pool_.release(dropped);
+  ready_.clear();
+}
+
 void RolloutFeed::refill() {
   if (plan_.schedule == RolloutSchedule::kAsync) top_up();
 }

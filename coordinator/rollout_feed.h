@@ -51,6 +51,9 @@ class RolloutFeed {
   Rollout take(int64_t step, bool begins_next);
   /// Before a publication: one_step_off waits for what was begun.
   void settle();
+  /// Gives up what is drawn or under way, for a run that goes back to other weights. Its prompts do
+  /// not come again.
+  void abandon();
   /// After one: async begins what the engines may go on with.
   void refill();
 

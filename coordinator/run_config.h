@@ -215,6 +215,7 @@ struct CoordinatorConfig {
   CheckpointSection checkpoint;
   WeightSyncSection weight_sync;
   LoggingSection logging;
+  int64_t max_rollbacks = 0;  ///< guards.max_rollbacks
 };
 
 }  // namespace nibble

@@ -25,6 +25,19 @@ std::filesystem::path prepare_run_directory(const std::filesystem::path& directo
   return directory;
 }
 
+std::vector<std::filesystem::path> finished_checkpoints(
+    const std::filesystem::path& run_directory) {
+  std::vector<std::filesystem::path> finished;
+  for (const auto& entry : std::filesystem::directory_iterator(run_directory / "checkpoints")) {
+    const bool partial = entry.path().extension() == ".partial";
+    if (!partial && std::filesystem::exists(entry.path() / "meta.json")) {
+      finished.push_back(entry.path());
+    }
+  }
+  std::sort(finished.rbegin(), finished.rend());
+  return finished;
+}
+
 void write_checkpoint(const std::filesystem::path& run_directory, const CheckpointSection& section,
                       TrainerRanks& trainers, int64_t step, int64_t version,
                       const std::string& rollout_state) {
@@ -34,15 +47,8 @@ void write_checkpoint(const std::filesystem::path& run_directory, const Checkpoi
   get_logger("run")->info("checkpoint step={} path={} ms={:.0f}", step, path.string(),
                           clock.elapsed_ms());
   // Older ones go only now that this one is durable.
-  std::vector<std::filesystem::path> finished;
-  for (const auto& entry : std::filesystem::directory_iterator(run_directory / "checkpoints")) {
-    const bool partial = entry.path().extension() == ".partial";
-    if (!partial && std::filesystem::exists(entry.path() / "meta.json")) {
-      finished.push_back(entry.path());
-    }
-  }
-  std::sort(finished.begin(), finished.end());
-  for (size_t i = 0; i + static_cast<size_t>(section.keep) < finished.size(); ++i) {
+  const auto finished = finished_checkpoints(run_directory);
+  for (size_t i = static_cast<size_t>(section.keep); i < finished.size(); ++i) {
     std::filesystem::remove_all(finished[i]);
   }
   // Those of a checkpoint that was not finished too.

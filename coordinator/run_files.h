@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <vector>
 
 #include "coordinator/run_config.h"
 #include "coordinator/trainer_ranks.h"
@@ -11,6 +12,9 @@ namespace nibble {
 /// Makes a run's directory and its folders; returns it. Throws Error{kInvalidArgument} naming it if
 /// it cannot be made.
 std::filesystem::path prepare_run_directory(const std::filesystem::path& directory);
+
+/// A run's finished checkpoints, newest first.
+std::vector<std::filesystem::path> finished_checkpoints(const std::filesystem::path& run_directory);
 
 /// Has the ranks write checkpoints/step-NNNNNN, then removes older finished checkpoints but for the
 /// newest `section.keep`, and groups that were saved with them. `rollout_state`: see RolloutFeed;

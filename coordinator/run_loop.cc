@@ -22,12 +22,12 @@ PromptTask task_of(uint64_t id, const PromptRecord& prompt) {
 }  // namespace
 
 RunLoop::RunLoop(CoordinatorConfig config, SamplingPlan sampling, Membership& membership,
-                 EngineBoard& board, std::filesystem::path checkpoint)
+                 EngineBoard& board, std::vector<std::filesystem::path> checkpoints)
     : config_(std::move(config)),
       sampling_(sampling),
       membership_(membership),
       board_(board),
-      resume_from_(std::move(checkpoint)),
+      resume_from_(std::move(checkpoints)),
       train_prompts_(
           read_prompts(config_.data.train, config_.data.keys.prompt, config_.data.label_key)),
       held_out_(held_out_sets(config_.eval, sampling_.max_new_tokens)),
@@ -53,9 +53,8 @@ void RunLoop::connect() {
 void RunLoop::start_workers() {
   connect();
   const milliseconds timeout(config_.cluster.start_timeout_ms);
-  TrainerStart start;
   std::vector<std::function<void()>> calls;
-  calls.emplace_back([&] { start = trainers_->start(resume_from_.string()); });
+  calls.emplace_back([&] { trainers_->start(); });
   for (size_t e = 0; e < engines_.size(); ++e) {
     // Where its ranks meet: at the first.
     const size_t first = e - e % static_cast<size_t>(sampling_.engine_ranks);
@@ -65,10 +64,8 @@ void RunLoop::start_workers() {
     calls.emplace_back([&engine = *engines_[e], at, timeout] { engine.start(at, timeout); });
   }
   run_parallel(calls);
-  summary_.steps = start.step;
-  store_.rewind_to(summary_.steps);
-  metrics_ = std::make_unique<MetricsLog>(config_.run.directory / "metrics.jsonl", store_,
-                                          resume_from_.empty() ? -1 : summary_.steps);
+  const CheckpointStart start = trainers_->load_first_whole(resume_from_);
+  begin_at(start.step, resume_from_.empty());
   std::vector<RolloutClient*> engines;
   for (auto& engine : engines_) engines.push_back(engine.get());
   publisher_ = std::make_unique<WeightPublisher>(config_.run.directory.filename().string(),
@@ -85,6 +82,13 @@ void RunLoop::start_workers() {
   feed_ = std::make_unique<RolloutFeed>(
       sampling_, draws, [this](int64_t place) { return training_prompt(place); }, *pool_);
   feed_->restore(start.rollout_state, start.step);
+}
+
+void RunLoop::begin_at(int64_t step, bool is_fresh) {
+  summary_.steps = step;
+  store_.rewind_to(step);
+  metrics_ = std::make_unique<MetricsLog>(config_.run.directory / "metrics.jsonl", store_,
+                                          is_fresh ? -1 : step);
 }
 
 PromptTask RunLoop::training_prompt(int64_t place) {
@@ -117,7 +121,7 @@ RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
   while (summary_.steps < config_.run.steps && !summary_.interrupted) {
     membership_.check_leases();
     const int64_t step = summary_.steps + 1;
-    run_step(step);
+    if (!run_step(step)) continue;
     summary_.steps = step;
     const bool last = step == config_.run.steps;
     if (step % config_.eval.every == 0 || last) evaluate(step);
@@ -140,7 +144,7 @@ void RunLoop::publish(int64_t step) {
   feed_->note_published(published_.version, step);
 }
 
-void RunLoop::run_step(int64_t step) {
+bool RunLoop::run_step(int64_t step) {
   const Stopwatch whole;
   store_.begin_step(step, unix_ms());
   // Fenced engines draw nothing. Which engine makes a sample does not change it.
@@ -149,7 +153,11 @@ void RunLoop::run_step(int64_t step) {
   MetricsRow row(step);
   rollout.add_figures(row);
   row.set("weight_version", static_cast<double>(published_.version));
-  train_on(rollout, step, row);
+  const std::optional<GuardReport> guard = train_on(rollout, step, row);
+  if (guard && guard->action == "roll_back") {
+    roll_back(step, *guard);
+    return false;
+  }
   feed_->settle();
   publish(step);
   pool_->set_serving(publisher_->serving(), published_.version);
@@ -168,16 +176,42 @@ void RunLoop::run_step(int64_t step) {
   record_samples(step, rollout);
   store_.end_step(step, StepStatus::kDone, unix_ms());
   report(row, step_ms);
+  return true;
 }
 
-void RunLoop::train_on(const Rollout& rollout, int64_t step, MetricsRow& row) {
+std::optional<GuardReport> RunLoop::train_on(const Rollout& rollout, int64_t step,
+                                             MetricsRow& row) {
   const Stopwatch clock;
-  const auto figures = trainers_->figures([&](TrainerClient& trainer) {
-    return trainer.train(step, rollout.groups, sampling_.timeout);
-  });
+  const TrainResult result = trainers_->train(step, rollout.groups, sampling_.timeout);
   row.set("train_ms", clock.elapsed_ms());
-  for (const auto& [name, value] : figures) row.set(name, value);
+  for (const auto& [name, value] : result.figures) row.set(name, value);
   pool_->release(rollout.groups);
+  if (!result.guard) return std::nullopt;
+  const GuardReport& guard = *result.guard;
+  const std::string text = fmt::format("step {}: {}: {}", step, guard.action, guard.text());
+  get_logger("run")->warn("guard {}", text);
+  store_.record_event({unix_ms(), Severity::kWarning, "coordinator", "guard", text});
+  if (guard.action == "stop") {
+    fail(ErrorCode::kFailedPrecondition,
+         "guard {}; the update was not made, `--resume` goes on from the last checkpoint", text);
+  }
+  return guard;
+}
+
+void RunLoop::roll_back(int64_t step, const GuardReport& guard) {
+  const auto checkpoints = finished_checkpoints(config_.run.directory);
+  if (checkpoints.empty() || ++rollbacks_ > config_.max_rollbacks) {
+    fail(ErrorCode::kFailedPrecondition, "guard step {}: {}; {}", step, guard.text(),
+         checkpoints.empty()
+             ? std::string("there is no checkpoint to roll back to")
+             : fmt::format("the run was rolled back guards.max_rollbacks = {} times already",
+                           config_.max_rollbacks));
+  }
+  feed_->abandon();
+  const int64_t reached = trainers_->load_first_whole(checkpoints).step;
+  begin_at(reached, false);
+  get_logger("run")->warn("rolled back to step {}; the run goes on with further prompts", reached);
+  publish(reached);
 }
 
 Rollout RunLoop::sample_held_out(int64_t step, size_t set) {

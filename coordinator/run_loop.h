@@ -33,9 +33,9 @@ namespace nibble {
 class RunLoop {
  public:
   /// Borrows membership and board, which must outlive it; the board is told how engines stand.
-  /// `checkpoint`: where to resume; empty: fresh.
+  /// `checkpoints`: where to resume, at the first that is whole; none: fresh.
   RunLoop(CoordinatorConfig config, SamplingPlan sampling, Membership& membership,
-          EngineBoard& board, std::filesystem::path checkpoint);
+          EngineBoard& board, std::vector<std::filesystem::path> checkpoints);
   ~RunLoop();
 
   /// Trains until config.run.steps, or until `interrupt` is set: then the step in progress, if one
@@ -46,11 +46,14 @@ class RunLoop {
   void connect();
   void start_workers();
   PublisherOptions publisher_options();
-  void run_step(int64_t step);
+  // False: what the step did was rolled back.
+  bool run_step(int64_t step);
   void evaluate(int64_t step);
   Rollout sample_held_out(int64_t step, size_t set);
   PromptTask training_prompt(int64_t place);
-  void train_on(const Rollout& rollout, int64_t step, MetricsRow& row);
+  std::optional<GuardReport> train_on(const Rollout& rollout, int64_t step, MetricsRow& row);
+  void roll_back(int64_t step, const GuardReport& guard);
+  void begin_at(int64_t step, bool is_fresh);
   void publish(int64_t step);
   void save(int64_t step);
   void record_samples(int64_t step, const Rollout& rollout);
@@ -60,7 +63,7 @@ class RunLoop {
   const SamplingPlan sampling_;
   Membership& membership_;
   EngineBoard& board_;
-  const std::filesystem::path resume_from_;
+  const std::vector<std::filesystem::path> resume_from_;
   std::vector<PromptRecord> train_prompts_;
   std::vector<HeldOutSet> held_out_;
   std::vector<std::vector<PromptRecord>> held_out_prompts_;  // of each
@@ -74,6 +77,7 @@ class RunLoop {
   std::unique_ptr<MetricsLog> metrics_;
   PublishStats published_;
   RunSummary summary_;
+  int64_t rollbacks_ = 0;
   StepPace pace_;
 };
 

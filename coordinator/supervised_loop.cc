@@ -10,21 +10,21 @@ namespace nibble {
 using std::chrono::milliseconds;
 
 SupervisedLoop::SupervisedLoop(CoordinatorConfig config, SupervisedPlan plan,
-                               Membership& membership, std::filesystem::path checkpoint)
+                               Membership& membership,
+                               std::vector<std::filesystem::path> checkpoints)
     : config_(std::move(config)),
       plan_(plan),
       membership_(membership),
-      resume_from_(std::move(checkpoint)),
+      resume_from_(std::move(checkpoints)),
       store_(prepare_run_directory(config_.run.directory) / "run.db") {}
 
 void SupervisedLoop::start() {
   const milliseconds timeout(config_.cluster.start_timeout_ms);
   membership_.wait_complete(Deadline::after(timeout));
   trainers_.emplace(membership_.trainers(), timeout);
-  const TrainerStart begin = trainers_->start(resume_from_.string());
-  summary_.steps = begin.step;
-  stream_.emplace(begin.train_records, static_cast<uint64_t>(config_.run.seed),
-                  config_.data.shuffle);
+  const int64_t records = trainers_->start();
+  summary_.steps = trainers_->load_first_whole(resume_from_).step;
+  stream_.emplace(records, static_cast<uint64_t>(config_.run.seed), config_.data.shuffle);
   store_.rewind_to(summary_.steps);
   metrics_ = std::make_unique<MetricsLog>(config_.run.directory / "metrics.jsonl", store_,
                                           resume_from_.empty() ? -1 : summary_.steps);

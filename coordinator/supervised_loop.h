@@ -29,9 +29,10 @@ struct SupervisedPlan {
 /// configuration and seed; resumes at a finished step. One thread.
 class SupervisedLoop {
  public:
-  /// Borrows the membership, which must outlive it. `checkpoint`: where to resume; empty: fresh.
+  /// Borrows the membership, which must outlive it. `checkpoints`: where to resume, at the first
+  /// that is whole; none: fresh.
   SupervisedLoop(CoordinatorConfig config, SupervisedPlan plan, Membership& membership,
-                 std::filesystem::path checkpoint);
+                 std::vector<std::filesystem::path> checkpoints);
 
   /// Trains until config.run.steps, or until `interrupt` is set: then the step in progress, if one
   /// is, is finished and a checkpoint written. Throws the first error of any worker, naming it.
@@ -46,7 +47,7 @@ class SupervisedLoop {
   const CoordinatorConfig config_;
   const SupervisedPlan plan_;
   Membership& membership_;
-  const std::filesystem::path resume_from_;
+  const std::vector<std::filesystem::path> resume_from_;
   RunStore store_;
   std::optional<TrainerRanks> trainers_;  // these three from start() on
   std::optional<PromptStream> stream_;

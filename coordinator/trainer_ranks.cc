@@ -1,6 +1,9 @@
 #include "coordinator/trainer_ranks.h"
 
+#include <utility>
+
 #include "core/base/fail.h"
+#include "core/base/log.h"
 #include "core/base/parallel_calls.h"
 
 namespace nibble {
@@ -27,23 +30,61 @@ TrainerRanks::TrainerRanks(const std::vector<Member>& members,
   for (const Member& member : members) trainers_.push_back(std::make_unique<TrainerClient>(member));
 }
 
-TrainerStart TrainerRanks::start(const std::string& checkpoint) {
+int64_t TrainerRanks::start() {
   const Member& host = trainers_[0]->member();
   const MeetingPoint at{host.host, host.rendezvous_port, "trainers", start_timeout_};
-  const auto starts = call_all(trainers_, [&](TrainerClient& trainer) {
-    return trainer.start(at, checkpoint, start_timeout_);
-  });
-  for (size_t i = 1; i < starts.size(); ++i) {
-    if (starts[i].step == starts[0].step && starts[i].train_records == starts[0].train_records) {
-      continue;
-    }
+  const auto records = call_all(
+      trainers_, [&](TrainerClient& trainer) { return trainer.start(at, start_timeout_); });
+  for (size_t i = 1; i < records.size(); ++i) {
+    if (records[i] == records[0]) continue;
     fail(ErrorCode::kFailedPrecondition,
-         "{} begins after step {} with {} records, {} after step {} with {}: checkpoint and "
-         "data.train must be the same files for all",
-         trainers_[0]->member().id, starts[0].step, starts[0].train_records,
-         trainers_[i]->member().id, starts[i].step, starts[i].train_records);
+         "{} has {} records, {} has {}: data.train must be the same file for all",
+         trainers_[0]->member().id, records[0], trainers_[i]->member().id, records[i]);
+  }
+  return records[0];
+}
+
+CheckpointStart TrainerRanks::load(const std::string& checkpoint) {
+  const auto starts = call_all(
+      trainers_, [&](TrainerClient& trainer) { return trainer.load(checkpoint, start_timeout_); });
+  for (size_t i = 1; i < starts.size(); ++i) {
+    if (starts[i].step == starts[0].step) continue;
+    fail(
+        ErrorCode::kFailedPrecondition,
+        "{} goes on after step {}, {} after step {}: the checkpoint must be the same files for all",
+        trainers_[0]->member().id, starts[0].step, trainers_[i]->member().id, starts[i].step);
   }
   return starts[0];
+}
+
+CheckpointStart TrainerRanks::load_first_whole(
+    const std::vector<std::filesystem::path>& checkpoints) {
+  for (size_t i = 0; i < checkpoints.size(); ++i) {
+    try {
+      return load(checkpoints[i].string());
+    } catch (const Error& error) {
+      const bool is_damage = error.code() == ErrorCode::kDataLoss ||
+                             error.code() == ErrorCode::kInvalidArgument ||
+                             error.code() == ErrorCode::kNotFound;
+      if (!is_damage || i + 1 == checkpoints.size()) throw;
+      get_logger("run")->warn("{}; the run goes on from '{}' instead", error.what(),
+                              checkpoints[i + 1].string());
+    }
+  }
+  return {};
+}
+
+TrainResult TrainerRanks::train(int64_t step, const std::vector<GroupSource>& groups,
+                                std::chrono::milliseconds timeout) {
+  auto results = call_all(
+      trainers_, [&](TrainerClient& trainer) { return trainer.train(step, groups, timeout); });
+  for (size_t i = 1; i < results.size(); ++i) {
+    if (!results[0].guard || !results[i].guard) continue;
+    auto& suspects = results[0].guard->suspects;
+    suspects.insert(suspects.end(), results[i].guard->suspects.begin(),
+                    results[i].guard->suspects.end());
+  }
+  return std::move(results[0]);
 }
 
 std::map<std::string, double> TrainerRanks::figures(

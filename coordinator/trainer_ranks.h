@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -18,9 +19,18 @@ class TrainerRanks {
   /// `start_timeout` is for loading and for checkpoints.
   TrainerRanks(const std::vector<Member>& members, std::chrono::milliseconds start_timeout);
 
-  /// The ranks meet and load. `checkpoint`: where to resume; empty: a fresh start. Throws
-  /// Error{kFailedPrecondition} naming two ranks that begin at different places.
-  TrainerStart start(const std::string& checkpoint);
+  /// The ranks meet and load the model; returns the number of records of a supervised job. Throws
+  /// Error{kFailedPrecondition} naming two ranks that have different numbers.
+  int64_t start();
+  /// All go on from a checkpoint. Throws Error{kFailedPrecondition} naming two ranks that then are
+  /// at different steps.
+  CheckpointStart load(const std::string& checkpoint);
+  /// The first of `checkpoints` that is whole, all ranks; those before it are said to be damaged.
+  /// None: a fresh start. Throws what the last one threw if none is.
+  CheckpointStart load_first_whole(const std::vector<std::filesystem::path>& checkpoints);
+  /// One step; rank 0's figures, and what the guards of all ranks have to say.
+  TrainResult train(int64_t step, const std::vector<GroupSource>& groups,
+                    std::chrono::milliseconds timeout);
   /// Calls `body` for every rank; returns rank 0's figures.
   std::map<std::string, double> figures(
       const std::function<std::map<std::string, double>(TrainerClient&)>& body);

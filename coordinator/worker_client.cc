@@ -98,19 +98,35 @@ TrainerClient::~TrainerClient() = default;
 
 void TrainerClient::give_up() { stub_->calls.cancel(); }
 
-TrainerStart TrainerClient::start(const MeetingPoint& at, const std::string& checkpoint,
-                                  milliseconds timeout) {
-  v1::StartTrainerRequest request;
-  encode(at, *request.mutable_rendezvous());
-  request.set_checkpoint(checkpoint);
-  v1::StartTrainerResponse response;
-  retry_connecting([&] { NIBBLE_CALL(Start, timeout, request, response); });
-  return {response.step(), response.train_records(), response.rollout_state()};
+std::string GuardReport::text() const {
+  std::string out = limit > 0.0 ? fmt::format("{} is {:.4g}, above {:.4g}", watch, value, limit)
+                                : fmt::format("{}: {:.4g}", watch, value);
+  std::string names;
+  for (const Suspect& suspect : suspects) {
+    names += fmt::format("{}prompt {} sample {} (gap {:.3g})", names.empty() ? "" : ", ",
+                         suspect.prompt_id, suspect.sample_index, suspect.log_prob_diff);
+  }
+  return names.empty() ? out : out + "; look at " + names;
 }
 
-std::map<std::string, double> TrainerClient::train(int64_t step,
-                                                   const std::vector<GroupSource>& groups,
-                                                   milliseconds timeout) {
+int64_t TrainerClient::start(const MeetingPoint& at, milliseconds timeout) {
+  v1::StartTrainerRequest request;
+  encode(at, *request.mutable_rendezvous());
+  v1::StartTrainerResponse response;
+  retry_connecting([&] { NIBBLE_CALL(Start, timeout, request, response); });
+  return response.train_records();
+}
+
+CheckpointStart TrainerClient::load(const std::string& checkpoint, milliseconds timeout) {
+  v1::LoadRequest request;
+  request.set_checkpoint(checkpoint);
+  v1::LoadResponse response;
+  NIBBLE_CALL(Load, timeout, request, response);
+  return {response.step(), response.rollout_state()};
+}
+
+TrainResult TrainerClient::train(int64_t step, const std::vector<GroupSource>& groups,
+                                 milliseconds timeout) {
   v1::TrainRequest request;
   request.set_step(step);
   for (const GroupSource& group : groups) {
@@ -121,7 +137,16 @@ std::map<std::string, double> TrainerClient::train(int64_t step,
   }
   v1::TrainResponse response;
   NIBBLE_CALL(Train, timeout, request, response);
-  return {response.metrics().begin(), response.metrics().end()};
+  TrainResult result{{response.metrics().begin(), response.metrics().end()}, {}};
+  if (response.has_guard()) {
+    const v1::GuardReport& guard = response.guard();
+    result.guard = {guard.watch(), guard.action(), guard.value(), guard.limit(), {}};
+    for (const v1::SuspectSample& suspect : guard.suspects()) {
+      result.guard->suspects.push_back(
+          {suspect.prompt_id(), suspect.sample_index(), suspect.log_prob_diff()});
+    }
+  }
+  return result;
 }
 
 std::map<std::string, double> TrainerClient::train_records(int64_t step,

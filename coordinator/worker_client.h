@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -65,11 +66,31 @@ struct SendAnswer {
   double wire_ms = 0.0;
 };
 
-/// Where a trainer rank begins.
-struct TrainerStart {
-  int64_t step = 0;           ///< finished steps of the checkpoint; 0: a fresh start
-  int64_t train_records = 0;  ///< of a supervised job
+/// Where a trainer rank goes on from.
+struct CheckpointStart {
+  int64_t step = 0;           ///< finished steps
   std::string rollout_state;  ///< what the checkpoint's save() was given
+};
+
+/// A limit that a step has passed (key `guards`).
+struct GuardReport {
+  struct Suspect {
+    uint64_t prompt_id = 0;
+    int64_t sample_index = 0;
+    double log_prob_diff = 0.0;  ///< largest, trainer against rollout
+  };
+  std::string watch;
+  std::string action;  ///< warn, skip, roll_back or stop
+  double value = 0.0;
+  double limit = 0.0;
+  std::vector<Suspect> suspects;
+
+  std::string text() const;
+};
+
+struct TrainResult {
+  std::map<std::string, double> figures;
+  std::optional<GuardReport> guard;
 };
 
 /// Loss over held-out records, nats per token.
@@ -85,11 +106,11 @@ class TrainerClient {
  public:
   explicit TrainerClient(const Member& member);
   ~TrainerClient();
-  /// `checkpoint`: where to resume; empty: a fresh start.
-  TrainerStart start(const MeetingPoint& at, const std::string& checkpoint,
-                     std::chrono::milliseconds timeout);
-  std::map<std::string, double> train(int64_t step, const std::vector<GroupSource>& groups,
-                                      std::chrono::milliseconds timeout);
+  /// Returns the number of records of a supervised job.
+  int64_t start(const MeetingPoint& at, std::chrono::milliseconds timeout);
+  CheckpointStart load(const std::string& checkpoint, std::chrono::milliseconds timeout);
+  TrainResult train(int64_t step, const std::vector<GroupSource>& groups,
+                    std::chrono::milliseconds timeout);
   /// One supervised step on records of data.train, by their places: the whole global batch.
   std::map<std::string, double> train_records(int64_t step, const std::vector<int64_t>& records,
                                               std::chrono::milliseconds timeout);

@@ -48,6 +48,7 @@ MicroBatch build(const std::vector<Piece>& pieces) {
       const uint8_t counts = is_masked ? 0 : 1;
       batch.mask.insert(batch.mask.end(), tokens, counts);
       batch.sample_begin.push_back(static_cast<int64_t>(batch.mask.size()));
+      batch.samples.push_back({piece.group->prompt_id, sample.sample_index});
     }
     sequences.push_back(std::move(sequence));
   }

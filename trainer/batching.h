@@ -16,6 +16,12 @@ struct ScoredGroup {
   std::vector<uint8_t> is_masked;      ///< one per sample: 1 = not in the loss; empty: none
 };
 
+/// Which sample it is, in the whole run.
+struct SampleName {
+  uint64_t prompt_id = 0;
+  uint32_t sample_index = 0;
+};
+
 /// Tokens that are computed together, packed without padding, every prompt once.
 struct MicroBatch {
   PackedBatch packed;
@@ -23,6 +29,7 @@ struct MicroBatch {
   std::vector<float> advantage;         ///< [N]
   std::vector<uint8_t> mask;            ///< [N] 1 = counts
   std::vector<int64_t> sample_begin;    ///< [samples + 1] into the targets
+  std::vector<SampleName> samples;      ///< [samples]; idle_micro_batch(): none
   RouteShape route_shape;               ///< of what follows
   std::vector<uint8_t> routes;          ///< of the packed tokens, in their order; empty: none
   bool is_idle = false;                 ///< idle_micro_batch()

@@ -44,6 +44,22 @@ void encode_gathered(const GatherBytes& gathered, v1::TrainResponse& response) {
   out["gathered_plain_bytes"] = static_cast<double>(gathered.plain);
 }
 
+void encode_trip(const GuardTrip& trip, const std::vector<SampleSuspicion>& suspects,
+                 v1::GuardReport& report) {
+  report.set_watch(std::string(guard_watch_name(trip.watch)));
+  for (const auto& [action, name] : enum_names(GuardAction{})) {
+    if (action == trip.action) report.set_action(std::string(name));
+  }
+  report.set_value(trip.value);
+  report.set_limit(trip.limit);
+  for (const SampleSuspicion& suspect : suspects) {
+    v1::SuspectSample& out = *report.add_suspects();
+    out.set_prompt_id(suspect.prompt_id);
+    out.set_sample_index(suspect.sample_index);
+    out.set_log_prob_diff(suspect.gap);
+  }
+}
+
 }  // namespace
 
 void encode_metrics(const SupervisedMetrics& m, bool by_layer, v1::TrainResponse& response) {
@@ -101,6 +117,8 @@ void encode_metrics(const TrainMetrics& m, bool by_layer, v1::TrainResponse& res
   out["forward_backward_ms"] = m.forward_backward_ms;
   out["optimizer_ms"] = m.optimizer_ms;
   out["pack_ms"] = m.pack_ms;
+  out["skipped_updates"] = static_cast<double>(m.skipped_updates);
+  if (m.trip) encode_trip(*m.trip, m.trip_suspects, *response.mutable_guard());
 }
 
 }  // namespace nibble

@@ -66,7 +66,7 @@ SupervisedMetrics Trainer::train_records(std::span<const TokenRecord* const> rec
   run_records(pass, /*trains=*/true);
   metrics.tokens = finish_pass(pass);
   metrics.forward_backward_ms = clock.restart_ms();
-  const Step done = take_step();
+  const Step done = take_step(gradient_norm());
   metrics.update = done.update;
   metrics.changes = done.changes;
   metrics.held = done.held;

@@ -17,7 +17,9 @@
 #include "trainer/algo/policy_loss.h"
 #include "trainer/algo/position_gap.h"
 #include "trainer/batching.h"
+#include "trainer/config/guard_config.h"
 #include "trainer/config/train_config.h"
+#include "trainer/guard.h"
 #include "trainer/parallel/gathered_weights.h"
 #include "trainer/routing_replay.h"
 #include "trainer/state/optimizer_state.h"
@@ -49,7 +51,8 @@ struct TrainerConfig {
   int64_t max_tokens_per_device = 4096;  ///< of one micro-batch
   int64_t max_positions = 2048;          ///< longest prompt + response
   int64_t max_new_tokens = 0;            ///< longest response; for overlong penalties
-  bool exact_rollout = true;             ///< with one packing, its log-probabilities are ours
+  GuardsConfig guards;
+  bool exact_rollout = true;  ///< with one packing, its log-probabilities are ours
 };
 
 /// What holding scales did in a step, over all ranks.
@@ -79,6 +82,9 @@ struct TrainMetrics {
   // The optimizer's pass packs too; pack_ms is what is left to do: a second plan, counting changes.
   double reference_ms = 0.0, forward_backward_ms = 0.0, optimizer_ms = 0.0, pack_ms = 0.0;
   double old_log_probs_ms = 0.0;  ///< of a pass before the first update, where one is needed
+  int64_t skipped_updates = 0;
+  std::optional<GuardTrip> trip;               ///< the most severe of the step
+  std::vector<SampleSuspicion> trip_suspects;  ///< this rank's
 };
 
 /// Cross-entropy of given tokens. Sums run over all ranks, so every rank returns the same.
@@ -153,7 +159,8 @@ class Trainer {
   };
   void repack();
   void use(std::shared_ptr<const PackedShards> packing, PackChanges* changes);
-  Step take_step();
+  double gradient_norm();
+  Step take_step(double grad_norm);
   std::shared_ptr<const PackedShards> rescale(const PackedShards& held, HeldStats& stats);
   void sum_over_ranks(PackChanges& changes);
   DeviceKind state_device() const;
@@ -167,7 +174,10 @@ class Trainer {
   LossTotals agree_on(std::vector<MicroBatch>& batches);
   std::vector<UpdateWork> plan_updates(std::span<const std::vector<SampleGroup>> updates,
                                        TrainMetrics& metrics);
-  void run_update(const UpdateWork& work, bool first, TrainMetrics& metrics);
+  void run_update(const UpdateWork& work, bool first, TrainMetrics& metrics,
+                  std::vector<SampleSuspicion>& samples);
+  // Whether a guard keeps the update from being made; notes in any case what it has to say.
+  bool refuses(double grad_norm, std::vector<SampleSuspicion> samples, TrainMetrics& metrics) const;
   void run_micro_batch(const UpdateWork& work, size_t index, Sums& sums, TrainMetrics& metrics);
   RecordPass plan_pass(std::span<const TokenRecord* const> records);
   void run_records(RecordPass& pass, bool trains);
@@ -190,6 +200,7 @@ class Trainer {
   const ShardLayout serve_layout_;
   std::shared_ptr<const kernels::RopeTable> rope_;
   OptimizerState state_;
+  Guard guard_;
   GatheredWeights weights_;
   std::unique_ptr<GatheredWeights> reference_;
   PackBuffers train_buffers_;

@@ -57,8 +57,19 @@ class TrainerService::Impl final : public v1::Trainer::Service {
                      v1::StartTrainerResponse* response) override {
     return run_rpc([&] {
       thread_.run([&] { start(*request, *response); });
-      log_->info("ready rank={} world={} step={}", options_.rank, options_.mesh.world,
-                 response->step());
+      log_->info("ready rank={} world={}", options_.rank, options_.mesh.world);
+    });
+  }
+
+  grpc::Status Load(grpc::ServerContext*, const v1::LoadRequest* request,
+                    v1::LoadResponse* response) override {
+    return run_rpc([&] {
+      const TrainProgress progress =
+          thread_.run([&] { return trainer().load(request->checkpoint()); });
+      response->set_step(progress.step);
+      response->set_updates(progress.updates);
+      response->set_rollout_state(progress.rollout_state);
+      log_->info("goes on from step={} checkpoint={}", progress.step, request->checkpoint());
     });
   }
 
@@ -101,8 +112,9 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   grpc::Status Save(grpc::ServerContext*, const v1::SaveRequest* request, v1::Empty*) override {
     return run_rpc([&] {
       thread_.run([&] {
-        trainer().save(request->directory(),
-                       {request->step(), request->weight_version(), 0, request->rollout_state()});
+        trainer().save(
+            request->directory(),
+            {request->step(), request->weight_version(), 0, {}, request->rollout_state()});
       });
     });
   }
@@ -187,12 +199,6 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     trainer_ = std::make_unique<nibble::Trainer>(
         options_.trainer, *group_, *mesh_groups_,
         options_.gpu != nullptr ? *options_.gpu : ops::cpu_backend());
-    if (!request.checkpoint().empty()) {
-      const TrainProgress progress = trainer_->load(request.checkpoint());
-      response.set_step(progress.step);
-      response.set_updates(progress.updates);
-      response.set_rollout_state(progress.rollout_state);
-    }
     sender_ = std::make_unique<WeightSender>(
         options_.rank,
         make_manifest(trainer_->spec().table, trainer_->serving_layout().plan,

@@ -2,6 +2,7 @@
 
 import random
 import re
+import shutil
 import signal
 import subprocess
 import unittest
@@ -129,6 +130,30 @@ class Resume(JobTest):
         self.assertEqual([kind for kind, _ in events], ["resumed", "resumed"])
         self.assertNotIn("run.", events[0][1])
         self.assertIn("run.seed, optimizer.lr", events[1][1])
+
+    def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(self):
+        reference = self.folder / "reference"
+        self.train(reference, *LENGTH)
+        broken = self.folder / "broken"
+        self.train(broken, *settings(run__steps=6))
+        newest = last_checkpoint(broken)
+        self.assertEqual(newest.name, "step-000006")
+
+        def flip(data):  # a byte of the weights, which only the rank that loads it notices
+            return data[:-7] + bytes([data[-7] ^ 1]) + data[-6:]
+
+        for name, change, said in (("meta.json", lambda data: data[:20], "is passed over"),
+                                   ("rank-001-of-002.safetensors", flip, "hash differs")):
+            with self.subTest(name=name):
+                directory = self.folder / name
+                shutil.copytree(broken, directory)
+                path = directory / "checkpoints/step-000006" / name
+                path.write_bytes(change(path.read_bytes()))
+                result = self.train(directory, "--resume", *LENGTH)
+                self.assertIn(said, result.err)
+                self.assertIn("step-000004", result.err)
+                self.check_history(directory)
+                self.expect_same_run(directory, reference)
 
     def test_a_finished_job_that_is_resumed_stays_as_it_is(self):
         directory = self.folder / "run"

@@ -64,6 +64,15 @@ QuantizationPlan plan_of(const OrderedJson& config, const ModelSpec& spec, const
   return quantization ? plan_from_config(spec.table, *quantization) : plan_bf16(spec.table);
 }
 
+// Older checkpoints have none.
+std::vector<double> read_norms(const OrderedJson& meta, const fs::path& path) {
+  try {
+    return meta.value("recent_grad_norms", std::vector<double>());
+  } catch (const OrderedJson::exception&) {
+    fail(ErrorCode::kInvalidArgument, "'{}': recent_grad_norms are no numbers", path.string());
+  }
+}
+
 }  // namespace
 
 bool is_train_checkpoint(const fs::path& directory) {
@@ -103,7 +112,7 @@ CheckpointReader::CheckpointReader(const fs::path& directory) : directory_(direc
   constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
   progress_ = {read_count(meta, "step", kAny, meta_path),
                read_count(meta, "weight_version", kAny, meta_path),
-               read_count(meta, "updates", kAny, meta_path),
+               read_count(meta, "updates", kAny, meta_path), read_norms(meta, meta_path),
                meta.contains("rollout") ? meta["rollout"].dump() : ""};
   const fs::path config_path = directory / "config.json";
   const std::string config_text = read_file(config_path, kMaxConfigBytes);

@@ -19,10 +19,11 @@ namespace nibble {
 
 /// Where a run stands; kept beside the optimizer state.
 struct TrainProgress {
-  int64_t step = 0;            ///< rollout steps finished
-  int64_t weight_version = 0;  ///< last version published
-  int64_t updates = 0;         ///< optimizer steps taken
-  std::string rollout_state;   ///< JSON of the coordinator's, as it is; empty: none
+  int64_t step = 0;                       ///< rollout steps finished
+  int64_t weight_version = 0;             ///< last version published
+  int64_t updates = 0;                    ///< optimizer steps taken
+  std::vector<double> recent_grad_norms;  ///< that guards compare with (Guard)
+  std::string rollout_state;              ///< JSON of the coordinator's, as it is; empty: none
 };
 
 /// Whether a directory is a training checkpoint, finished or not, rather than a Hugging Face one.

@@ -35,15 +35,21 @@ void OptimizerState::hold_scales(const ShardLayout& layout, const PackedShards& 
   held_scale = std::move(scales);
 }
 
-UpdateStats OptimizerState::update(const ShardLayout& layout, const OptimizerConfig& config,
-                                   std::span<const Array<float>> gradients, ProcessGroup& group,
-                                   const kernels::WeightKernels& kernels, PackedShards& packed) {
+double global_grad_norm(std::span<const Array<float>> gradients, ProcessGroup& group,
+                        const kernels::WeightKernels& kernels) {
   std::vector<std::span<const float>> arrays;
   for (const auto& gradient : gradients) arrays.emplace_back(gradient.data(), gradient.size());
   double squares = kernels.sum_of_squares(arrays);
   all_reduce_sum(group, std::span(&squares, 1));
+  return std::sqrt(squares);
+}
+
+UpdateStats OptimizerState::update(const ShardLayout& layout, const OptimizerConfig& config,
+                                   std::span<const Array<float>> gradients, double grad_norm,
+                                   ProcessGroup& group, const kernels::WeightKernels& kernels,
+                                   PackedShards& packed) {
   UpdateStats stats;
-  stats.grad_norm = std::sqrt(squares);
+  stats.grad_norm = grad_norm;
   if (!std::isfinite(stats.grad_norm)) {
     fail(ErrorCode::kInternal, "the gradient norm of update {} is not finite; nothing was updated",
          updates + 1);

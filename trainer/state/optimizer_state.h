@@ -36,13 +36,18 @@ struct OptimizerState {
   /// and group of one that cannot be held.
   void hold_scales(const ShardLayout& layout, const PackedShards& packed);
 
-  /// One AdamW update from this rank's gradients, and in the same pass the packing of what it left,
-  /// into `packed`. Under held scales masters stay in the range of their codes. The norm is summed
-  /// over ranks in rank order, so all ranks clip alike. Collective. Throws Error{kInternal} if the
-  /// norm is not finite: nothing has changed then; and if a weight cannot be packed afterwards.
+  /// One AdamW update from this rank's gradients, whose norm over all ranks is `grad_norm`, and in
+  /// the same pass the packing of what it left, into `packed`. Under held scales masters stay in
+  /// the range of their codes. Collective. Throws Error{kInternal} if the norm is not finite:
+  /// nothing has changed then; and if a weight cannot be packed afterwards.
   UpdateStats update(const ShardLayout& layout, const OptimizerConfig& config,
-                     std::span<const Array<float>> gradients, ProcessGroup& group,
+                     std::span<const Array<float>> gradients, double grad_norm, ProcessGroup& group,
                      const kernels::WeightKernels& kernels, PackedShards& packed);
 };
+
+/// Of the gradients of all ranks together, summed in rank order, so that all ranks clip alike.
+/// Collective.
+double global_grad_norm(std::span<const Array<float>> gradients, ProcessGroup& group,
+                        const kernels::WeightKernels& kernels);
 
 }  // namespace nibble

@@ -143,6 +143,9 @@ void save_train_checkpoint(const fs::path& directory, const ShardLayout& layout,
                         {"updates", progress.updates},
                         {"world", group.world()}};
     if (state.holds_scales()) meta["scales"] = "held";
+    if (!progress.recent_grad_norms.empty()) {
+      meta["recent_grad_norms"] = progress.recent_grad_norms;
+    }
     if (!progress.rollout_state.empty()) {
       meta["rollout"] = parse_ordered_json(progress.rollout_state, "rollout_state");
     }
