@@ -46,7 +46,11 @@ EvalSet set_of(const EvalSetEntry& entry, const EvalFlags& flags) {
   set.sampling.max_new_tokens = entry.max_new_tokens.value_or(set.sampling.max_new_tokens);
   set.sampling.seed = entry.seed.value_or(set.sampling.seed);
   if (!entry.stop.empty()) set.sampling.stop = entry.stop;
-  set.reward.type = entry.reward.value_or(set.reward.type);
+  if (entry.reward) {
+    set.reward.type = *entry.reward;
+    // --remote-url is for the sets that have remote rewards.
+    if (!has_remote(parse_reward_parts(set.reward.type))) set.reward.url.clear();
+  }
   return set;
 }
 

@@ -17,7 +17,7 @@ namespace nibble {
 /// What `nibble eval` is asked for.
 struct EvalFlags {
   SamplingFlags sampling;
-  RewardFlags reward;
+  RewardConfig reward{.type = ""};
   std::vector<std::string> data;  ///< [NAME=]PATH
   std::filesystem::path sets;     ///< a file of EvalSetsFile; empty: none
   std::string prompt_key = "prompt";
@@ -46,7 +46,7 @@ template <typename Visitor>
 void visit_fields(Visitor& v, EvalSetEntry& c) {
   v.field("name", c.name, "", "in the results; empty: the file's, without its ending");
   v.field("data", c.data, "", "JSON lines of prompts and labels");
-  v.field("reward", c.reward, "", "last_number, exact or reasoning_gym");
+  v.field("reward", c.reward, "", "a type, or several with weights, as --reward");
   v.field("samples", c.samples, "samples", "of each prompt", AtLeast{1});
   v.field("temperature", c.temperature, "", "divides the logits; 0: greedy", Range{0, 1000});
   v.field("top_p", c.top_p, "", "nucleus that may be drawn; 1: all", Range{0.000001, 1});
@@ -73,7 +73,7 @@ struct EvalSet {
   std::string name;
   std::filesystem::path data;
   SamplingFlags sampling;
-  RewardFlags reward;
+  RewardConfig reward;
   std::vector<PromptRecord> prompts;
 };
 

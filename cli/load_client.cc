@@ -19,9 +19,9 @@
 #include <optional>
 
 #include "cli/completion_stream.h"
-#include "cli/http_request.h"
 #include "core/base/clock.h"
 #include "core/base/fail.h"
+#include "core/http/http_request.h"
 
 namespace nibble {
 namespace {

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "cli/http_client.h"
+#include "core/http/http_client.h"
 
 namespace nibble {
 

@@ -12,7 +12,6 @@
 #include "core/checkpoint/hf_directory.h"
 #include "core/models/weights.h"
 #include "core/spec/model_config.h"
-#include "rollout/reward/scorer.h"
 
 namespace nibble {
 namespace {
@@ -111,7 +110,7 @@ std::optional<std::filesystem::path> missing_file(const RunConfig& c) {
 
 void check_reward(const RunConfig& c, const ConfigSource& source) {
   try {
-    (void)make_scorer(c.reward.type);
+    (void)reward_spec(c.reward);
   } catch (const Error& error) {
     fail(error.code(), "reward.type ({}): {}", source.where("reward.type"), error.what());
   }

@@ -13,6 +13,7 @@
 #include "core/config/config.h"
 #include "core/spec/mesh.h"
 #include "core/spec/quantization.h"
+#include "rollout/reward_config.h"
 #include "rollout/rollout_config.h"
 #include "rollout/rollout_service.h"
 #include "trainer/config/guard_config.h"

@@ -13,7 +13,7 @@ constexpr size_t kBatchLines = 256;
 constexpr size_t kBatchBytes = 16 << 20;
 
 struct ScoreFlags {
-  RewardFlags reward;
+  RewardConfig reward;
   std::string input = "-";
   std::string output = "-";
 };

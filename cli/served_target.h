@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "cli/http_client.h"
 #include "cli/model_flags.h"
 #include "cli/serve_bench.h"
+#include "core/http/http_client.h"
 
 namespace nibble {
 

@@ -20,6 +20,7 @@
 #include "core/rpc/channel.h"
 #include "core/rpc/server.h"
 #include "core/rpc/status.h"
+#include "rollout/reward_config.h"
 #include "trainer/memory_plan.h"
 #include "weight_sync/manifest.h"
 
@@ -86,7 +87,7 @@ class Roles {
     options.worker.model = config.model.path;
     options.worker.rollout = config.rollout;
     options.worker.reward = config.reward;
-    options.worker.reward_command = {reward_binary(), config.reward.type};
+    options.worker.reward_command = {reward_binary(), reward_argument(reward_spec(config.reward))};
     rollout_ = std::make_unique<RolloutService>(std::move(options));
   }
   SharedGpu plan_shared_gpu(const RunConfig& config) const {

@@ -7,7 +7,7 @@
 #include "core/base/task_thread.h"
 #include "core/tokenizer/tokenizer.h"
 #include "rollout/reward/reward_process.h"
-#include "rollout/rollout_config.h"
+#include "rollout/reward_config.h"
 #include "rollout/rollout_group.h"
 
 namespace nibble {

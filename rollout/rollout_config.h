@@ -148,18 +148,4 @@ void visit_fields(Visitor& v, RolloutConfig& c) {
   v.field("timeout_ms", c.timeout_ms, "ms", "deadline of one rollout step", AtLeast{1});
 }
 
-/// Key `reward`: how responses are scored.
-struct RewardConfig {
-  std::string type = "last_number";
-  int64_t timeout_ms = 5'000;
-  int64_t memory_mb = 512;
-};
-
-template <typename Visitor>
-void visit_fields(Visitor& v, RewardConfig& c) {
-  v.field("type", c.type, "", "last_number, exact or reasoning_gym");
-  v.field("timeout_ms", c.timeout_ms, "ms", "for one response", AtLeast{1});
-  v.field("memory_mb", c.memory_mb, "MiB", "address space of the reward process", AtLeast{64});
-}
-
 }  // namespace nibble

@@ -22,6 +22,7 @@
 #include "rollout/group_scorer.h"
 #include "rollout/head_coach.h"
 #include "rollout/kept_samples.h"
+#include "rollout/reward_config.h"
 #include "rollout/rollout_config.h"
 #include "rollout/rollout_group.h"
 #include "weight_sync/manifest.h"

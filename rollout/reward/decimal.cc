@@ -5,7 +5,7 @@
 #include <limits>
 #include <system_error>
 
-#include "rollout/reward/text.h"
+#include "rollout/reward/text/text.h"
 
 namespace nibble {
 namespace {

@@ -12,7 +12,7 @@
 #include "core/base/fail.h"
 #include "rollout/reward/arithmetic.h"
 #include "rollout/reward/decimal.h"
-#include "rollout/reward/text.h"
+#include "rollout/reward/text/text.h"
 
 namespace nibble {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <string>
 
-#include "rollout/reward/text.h"
+#include "rollout/reward/text/text.h"
 
 namespace nibble {
 namespace {

@@ -3,18 +3,19 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cmath>
 #include <cstring>
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "core/base/fail.h"
 #include "core/base/line_buffer.h"
-#include "rollout/reward/scorer.h"
 
 namespace nibble {
 namespace {
 
 constexpr size_t kMaxErrorBytes = 1024;
+constexpr size_t kMaxBatchBytes = 16 << 20;  // of samples scored together; one may exceed it
 
 std::string to_line(const Json& message) {
   return message.dump(-1, ' ', /*ensure_ascii=*/false, Json::error_handler_t::replace) + "\n";
@@ -35,16 +36,6 @@ ErrorCode error_code_of(const std::string& name) {
   fail(ErrorCode::kInvalidArgument, "reward protocol: unknown error code '{}'", name);
 }
 
-RewardOutcome score_request(const Scorer& scorer, const RewardRequest& request) {
-  try {
-    const double score = scorer.score(request.response, request.label);
-    NIBBLE_CHECK(std::isfinite(score), "a scorer returned {}", score);
-    return score;
-  } catch (const Error& error) {
-    return error;  // of this one request: goes to who asked
-  }
-}
-
 void write_all(int fd, std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t count = ::write(fd, bytes.data(), bytes.size());
@@ -55,6 +46,19 @@ void write_all(int fd, std::string_view bytes) {
     }
     bytes.remove_prefix(static_cast<size_t>(count));
   }
+}
+
+void answer(const Scorer& scorer, std::span<const RewardRequest> requests, int out_fd) {
+  std::vector<ScoredText> samples;
+  for (const RewardRequest& request : requests) {
+    samples.push_back({request.response, &request.label});
+  }
+  std::string replies;
+  const auto outcomes = scorer.score_all(samples);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    replies += encode_reply({requests[i].id, outcomes[i]});
+  }
+  write_all(out_fd, replies);
 }
 
 }  // namespace
@@ -103,16 +107,27 @@ RewardReply decode_reply(std::string_view line) {
   return {id, Error(error_code_of(code), text)};
 }
 
-int run_reward_worker(const std::string& type, int in_fd, int out_fd) {
-  const std::unique_ptr<Scorer> scorer = make_scorer(type);
-  write_all(out_fd, encode_ready(type));
+int run_reward_worker(const std::string& argument, int in_fd, int out_fd) {
+  const RewardSpec spec = parse_reward_argument(argument);
+  const std::unique_ptr<Scorer> scorer = make_scorer(spec);
+  write_all(out_fd, encode_ready(reward_parts_text(spec.parts)));
   LineBuffer lines(kMaxRequestBytes);
+  std::vector<RewardRequest> batch;
+  size_t batch_bytes = 0;
   char buffer[1 << 16];
   while (true) {
     while (const auto line = lines.next_line()) {
-      const RewardRequest request = decode_request(*line);
-      write_all(out_fd, encode_reply({request.id, score_request(*scorer, request)}));
+      batch.push_back(decode_request(*line));
+      batch_bytes += line->size();
+      if (batch.size() < scorer->max_batch() && batch_bytes < kMaxBatchBytes) continue;
+      answer(*scorer, batch, out_fd);
+      batch.clear();
+      batch_bytes = 0;
     }
+    // What came in one read is not kept waiting for more.
+    if (!batch.empty()) answer(*scorer, batch, out_fd);
+    batch.clear();
+    batch_bytes = 0;
     const ssize_t count = ::read(in_fd, buffer, sizeof buffer);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) {

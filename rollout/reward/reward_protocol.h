@@ -4,10 +4,9 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <variant>
 
-#include "core/base/error.h"
 #include "core/base/json.h"
+#include "rollout/reward/scorer.h"
 
 namespace nibble {
 
@@ -26,9 +25,6 @@ struct RewardRequest {
   Json label;
 };
 
-/// A score, or why there is none. Never a score of 0 in place of an error.
-using RewardOutcome = std::variant<double, Error>;
-
 struct RewardReply {
   int64_t id = 0;
   RewardOutcome outcome = 0.0;
@@ -45,9 +41,10 @@ void expect_ready(std::string_view line);
 RewardRequest decode_request(std::string_view line);
 RewardReply decode_reply(std::string_view line);
 
-/// The body of the program `nibble-reward T`: answers requests from `in_fd` on
-/// `out_fd` until the end of input, then returns 0. Throws Error{kInvalidArgument} for an unknown
-/// type and for a line that is no request; Error{kUnavailable} when nobody reads.
-int run_reward_worker(const std::string& type, int in_fd, int out_fd);
+/// The body of the program `nibble-reward ARGUMENT` (reward_spec.h): answers requests from `in_fd`
+/// on `out_fd` until the end of input, then returns 0. Requests that are there already are scored
+/// together where the scorer takes several. Throws Error{kInvalidArgument} for an unknown type and
+/// for a line that is no request; Error{kUnavailable} when nobody reads.
+int run_reward_worker(const std::string& argument, int in_fd, int out_fd);
 
 }  // namespace nibble

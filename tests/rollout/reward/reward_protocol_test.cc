@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "core/base/line_buffer.h"
+#include "rollout/reward/reward_spec.h"
+#include "tests/rollout/reward/http_stub.h"
 
 namespace nibble {
 namespace {
@@ -44,6 +46,27 @@ TEST(RewardWorker, AnswersInOrderAndKeepsErrorsApartFromScores) {
   const RewardReply reply = decode_reply(lines[3]);
   EXPECT_EQ(reply.id, 9);
   EXPECT_EQ(std::get<Error>(reply.outcome).code(), ErrorCode::kInvalidArgument);
+}
+
+TEST(RewardWorker, ScoresTogetherWhatIsThereAlready) {
+  HttpStub server([](const std::string& body, int) {
+    const size_t count = Json::parse(body)["samples"].size();
+    return answer_with(200, Json{{"rewards", std::vector<int>(count, 1)}}.dump());
+  });
+  RewardSpec spec;
+  spec.parts = parse_reward_parts("remote=0.5,last_number");
+  spec.url = server.url();
+  spec.remote_timeout_ms = 20'000;
+  std::string input;
+  for (int i = 0; i < 40; ++i) input += encode_request(i, "is " + std::to_string(i % 2), 1);
+  const auto lines = run_worker(reward_argument(spec), input);
+  ASSERT_EQ(lines.size(), 41u);
+  for (int i = 0; i < 40; ++i) {
+    const RewardReply reply = decode_reply(lines[static_cast<size_t>(i) + 1]);
+    EXPECT_EQ(reply.id, i);
+    EXPECT_EQ(std::get<double>(reply.outcome), 0.5 + i % 2);
+  }
+  EXPECT_EQ(server.num_requests(), 2);
 }
 
 TEST(RewardWorker, RefusesAnUnknownTypeAndLinesThatAreNoRequests) {

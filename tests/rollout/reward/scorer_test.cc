@@ -81,7 +81,8 @@ TEST(GymScorer, ScoresTheTaggedAnswer) {
 
 TEST(Scorers, RefuseWhatTheyCannotScore) {
   const std::string too_long(kMaxResponseBytes + 1, '1');
-  for (const char* type : {"last_number", "exact", "reasoning_gym"}) {
+  for (const char* type : {"last_number", "exact", "reasoning_gym", "math", "math_miles",
+                           "deepscaler", "dapo", "gpqa", "ifbench"}) {
     EXPECT_THROW(make_scorer(type)->score("1", nullptr), Error) << type;
     EXPECT_THROW(make_scorer(type)->score("1", Json::array({1})), Error) << type;
     EXPECT_THROW(make_scorer(type)->score(too_long, "1"), Error) << type;

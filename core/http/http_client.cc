@@ -1,4 +1,4 @@
-#include "cli/http_client.h"
+#include "core/http/http_client.h"
 
 #include <algorithm>
 #include <boost/asio/io_context.hpp>
@@ -10,8 +10,8 @@
 #include <boost/beast/http/string_body.hpp>
 #include <boost/beast/http/write.hpp>
 
-#include "cli/http_request.h"
 #include "core/base/fail.h"
+#include "core/http/http_request.h"
 
 namespace nibble {
 namespace {
@@ -71,9 +71,15 @@ HttpAnswer fetch(const HttpTarget& target, const std::string& path, const std::s
   beast::flat_buffer buffer;
   // Each step begins the next one; the deadline is that of all of them.
   const auto keep = [&failed](const error_code& error) { failed = error; };
+  const auto read_body = [&](const error_code& error, size_t) {
+    if (error || parser.is_done()) return keep(error);
+    http::async_read(stream, buffer, parser, [&](const error_code& end, size_t) { keep(end); });
+  };
+  // The header on its own: Beast 1.74 forgets that a length is above the limit where bytes of the
+  // body came with it.
   const auto read = [&](const error_code& error, size_t) {
     if (error) return keep(error);
-    http::async_read(stream, buffer, parser, [&](const error_code& end, size_t) { keep(end); });
+    http::async_read_header(stream, buffer, parser, read_body);
   };
   stream.expires_after(timeout);
   stream.async_connect(endpoints, [&](const error_code& error, const asio::ip::tcp::endpoint&) {

@@ -4,7 +4,7 @@
 #include <boost/beast/http/string_body.hpp>
 #include <string>
 
-#include "cli/http_client.h"
+#include "core/http/http_client.h"
 
 namespace nibble {
 

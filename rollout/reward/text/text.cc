@@ -1,4 +1,4 @@
-#include "rollout/reward/text.h"
+#include "rollout/reward/text/text.h"
 
 #include <algorithm>
 
