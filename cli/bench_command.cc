@@ -11,6 +11,7 @@
 #include "cli/planned_model.h"
 #include "cli/serve_bench.h"
 #include "cli/sync_bench.h"
+#include "cli/train_bench.h"
 #include "core/base/fail.h"
 #include "core/base/json.h"
 
@@ -129,6 +130,7 @@ void list_benchmarks() {
       "serve    the HTTP server under a load of many connections with long-tailed answers\n"
       "sync     publishing weights between processes of this machine, from any layout to any "
       "other\n"
+      "train    steps of the trainer, with INT4 weights, BF16 weights or both in turn\n"
       "`nibble bench NAME --help` says what is measured.\n");
 }
 
@@ -185,6 +187,20 @@ void add_serve_bench(CLI::App& command, CommandContext& context) {
   });
 }
 
+void add_train_bench(CLI::App& command, CommandContext& context) {
+  CLI::App* train = command.add_subcommand("train", "steps of the trainer");
+  auto flags = std::make_shared<TrainBenchFlags>();
+  add_train_bench_flags(*train, *flags);
+  train->footer(
+      "Random tokens, all of which are learned. step_ms is a whole step: gathers, forward and\n"
+      "backward, gradient sums, AdamW with packing. Medians of all rounds after two others. With\n"
+      "--qat both the same processes train both, a step each in turn; ratio is the mean of pairs,\n"
+      "upper_95 what it is at most. gathered_*_bytes: what rank 0 received in a step.\n"
+      "Example:\n  nibble bench train --model models/Qwen3-0.6B --tokens 4096 --qat both --ranks "
+      "2");
+  train->callback([flags, &context] { context.run = [flags] { run_train_bench(*flags); }; });
+}
+
 }  // namespace
 
 void add_bench_command(CLI::App& app, CommandContext& context) {
@@ -218,6 +234,7 @@ void add_bench_command(CLI::App& app, CommandContext& context) {
   sync->callback([flags, &context] { context.run = [flags] { run_sync(*flags); }; });
   add_engine_benches(*command, context);
   add_serve_bench(*command, context);
+  add_train_bench(*command, context);
   command->callback([command, &context] {
     if (command->get_subcommands().empty()) context.run = list_benchmarks;
   });

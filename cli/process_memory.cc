@@ -1,5 +1,7 @@
 #include "cli/process_memory.h"
 
+#include <sys/resource.h>
+
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,5 +18,10 @@ int64_t resident_bytes() {
 }
 
 void PeakMemory::look() { bytes_ = std::max(bytes_, resident_bytes()); }
+
+int64_t peak_resident_bytes() {
+  rusage usage{};
+  return ::getrusage(RUSAGE_SELF, &usage) == 0 ? usage.ru_maxrss * int64_t{1024} : 0;
+}
 
 }  // namespace nibble

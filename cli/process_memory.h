@@ -7,6 +7,9 @@ namespace nibble {
 /// Memory of this process that is in RAM now; 0 where the system does not tell.
 int64_t resident_bytes();
 
+/// The most of it that there ever was; 0 where the system does not tell.
+int64_t peak_resident_bytes();
+
 /// The most of it that a series of looks has seen.
 class PeakMemory {
  public:

@@ -84,7 +84,7 @@ class BenchSync(CliTestCase):
 
     def test_alone_it_lists_what_there_is(self):
         names = [line.split()[0] for line in self.succeed("bench").splitlines()]
-        self.assertEqual(names[:4], ["decode", "prefill", "serve", "sync"])
+        self.assertEqual(names[:5], ["decode", "prefill", "serve", "sync", "train"])
         self.assertIn("transaction", self.succeed("bench", "sync", "--help"))
         self.refuse("bench", "snyc", says=["unknown command 'snyc'", "'sync'"])
         self.refuse("bench", "sync", "--form", "dp2", says=["`bench sync`", "'--from'"])
@@ -180,6 +180,56 @@ class BenchEngine(CliTestCase):
                             (("--draft-model", self.folder, "--max-draft-tokens", 2), "--draft-model")):
             with self.subTest(flags):
                 self.refuse("bench", "decode", "--model", TIED, *flags, says=says)
+
+
+class BenchTrain(CliTestCase):
+    def bench(self, *flags, model=MODELS / "dense_untied/bf16"):
+        return json.loads(self.succeed("bench", "train", "--model", model, "--tokens", 96,
+                                       "--sequence", 24, "--rounds", 2, "--json", *flags))
+
+    def test_steps_of_one_rank_and_of_two(self):
+        losses = []
+        for flags, ranks in (((), 1), (("--ranks", 2), 2), (("--ranks", 2, "--tensor", 2), 2)):
+            with self.subTest(flags):
+                line = self.bench("--qat", "on", *flags)
+                self.assertEqual((line["bench"], line["ranks"], line["rounds"]), ("train", ranks, 2))
+                qat = line["qat"]
+                self.assertNotIn("bf16", line)
+                for key in ("tokens_per_s", "step_ms", "forward_backward_ms", "optimizer_ms"):
+                    self.assertGreater(qat[key], 0, key)
+                self.assertGreater(line["peak_rss_bytes"], 1 << 20)
+                self.assertEqual(qat["gathered_quantized_bytes"] > 0, flags == ("--ranks", 2))
+                losses.append(qat["loss"])
+        self.assertAlmostEqual(losses[0], losses[1], delta=1e-4)
+        self.assertAlmostEqual(losses[0], losses[2], delta=1e-4)
+
+    def test_both_in_turn_and_what_int4_saves_in_gathers(self):
+        line = self.bench("--qat", "both", "--ranks", 2, "--group-size", 32)
+        both = line["qat_to_bf16"]
+        self.assertEqual(both["pairs"], 2)
+        self.assertLessEqual(both["ratio"], both["upper_95"])
+        # 16 bits a weight against 4 and a scale of 16 for 32.
+        self.assertAlmostEqual(both["gathered_bf16_to_int4"], 16 / 4.5, places=6)
+        self.assertEqual(line["bf16"]["gathered_quantized_bytes"], 0)
+
+    def test_experts_and_a_random_start(self):
+        model = self.folder / "model"
+        model.mkdir()
+        (model / "config.json").write_bytes((MODELS / "moe_norm/bf16/config.json").read_bytes())
+        text = self.succeed("bench", "train", "--model", model, "--tokens", 64, "--sequence", 16,
+                            "--rounds", 1, "--ranks", 2, "--expert", 2)
+        self.assertIn("peak memory", text)
+        self.assertIn("tokens/s", text)
+
+    def test_what_makes_no_sense_is_refused(self):
+        train = ("bench", "train", "--model", MODELS / "dense_tied/bf16")
+        self.refuse(*train, "--qat", "maybe", says=["--qat is 'maybe'"])
+        self.refuse(*train, "--ranks", 0, says=["--ranks is 0"])
+        self.refuse(*train, "--tokens", 0, says=["--tokens is 0"])
+        self.refuse(*train, "--tokens", 64, "--sequence", 64, "--ranks", 2,
+                    says=["--tokens 64", "too few for 2 ranks"])
+        self.refuse(*train, "--ranks", 3, "--tensor", 2, says=["--tensor"])
+        self.refuse("bench", "train", "--model", self.folder, says=["config.json"])
 
 
 if __name__ == "__main__":
