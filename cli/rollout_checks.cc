@@ -76,6 +76,14 @@ void check_schedule(const RunConfig& c, const ConfigSource& source) {
                        "needs: set 0, or more",
                        rollout.prompts_per_step, source.where("rollout.prompts_per_step")));
   }
+  const int64_t most = (rollout.staleness_limit() + 1) * rollout.prompts_per_step;
+  if (rollout.oversample > most && (is_async || rollout.partial_rollout)) {
+    refuse("oversample",
+           fmt::format("is {}, but of what is under way at a time only {} groups can be trained on "
+                       "within {} steps (rollout.max_staleness, {}): lower it, or raise that",
+                       rollout.oversample, most, rollout.staleness_limit(),
+                       source.where("rollout.max_staleness")));
+  }
   if (rollout.partial_rollout && !is_sync) {
     refuse("partial_rollout",
            fmt::format("is of rollout.schedule: sync ({}): async goes on anyway, "

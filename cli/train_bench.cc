@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <random>
 #include <thread>
 #include <vector>
@@ -21,7 +22,6 @@
 #include "core/base/json.h"
 #include "core/comm/process_group.h"
 #include "core/comm/reduce.h"
-#include "core/comm_cuda/gpu_group.h"
 #include "core/device/cuda_device.h"
 #include "core/ops/cpu_backend.h"
 #include "core/ops/torch_parallel.h"
@@ -44,6 +44,7 @@ struct Side {
   std::unique_ptr<Trainer> trainer = nullptr;
   std::vector<double> step_ms = {}, forward_backward_ms = {}, optimizer_ms = {}, pack_ms = {};
   SupervisedMetrics last = {};
+  std::optional<double> first_loss = {};  // of the weights that all sides begin with
 };
 
 double median(std::vector<double> values) {
@@ -96,14 +97,13 @@ class RankBench {
         mesh_(mesh),
         rank_(rank),
         port_(port),
-        gpu_(open_gpu(flags.device, Numerics::kFast)) {
+        gpu_(mesh.world == 1 ? open_gpu(flags.device, Numerics::kFast) : nullptr) {
     const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
     ops::set_num_threads(std::max(1, cores / mesh.world));
     if (gpu_) ops::bind_cuda_thread();
     group_ = mesh.world == 1 ? solo_group("trainers")
                              : join_gloo_group(meeting("trainers"), rank, mesh.world);
-    if (gpu_) device_group_ = join_part("device", rank, mesh.world);
-    groups_ = std::make_unique<MeshGroups>(mesh, device_group_ ? *device_group_ : *group_,
+    groups_ = std::make_unique<MeshGroups>(mesh, *group_,
                                            [this](const std::string& name, int place, int size) {
                                              return join_part(name, place, size);
                                            });
@@ -155,14 +155,14 @@ class RankBench {
   }
   std::unique_ptr<ProcessGroup> join_part(const std::string& name, int place, int size) const {
     if (size == 1) return solo_group(name);
-    return gpu_ ? join_gpu_group(GpuWire::kNccl, meeting(name), place, size)
-                : join_gloo_group(meeting(name), place, size);
+    return join_gloo_group(meeting(name), place, size);
   }
 
   void step(Side& side, bool counts) {
     (void)all_reduce_max(*group_, 0);  // begin together
     const Stopwatch clock;
     side.last = side.trainer->train_records(share_);
+    if (!side.first_loss) side.first_loss = side.last.tokens.loss;
     if (!counts) return;
     side.step_ms.push_back(clock.elapsed_ms());
     side.forward_backward_ms.push_back(side.last.forward_backward_ms);
@@ -178,10 +178,11 @@ class RankBench {
       }
     }
     if (flags_.qat != "both") return;
-    const double apart = sides_[0].last.tokens.loss / sides_[1].last.tokens.loss - 1.0;
+    const double apart = *sides_[0].first_loss / *sides_[1].first_loss - 1.0;
     if (std::fabs(apart) > kMostApart) {
-      fail(ErrorCode::kInternal, "losses with INT4 and BF16 weights are {:.1f} % apart: {} and {}",
-           100.0 * apart, sides_[0].last.tokens.loss, sides_[1].last.tokens.loss);
+      fail(ErrorCode::kInternal,
+           "first losses with INT4 and BF16 weights are {:.1f} % apart: {} and {}", 100.0 * apart,
+           *sides_[0].first_loss, *sides_[1].first_loss);
     }
   }
 
@@ -229,7 +230,6 @@ class RankBench {
   const int port_;
   const std::unique_ptr<const ops::Backend> gpu_;
   std::unique_ptr<ProcessGroup> group_;
-  std::unique_ptr<ProcessGroup> device_group_;
   std::unique_ptr<MeshGroups> groups_;
   std::array<Side, 2> sides_ = {Side{"qat", true}, Side{"bf16", false}};
   std::vector<TokenRecord> records_;
@@ -248,6 +248,12 @@ Mesh check_flags(const TrainBenchFlags& flags, const PlannedModel& model) {
   within("--rounds", flags.rounds, 0, kMostRounds);
   if (flags.qat != "on" && flags.qat != "off" && flags.qat != "both") {
     fail(ErrorCode::kInvalidArgument, "--qat is '{}'; it must be on, off or both", flags.qat);
+  }
+  if (flags.device == "cuda" && flags.ranks > 1) {
+    fail(ErrorCode::kUnimplemented,
+         "--device cuda measures one rank, not --ranks {}; several GPUs: "
+         "scripts/gpu_report_multi.sh",
+         flags.ranks);
   }
   const Mesh mesh{flags.ranks, flags.tensor, flags.expert};
   if (const auto problem = mesh_problem(model.config, mesh)) {
@@ -305,7 +311,7 @@ void add_train_bench_flags(CLI::App& command, TrainBenchFlags& flags) {
   command.add_option("--expert", flags.expert, "ranks that hold a layer's experts together (1)");
   command.add_option("--max-tokens", flags.max_tokens_per_device, "of a micro-batch (4096)");
   command.add_option("--rounds", flags.rounds, "steps that count (5; both: 30 pairs)");
-  command.add_option("--device", flags.device, "auto, cpu or cuda (auto)");
+  command.add_option("--device", flags.device, "auto, cpu or cuda, which measures one rank (auto)");
   command.add_flag("--json", flags.json, "one line of JSON");
 }
 

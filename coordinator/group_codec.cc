@@ -7,6 +7,7 @@ namespace nibble {
 GroupResult decode_group(const v1::GroupSummary& message, const std::string& address) {
   GroupResult group;
   group.evaluation = message.evaluation();
+  group.attempt = message.attempt();
   group.source = {message.prompt_id(), address, message.computed_tokens()};
   for (const v1::SampleSummary& s : message.samples()) {
     group.samples.push_back({s.prompt_id(), s.sample_index(), s.reward(), s.response_tokens(),

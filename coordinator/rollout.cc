@@ -8,7 +8,7 @@
 namespace nibble {
 
 void Rollout::add(GroupResult group) {
-  if (group.num_scored() > 0) groups.push_back(std::move(group.source));
+  (group.num_scored() > 0 ? groups : unscored).push_back(std::move(group.source));
   std::move(group.samples.begin(), group.samples.end(), std::back_inserter(samples));
 }
 

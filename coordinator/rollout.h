@@ -12,6 +12,7 @@ namespace nibble {
 struct Rollout {
   std::vector<SampleResult> samples;  ///< by prompt id, then sample; those without a reward too
   std::vector<GroupSource> groups;    ///< by prompt id; those with a sample that has a reward
+  std::vector<GroupSource> unscored;  ///< the others: engines keep them too
   EngineFigures engines;
   double wait_ms = 0.0;         ///< that the step waited for them
   int64_t filtered_groups = 0;  ///< whole, and replaced for want of an advantage

@@ -1,6 +1,8 @@
 #include "coordinator/rollout_feed.h"
 
 #include <algorithm>
+#include <iterator>
+#include <set>
 #include <utility>
 
 #include "core/base/clock.h"
@@ -52,13 +54,12 @@ void RolloutFeed::restore_groups(const std::filesystem::path& file) {
   saved_.clear();
 }
 
-std::string RolloutFeed::save(int64_t steps, const std::filesystem::path& file) {
+std::string RolloutFeed::save(const std::filesystem::path& file) {
+  RolloutPool::Open open = pool_.open();
   std::vector<GroupResult> whole = ready_;
-  for (GroupResult& group : pool_.whole()) whole.push_back(std::move(group));
+  std::move(open.whole.begin(), open.whole.end(), std::back_inserter(whole));
   std::vector<int64_t> unfinished(again_.begin(), again_.end());
-  for (const uint64_t id : pool_.unfinished_ids()) unfinished.push_back(static_cast<int64_t>(id));
-  const bool is_plain = whole.empty() && unfinished.empty();
-  if (is_plain && next_place_ == steps * plan_.prompts_per_step) return {};
+  unfinished.insert(unfinished.end(), open.unfinished.begin(), open.unfinished.end());
   std::vector<int64_t> saved;
   std::string sha256;
   if (!whole.empty()) {
@@ -80,6 +81,22 @@ std::string RolloutFeed::save(int64_t steps, const std::filesystem::path& file) 
               {"stale_groups", counts_.stale_groups},
               {"dropped_groups", counts_.dropped_groups}}
       .dump();
+}
+
+void RolloutFeed::set_serving(const std::vector<int>& engines, int64_t version) {
+  std::set<std::string> holders;
+  for (const GroupResult& group : ready_) holders.insert(group.source.engine_address);
+  const RolloutPool::Lost lost = pool_.set_serving(engines, version, std::move(holders));
+  std::vector<uint64_t> ids = lost.prompt_ids;
+  std::erase_if(ready_, [&](const GroupResult& group) {
+    const bool is_lost = lost.engines.contains(group.source.engine_address);
+    if (is_lost) ids.push_back(group.source.prompt_id);
+    return is_lost;
+  });
+  if (ids.empty()) return;
+  get_logger("run")->warn("{} whole groups are drawn again: their engine does not answer",
+                          ids.size());
+  again_.insert(again_.begin(), ids.begin(), ids.end());
 }
 
 void RolloutFeed::note_published(int64_t version, int64_t step) {
@@ -139,6 +156,7 @@ void RolloutFeed::gather(Deadline deadline) {
   while (num_ready() < plan_.prompts_per_step) {
     top_up();
     try {
+      if (deadline.expired()) fail(ErrorCode::kDeadlineExceeded, "too few pass the filter");
       accept(pool_.next(false, deadline));
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kDeadlineExceeded) throw;
@@ -176,11 +194,11 @@ Rollout RolloutFeed::take(int64_t step, bool begins_next) {
       if (plan_.carries) {
         pool_.run(false);
       } else {
-        rollout.dropped_groups = pool_.drop_open();
+        rollout.dropped_groups += pool_.drop_open();
       }
       break;
     case RolloutSchedule::kOneStepOff:
-      rollout.dropped_groups = pool_.drop_open();
+      rollout.dropped_groups += pool_.drop_open();
       if (begins_next) top_up();
       break;
     case RolloutSchedule::kAsync:

@@ -32,15 +32,18 @@ class RolloutFeed {
   RolloutFeed(const SamplingPlan& plan, const DrawSettings& settings, PromptAt prompt_at,
               RolloutPool& pool);
 
-  /// Where a run that resumes goes on, by the state of its checkpoint; empty: as one in sync
-  /// without filter after so many steps. Throws Error{kDataLoss} for a state that cannot be.
+  /// Where a run that resumes goes on, by the state of its checkpoint; empty (of older ones): after
+  /// so many steps in sync without filter. Throws Error{kDataLoss} for a state that cannot be.
   void restore(const std::string& state, int64_t steps);
   /// Then, as soon as engines serve: hands them the groups that save() wrote. Where the file is
   /// damaged or gone that is said, and their prompts begin anew, like those that were under way.
   void restore_groups(const std::filesystem::path& file);
   /// For a checkpoint of now: writes whole groups, if there are any, to `file`, and returns the
-  /// state, JSON; empty: restore() needs none.
-  std::string save(int64_t steps, const std::filesystem::path& file);
+  /// state, JSON.
+  std::string save(const std::filesystem::path& file);
+
+  /// As RolloutPool; what is lost there, or here, begins anew.
+  void set_serving(const std::vector<int>& engines, int64_t version);
 
   /// `version` is what the engines serve, of the weights after `step` steps.
   void note_published(int64_t version, int64_t step);

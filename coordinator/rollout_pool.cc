@@ -29,20 +29,21 @@ RolloutPool::~RolloutPool() {
 void RolloutPool::collect(size_t index, const std::stop_token& stop) {
   Engine& engine = engines_[index];
   std::unique_lock lock(mutex_);
-  while (changed_.wait(lock, stop, [&] { return runs_ && !failure_ && !engine.open.empty(); })) {
+  while (
+      changed_.wait(lock, stop, [&] { return runs_ && !engine.failure && !engine.open.empty(); })) {
     if (stop.stop_requested()) return;
     lock.unlock();
     std::optional<CollectResult> result;
     std::exception_ptr failure;
     try {
       result = engine.client->collect(kWait, timeout_);
-    } catch (const Error&) {
+    } catch (...) {
       failure = std::current_exception();
     }
     lock.lock();
     if (result) take(engine, *std::move(result));
     // What an engine that was left behind has to say is of no interest: its groups are elsewhere.
-    if (failure && engine.serves && !stop.stop_requested()) failure_ = failure;
+    if (failure && engine.serves && !stop.stop_requested()) engine.failure = failure;
     changed_.notify_all();
   }
 }
@@ -50,25 +51,32 @@ void RolloutPool::collect(size_t index, const std::stop_token& stop) {
 void RolloutPool::take(Engine& engine, CollectResult result) {
   engine.figures += result.figures;
   for (GroupResult& group : result.groups) {
-    const uint64_t id = group.source.prompt_id;
-    if (engine.open.erase({group.evaluation, id}) > 0) {
+    const auto open = engine.open.find({group.evaluation, group.source.prompt_id});
+    if (open != engine.open.end()) {
+      if (open->second.prompt.attempt != group.attempt) continue;  // it has begun anew meanwhile
+      engine.open.erase(open);
       done_.push_back(std::move(group));
     } else if (!group.evaluation) {
-      engine.released.insert(id);  // given up, or begun anew elsewhere
+      engine.released.insert(group.source.prompt_id);  // given up, or begun anew elsewhere
     }
   }
 }
 
-void RolloutPool::set_serving(const std::vector<int>& engines, int64_t version) {
+RolloutPool::Lost RolloutPool::set_serving(const std::vector<int>& engines, int64_t version,
+                                           std::set<std::string> holders) {
   if (engines.empty()) fail(ErrorCode::kUnavailable, "no engine serves version {}", version);
   std::vector<Pending> moved;
+  std::vector<RolloutClient*> behind;
   {
     const std::lock_guard lock(mutex_);
+    for (const GroupResult& group : done_) holders.insert(group.source.engine_address);
     for (size_t e = 0; e < engines_.size(); ++e) {
       Engine& engine = engines_[e];
       engine.serves =
           std::find(engines.begin(), engines.end(), static_cast<int>(e)) != engines.end();
       if (engine.serves) continue;
+      engine.failure = nullptr;
+      if (holders.contains(engine.client->member().address)) behind.push_back(engine.client);
       for (auto& [name, pending] : engine.open) {
         DrawSettings settings = *pending.settings;
         settings.weight_version = version;
@@ -79,9 +87,29 @@ void RolloutPool::set_serving(const std::vector<int>& engines, int64_t version) 
       engine.open.clear();
     }
   }
-  if (moved.empty()) return;
-  get_logger("run")->warn("{} groups begin anew: their engine was left behind", moved.size());
-  distribute(std::move(moved));
+  if (!moved.empty()) {
+    get_logger("run")->warn("{} groups begin anew: their engine was left behind", moved.size());
+    distribute(std::move(moved));
+  }
+  return lose_groups_of(behind);
+}
+
+RolloutPool::Lost RolloutPool::lose_groups_of(const std::vector<RolloutClient*>& engines) {
+  Lost lost;
+  for (RolloutClient* engine : engines) {
+    try {
+      (void)engine->status(kSoon);
+    } catch (const Error&) {
+      lost.engines.insert(engine->member().address);
+    }
+  }
+  const std::lock_guard lock(mutex_);
+  std::erase_if(done_, [&](const GroupResult& group) {
+    const bool is_lost = lost.engines.contains(group.source.engine_address);
+    if (is_lost && !group.evaluation) lost.prompt_ids.push_back(group.source.prompt_id);
+    return is_lost;
+  });
+  return lost;
 }
 
 void RolloutPool::submit(const std::vector<PromptTask>& prompts, const DrawSettings& settings) {
@@ -109,7 +137,8 @@ void RolloutPool::distribute(std::vector<Pending> pending) {
       }
       NIBBLE_CHECK(least < engines_.size(), "prompts for no engine");
       const Name name{one.settings->evaluation, one.prompt.prompt_id};
-      engines_[least].released.erase(name.second);  // what it has begins anew
+      if (!name.first) engines_[least].released.erase(name.second);  // what it has begins anew
+      one.prompt.attempt = ++num_attempts_;
       engines_[least].open[name] = one;
       shares[least].prompts.push_back(std::move(one));
     }
@@ -145,25 +174,45 @@ GroupResult RolloutPool::next(bool evaluation, Deadline deadline) {
   const auto has_one = [&] {
     found = std::find_if(done_.begin(), done_.end(),
                          [&](const GroupResult& group) { return group.evaluation == evaluation; });
-    return failure_ != nullptr || found != done_.end();
+    const bool has_failed = std::any_of(engines_.begin(), engines_.end(), [](const Engine& engine) {
+      return engine.failure != nullptr;
+    });
+    return has_failed || found != done_.end();
   };
   if (!changed_.wait_until(lock, deadline.time(), has_one)) {
     fail(ErrorCode::kDeadlineExceeded, "no group became whole in time");
   }
-  if (failure_) std::rethrow_exception(failure_);
+  for (const Engine& engine : engines_) {
+    if (engine.failure) std::rethrow_exception(engine.failure);
+  }
   GroupResult group = std::move(*found);
   done_.erase(found);
   return group;
 }
 
-int64_t RolloutPool::num_open() const { return std::ssize(unfinished_ids()) + std::ssize(whole()); }
-
-std::vector<GroupResult> RolloutPool::whole() const {
+RolloutPool::Open RolloutPool::open() const {
   const std::lock_guard lock(mutex_);
-  std::vector<GroupResult> groups;
-  std::copy_if(done_.begin(), done_.end(), std::back_inserter(groups),
+  Open open;
+  for (const Engine& engine : engines_) {
+    for (const auto& [name, pending] : engine.open) {
+      if (!name.first) open.unfinished.push_back(name.second);
+    }
+  }
+  std::sort(open.unfinished.begin(), open.unfinished.end());
+  std::copy_if(done_.begin(), done_.end(), std::back_inserter(open.whole),
                [](const GroupResult& group) { return !group.evaluation; });
-  return groups;
+  return open;
+}
+
+int64_t RolloutPool::num_open() const {
+  const std::lock_guard lock(mutex_);
+  int64_t count = 0;
+  for (const Engine& engine : engines_) {
+    count += std::count_if(engine.open.begin(), engine.open.end(),
+                           [](const auto& entry) { return !entry.first.first; });
+  }
+  return count + std::count_if(done_.begin(), done_.end(),
+                               [](const GroupResult& group) { return !group.evaluation; });
 }
 
 RolloutClient& RolloutPool::engine_of(const GroupSource& source) {
@@ -175,7 +224,7 @@ RolloutClient& RolloutPool::engine_of(const GroupSource& source) {
 }
 
 SavedGroup RolloutPool::fetch(const GroupResult& group) {
-  return {group, engine_of(group.source).fetch_group(group.source.prompt_id, timeout_)};
+  return {group, engine_of(group.source).fetch_group(group.source.prompt_id, kFetch)};
 }
 
 void RolloutPool::adopt(SavedGroup saved) {
@@ -192,18 +241,6 @@ void RolloutPool::adopt(SavedGroup saved) {
   saved.group.source.engine_address = client->member().address;
   const std::lock_guard lock(mutex_);
   done_.push_back(std::move(saved.group));
-}
-
-std::vector<uint64_t> RolloutPool::unfinished_ids() const {
-  const std::lock_guard lock(mutex_);
-  std::vector<uint64_t> ids;
-  for (const Engine& engine : engines_) {
-    for (const auto& [name, pending] : engine.open) {
-      if (!name.first) ids.push_back(name.second);
-    }
-  }
-  std::sort(ids.begin(), ids.end());
-  return ids;
 }
 
 int64_t RolloutPool::drop_open() {

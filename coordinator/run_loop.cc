@@ -81,7 +81,12 @@ void RunLoop::start_workers() {
   draws.max_new_tokens = sampling_.max_new_tokens;
   feed_ = std::make_unique<RolloutFeed>(
       sampling_, draws, [this](int64_t place) { return training_prompt(place); }, *pool_);
-  feed_->restore(start.rollout_state, start.step);
+  try {
+    feed_->restore(start.rollout_state, start.step);
+  } catch (const Error& error) {
+    fail(error.code(), "checkpoint of step {} in '{}': {}; remove it to go on from the one before",
+         start.step, config_.run.directory.string(), error.what());
+  }
 }
 
 void RunLoop::begin_at(int64_t step, bool is_fresh) {
@@ -114,7 +119,7 @@ PublisherOptions RunLoop::publisher_options() {
 RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
   start_workers();
   publish(summary_.steps);
-  pool_->set_serving(publisher_->serving(), published_.version);
+  feed_->set_serving(publisher_->serving(), published_.version);
   feed_->restore_groups(saved_groups_path(config_.run.directory, summary_.steps));
   summary_.interrupted = interrupt;  // while the job started: nothing to finish, nothing to save
   if (summary_.steps == 0 && !summary_.interrupted) evaluate(0);
@@ -135,7 +140,7 @@ RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
 
 void RunLoop::save(int64_t step) {
   const std::filesystem::path& run = config_.run.directory;
-  const std::string state = feed_->save(step, saved_groups_path(run, step));
+  const std::string state = feed_->save(saved_groups_path(run, step));
   write_checkpoint(run, config_.checkpoint, *trainers_, step, published_.version, state);
 }
 
@@ -148,7 +153,7 @@ bool RunLoop::run_step(int64_t step) {
   const Stopwatch whole;
   store_.begin_step(step, unix_ms());
   // Fenced engines draw nothing. Which engine makes a sample does not change it.
-  pool_->set_serving(publisher_->serving(), published_.version);
+  feed_->set_serving(publisher_->serving(), published_.version);
   const Rollout rollout = feed_->take(step, step < config_.run.steps);
   MetricsRow row(step);
   rollout.add_figures(row);
@@ -160,7 +165,7 @@ bool RunLoop::run_step(int64_t step) {
   }
   feed_->settle();
   publish(step);
-  pool_->set_serving(publisher_->serving(), published_.version);
+  feed_->set_serving(publisher_->serving(), published_.version);
   if (step < config_.run.steps) feed_->refill();
   row.set("published_version", static_cast<double>(published_.version));
   row.set("sync_bytes", static_cast<double>(published_.bytes));
@@ -186,6 +191,7 @@ std::optional<GuardReport> RunLoop::train_on(const Rollout& rollout, int64_t ste
   row.set("train_ms", clock.elapsed_ms());
   for (const auto& [name, value] : result.figures) row.set(name, value);
   pool_->release(rollout.groups);
+  pool_->release(rollout.unscored);
   if (!result.guard) return std::nullopt;
   const GuardReport& guard = *result.guard;
   const std::string text = fmt::format("step {}: {}: {}", step, guard.action, guard.text());
@@ -193,7 +199,9 @@ std::optional<GuardReport> RunLoop::train_on(const Rollout& rollout, int64_t ste
   store_.record_event({unix_ms(), Severity::kWarning, "coordinator", "guard", text});
   if (guard.action == "stop") {
     fail(ErrorCode::kFailedPrecondition,
-         "guard {}; the update was not made, `--resume` goes on from the last checkpoint", text);
+         "guard {}; the update was not made; `--resume` goes on from the last checkpoint, with the "
+         "same prompts unless a key changes",
+         text);
   }
   return guard;
 }
@@ -212,6 +220,7 @@ void RunLoop::roll_back(int64_t step, const GuardReport& guard) {
   begin_at(reached, false);
   get_logger("run")->warn("rolled back to step {}; the run goes on with further prompts", reached);
   publish(reached);
+  save(reached);  // a run that is resumed there must not meet the same prompts again
 }
 
 Rollout RunLoop::sample_held_out(int64_t step, size_t set) {
@@ -232,7 +241,7 @@ Rollout RunLoop::sample_held_out(int64_t step, size_t set) {
   draws.top_p = held_out_[set].top_p;
   draws.top_k = held_out_[set].top_k;
   draws.max_new_tokens = held_out_[set].max_new_tokens;
-  pool_->set_serving(publisher_->serving(), published_.version);
+  feed_->set_serving(publisher_->serving(), published_.version);
   pool_->run(true);
   pool_->submit(tasks, draws);
   const Deadline deadline = Deadline::after(sampling_.timeout);

@@ -140,6 +140,7 @@ struct PromptTask {
   uint64_t prompt_id = 0;
   std::string content_json;
   std::string label_json;
+  int64_t attempt = 0;  ///< told with its group
 };
 
 /// How samples are drawn.
@@ -169,6 +170,7 @@ struct SampleResult {
 /// A group that is whole and scored.
 struct GroupResult {
   bool evaluation = false;
+  int64_t attempt = 0;                ///< of its PromptTask
   GroupSource source;                 ///< where its samples are
   std::vector<SampleResult> samples;  ///< by sample index
 

@@ -16,6 +16,9 @@
 namespace nibble {
 namespace {
 
+// The coordinator bounds what is under way in training; an evaluation comes as a whole.
+constexpr int64_t kMostRequests = int64_t{1} << 20;
+
 EngineConfig engine_config(const RolloutConfig& c) {
   EngineConfig config;
   config.max_running = c.max_running;
@@ -23,8 +26,7 @@ EngineConfig engine_config(const RolloutConfig& c) {
   config.kv_slots = c.kv_tokens;
   config.max_positions = c.max_positions;
   config.max_draft_tokens = c.max_draft_tokens;
-  config.max_requests =
-      std::max<int64_t>(config.max_requests, c.groups_in_flight() * c.samples_per_prompt);
+  config.max_requests = kMostRequests;
   config.mesh = engine_mesh(c);
   return config;
 }

@@ -69,7 +69,7 @@ std::vector<GroupReport> GroupScorer::score(std::vector<DrawnGroup> groups) {
   std::vector<GroupReport> reports;
   std::vector<RewardSample> batch;
   for (DrawnGroup& group : groups) {
-    GroupReport report{group.prompt_id, group.evaluation, 0, {}};
+    GroupReport report{group.prompt_id, group.attempt, group.evaluation, 0, {}};
     for (size_t i = 0; i < group.samples.size(); ++i) {
       Completion& done = group.samples[i];
       std::string text = tokenizer_.decode(done.tokens, {.skip_special = true});

@@ -11,7 +11,7 @@ RolloutJob decode_job(const v1::SubmitRequest& request) {
   job.weight_version = request.weight_version();
   for (const v1::Prompt& prompt : request.prompts()) {
     job.prompts.push_back({prompt.prompt_id(), parse_json(prompt.content_json(), "prompt"),
-                           parse_json(prompt.label_json(), "label")});
+                           parse_json(prompt.label_json(), "label"), prompt.attempt()});
   }
   job.samples_per_prompt = request.samples_per_prompt();
   if (job.samples_per_prompt < 1) {
@@ -49,6 +49,7 @@ void encode_outcome(const RolloutOutcome& outcome, v1::CollectResponse& response
     v1::GroupSummary& group = *response.add_groups();
     group.set_prompt_id(report.prompt_id);
     group.set_evaluation(report.evaluation);
+    group.set_attempt(report.attempt);
     group.set_computed_tokens(report.computed_tokens);
     for (const SampleReport& sample : report.samples) encode_sample(sample, *group.add_samples());
   }

@@ -60,8 +60,7 @@ struct RolloutConfig {
   /// Groups that are drawn at a time, or wait to be trained on.
   int64_t groups_in_flight() const {
     if (schedule != RolloutSchedule::kAsync) return std::max(oversample, prompts_per_step);
-    const int64_t fresh_enough = (staleness_limit() + 1) * prompts_per_step;
-    return oversample == 0 ? fresh_enough : std::min(oversample, fresh_enough);
+    return oversample == 0 ? (staleness_limit() + 1) * prompts_per_step : oversample;
   }
 };
 

@@ -19,6 +19,7 @@ struct RolloutPrompt {
   uint64_t prompt_id = 0;  ///< names it in random draws; unique in training, and in an evaluation
   Json content;            ///< a string as it is, or chat messages through the model's template
   Json label;
+  int64_t attempt = 0;  ///< the caller's number of it
 };
 
 /// What to generate.
@@ -35,6 +36,7 @@ struct RolloutJob {
 /// A prompt's samples, all drawn.
 struct DrawnGroup {
   uint64_t prompt_id = 0;
+  int64_t attempt = 0;
   bool evaluation = false;
   Json label;
   std::vector<int32_t> prompt;
@@ -62,6 +64,7 @@ struct SampleReport {
 /// A group's samples, scored.
 struct GroupReport {
   uint64_t prompt_id = 0;
+  int64_t attempt = 0;
   bool evaluation = false;
   int64_t computed_tokens = 0;        ///< as training will compute them; evaluation: 0
   std::vector<SampleReport> samples;  ///< by sample index

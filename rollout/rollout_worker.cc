@@ -74,8 +74,12 @@ void RolloutWorker::submit(const RolloutJob& job) {
   std::set<uint64_t> ids;
   for (const RolloutPrompt& prompt : job.prompts) {
     const uint64_t first_id = next_request_id_ + requests.size();
-    DrawnGroup group{
-        prompt.prompt_id, job.evaluation, prompt.label, encoder_.encode(prompt.content), {}};
+    DrawnGroup group{prompt.prompt_id,
+                     prompt.attempt,
+                     job.evaluation,
+                     prompt.label,
+                     encoder_.encode(prompt.content),
+                     {}};
     check_prompt_length(tokenizer_, group.prompt, job.max_new_tokens, options_.rollout,
                         engine_->config().kv_slots);
     for (int64_t s = 0; s < job.samples_per_prompt; ++s) {

@@ -229,6 +229,7 @@ class BenchTrain(CliTestCase):
         self.refuse(*train, "--tokens", 64, "--sequence", 64, "--ranks", 2,
                     says=["--tokens 64", "too few for 2 ranks"])
         self.refuse(*train, "--ranks", 3, "--tensor", 2, says=["--tensor"])
+        self.refuse(*train, "--ranks", 2, "--device", "cuda", says=["--device cuda", "one rank"])
         self.refuse("bench", "train", "--model", self.folder, says=["config.json"])
 
 

@@ -190,6 +190,28 @@ class Schedules(JobTest):
         self.assertRegex(result.err, r"\d+ groups begin anew: their engine was left behind")
         self.check_older_samples(directory, 32)
 
+    def test_an_engine_that_hangs_costs_its_groups_and_not_the_job(self):
+        for values in (ONE_STEP_OFF, ASYNC):
+            with self.subTest(schedule=values["rollout__schedule"]):
+                self.fresh_folder()
+                directory = self.folder / "run"
+                job = self.start_train(
+                    directory, *settings(**values, weight_sync__timeout_ms=3000, weight_sync__retries=3,
+                                         cluster__lease_ms=120000, checkpoint__every=2),
+                    environment={"NIBBLE_FAILPOINTS": "rollout/1.prepare@3=stop"})
+                result = job.wait()
+                self.assertEqual(result.code, 0, result.err[-3000:])
+                self.assertRegex(result.err, r"goes on without rollout/1")
+                self.assertRegex(result.err, r"\d+ whole groups are drawn again: their engine does not answer")
+                self.prompts_by_step(directory)
+
+    def test_what_one_step_off_does_not_wait_for_is_counted(self):
+        directory = self.folder / "run"
+        self.train(directory, *settings(**ONE_STEP_OFF, rollout__oversample=6))
+        rows = self.rows(directory)
+        self.prompts_by_step(directory)
+        self.assertEqual([row["dropped_groups"] for row in rows], [2] * STEPS)
+
     def test_schedules_that_make_no_sense_are_refused(self):
         for keys, parts in (
                 (dict(rollout__schedule="one_step_off"), ("rollout.schedule", "algorithm.correction")),
@@ -197,6 +219,8 @@ class Schedules(JobTest):
                 (dict(rollout__max_staleness=1), ("rollout.max_staleness", "partial_rollout")),
                 (dict(rollout__oversample=3), ("rollout.oversample", "prompts_per_step")),
                 (dict(CORRECTED, rollout__partial_rollout="true"), ("oversample",)),
+                (dict(PARTIAL, rollout__oversample=9), ("rollout.oversample", "max_staleness")),
+                (dict(ASYNC, rollout__oversample=13), ("rollout.oversample", "max_staleness")),
                 (dict(ASYNC, rollout__partial_rollout="true"), ("partial_rollout", "schedule")),
                 (dict(ASYNC, rollout__kv_policy="abort"), ("rollout.kv_policy",)),
                 (dict(ASYNC, cluster__placement="colocated"), ("schedule", "placement")),

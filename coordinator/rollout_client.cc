@@ -1,214 +1,19 @@
-#include "coordinator/worker_client.h"
-
+// RolloutClient of worker_client.h.
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
-#include <functional>
-#include <thread>
 
 #include "coordinator/group_codec.h"
+#include "coordinator/worker_call.h"
+#include "coordinator/worker_client.h"
+#include "coordinator/worker_codec.h"
 #include "core/base/fail.h"
 #include "core/rpc/channel.h"
-#include "core/rpc/open_calls.h"
-#include "core/rpc/status.h"
 #include "proto/nibble.grpc.pb.h"
 
 namespace nibble {
-namespace {
 
 using std::chrono::milliseconds;
-
-void encode(const MeetingPoint& at, v1::Rendezvous& message) {
-  message.set_host(at.host);
-  message.set_port(at.port);
-  message.set_group_name(at.group_name);
-  message.set_timeout_ms(at.timeout.count());
-}
-
-void encode(const PublicationId& publication, v1::Transaction& message) {
-  message.set_job(publication.job);
-  message.set_epoch(publication.epoch);
-  message.set_version(publication.version);
-  message.set_plan_digest(publication.plan_digest);
-  message.set_base_version(publication.base_version);
-}
-
-template <typename Request>
-void add_membership(const std::vector<std::string>& membership, Request& request) {
-  for (const std::string& name : membership) request.add_membership(name);
-}
-
-template <typename Response>
-PlanAnswer decode_plan(const Response& response) {
-  return {response.plan_digest(), response.bytes(), response.manifest_text(),
-          response.served_version()};
-}
-
-SendAnswer decode_sent(const v1::SendWeightsResponse& response) {
-  return {response.report().SerializeAsString(), response.bytes(), response.wire_ms()};
-}
-
-v1::Source encode(WeightSource source) {
-  return source == WeightSource::kPeer ? v1::SOURCE_PEER : v1::SOURCE_TRAINERS;
-}
-
-v1::PlanRequest plan_request(int64_t epoch, const std::vector<std::string>& membership) {
-  v1::PlanRequest request;
-  request.set_epoch(epoch);
-  add_membership(membership, request);
-  return request;
-}
-
-// A peer must have time to fail by its own deadline and say why.
-milliseconds with_margin(milliseconds timeout) { return timeout + milliseconds(5'000); }
-
-// A worker's first call: under load its connection may take more than one attempt. Few and short,
-// so that a worker that is gone is still reported at once.
-void retry_connecting(const std::function<void()>& call) {
-  constexpr int kAttempts = 20;
-  for (int attempt = 1;; ++attempt) {
-    try {
-      return call();
-    } catch (const Error& error) {
-      if (error.code() != ErrorCode::kUnavailable || attempt == kAttempts) throw;
-      std::this_thread::sleep_for(milliseconds(100));
-    }
-  }
-}
-
-}  // namespace
-
-// One unary call: METHOD of `stub` with `request` into `response`.
-#define NIBBLE_CALL(method, timeout, request, response)                           \
-  call_rpc(#method, fmt::format("{} ({})", member_.id, member_.address), timeout, \
-           [&](grpc::ClientContext& context) {                                    \
-             const OpenCalls::Scope open(stub_->calls, context);                  \
-             return stub_->stub->method(&context, request, &(response));          \
-           })
-
-struct TrainerClient::Stub {
-  explicit Stub(const std::string& address) : stub(v1::Trainer::NewStub(make_channel(address))) {}
-  std::unique_ptr<v1::Trainer::Stub> stub;
-  OpenCalls calls;
-};
-
-TrainerClient::TrainerClient(const Member& member)
-    : member_(member), stub_(std::make_unique<Stub>(member.address)) {}
-TrainerClient::~TrainerClient() = default;
-
-void TrainerClient::give_up() { stub_->calls.cancel(); }
-
-std::string GuardReport::text() const {
-  std::string out = limit > 0.0 ? fmt::format("{} is {:.4g}, above {:.4g}", watch, value, limit)
-                                : fmt::format("{}: {:.4g}", watch, value);
-  std::string names;
-  for (const Suspect& suspect : suspects) {
-    names += fmt::format("{}prompt {} sample {} (gap {:.3g})", names.empty() ? "" : ", ",
-                         suspect.prompt_id, suspect.sample_index, suspect.log_prob_diff);
-  }
-  return names.empty() ? out : out + "; look at " + names;
-}
-
-int64_t TrainerClient::start(const MeetingPoint& at, milliseconds timeout) {
-  v1::StartTrainerRequest request;
-  encode(at, *request.mutable_rendezvous());
-  v1::StartTrainerResponse response;
-  retry_connecting([&] { NIBBLE_CALL(Start, timeout, request, response); });
-  return response.train_records();
-}
-
-CheckpointStart TrainerClient::load(const std::string& checkpoint, milliseconds timeout) {
-  v1::LoadRequest request;
-  request.set_checkpoint(checkpoint);
-  v1::LoadResponse response;
-  NIBBLE_CALL(Load, timeout, request, response);
-  return {response.step(), response.rollout_state()};
-}
-
-TrainResult TrainerClient::train(int64_t step, const std::vector<GroupSource>& groups,
-                                 milliseconds timeout) {
-  v1::TrainRequest request;
-  request.set_step(step);
-  for (const GroupSource& group : groups) {
-    v1::GroupSource& out = *request.add_groups();
-    out.set_prompt_id(group.prompt_id);
-    out.set_engine_address(group.engine_address);
-    out.set_computed_tokens(group.computed_tokens);
-  }
-  v1::TrainResponse response;
-  NIBBLE_CALL(Train, timeout, request, response);
-  TrainResult result{{response.metrics().begin(), response.metrics().end()}, {}};
-  if (response.has_guard()) {
-    const v1::GuardReport& guard = response.guard();
-    result.guard = {guard.watch(), guard.action(), guard.value(), guard.limit(), {}};
-    for (const v1::SuspectSample& suspect : guard.suspects()) {
-      result.guard->suspects.push_back(
-          {suspect.prompt_id(), suspect.sample_index(), suspect.log_prob_diff()});
-    }
-  }
-  return result;
-}
-
-std::map<std::string, double> TrainerClient::train_records(int64_t step,
-                                                           const std::vector<int64_t>& records,
-                                                           milliseconds timeout) {
-  v1::TrainRecordsRequest request;
-  request.set_step(step);
-  request.mutable_records()->Add(records.begin(), records.end());
-  v1::TrainResponse response;
-  NIBBLE_CALL(TrainRecords, timeout, request, response);
-  return {response.metrics().begin(), response.metrics().end()};
-}
-
-RecordsLoss TrainerClient::evaluate_records(int64_t step, milliseconds timeout) {
-  v1::EvaluateRecordsRequest request;
-  request.set_step(step);
-  v1::EvaluateRecordsResponse response;
-  NIBBLE_CALL(EvaluateRecords, timeout, request, response);
-  return {response.loss(), response.tokens(), response.records()};
-}
-
-void TrainerClient::save(const std::string& directory, int64_t step, int64_t version,
-                         const std::string& rollout_state, milliseconds timeout) {
-  v1::SaveRequest request;
-  request.set_directory(directory);
-  request.set_step(step);
-  request.set_weight_version(version);
-  request.set_rollout_state(rollout_state);
-  v1::Empty response;
-  NIBBLE_CALL(Save, timeout, request, response);
-}
-
-void TrainerClient::join_engine(int engine, const MeetingPoint& at) {
-  v1::JoinEngineRequest request;
-  request.set_engine(engine);
-  encode(at, *request.mutable_rendezvous());
-  v1::Empty response;
-  NIBBLE_CALL(JoinEngine, with_margin(at.timeout), request, response);
-}
-
-PlanAnswer TrainerClient::plan(int64_t epoch, int engine,
-                               const std::vector<std::string>& membership, milliseconds timeout) {
-  v1::PlanResponse response;
-  v1::PlanRequest request = plan_request(epoch, membership);
-  request.set_engine(engine);
-  NIBBLE_CALL(Plan, timeout, request, response);
-  return decode_plan(response);
-}
-
-SendAnswer TrainerClient::send_weights(const PublicationId& publication, int engine,
-                                       const std::vector<std::string>& membership,
-                                       int64_t committed_version, milliseconds timeout) {
-  v1::SendWeightsRequest request;
-  encode(publication, *request.mutable_transaction());
-  request.set_engine(engine);
-  request.set_committed_version(committed_version);
-  add_membership(membership, request);
-  request.set_deadline_ms(timeout.count());
-  v1::SendWeightsResponse response;
-  NIBBLE_CALL(SendWeights, with_margin(timeout), request, response);
-  return decode_sent(response);
-}
 
 struct RolloutClient::Stub {
   explicit Stub(const std::string& address) : stub(v1::Rollout::NewStub(make_channel(address))) {}
@@ -255,6 +60,7 @@ void RolloutClient::submit(const std::vector<PromptTask>& prompts, const DrawSet
     out.set_prompt_id(prompt.prompt_id);
     out.set_content_json(prompt.content_json);
     out.set_label_json(prompt.label_json);
+    out.set_attempt(prompt.attempt);
   }
   request.set_samples_per_prompt(static_cast<int32_t>(settings.samples_per_prompt));
   request.set_evaluation(settings.evaluation);
@@ -415,7 +221,5 @@ void RolloutClient::abort(const PublicationId& publication, const std::string& r
   v1::Empty response;
   NIBBLE_CALL(Abort, timeout, request, response);
 }
-
-#undef NIBBLE_CALL
 
 }  // namespace nibble
