@@ -8,6 +8,7 @@
 #include <numeric>
 #include <random>
 
+#include "cli/median.h"
 #include "cli/memory_stream.h"
 #include "cli/model_engine.h"
 #include "core/base/clock.h"
@@ -171,13 +172,6 @@ double bytes_a_step(const LoadedModel& model, int64_t batch) {
     bytes += own;
   }
   return bytes;
-}
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0.0;
-  const auto middle = values.begin() + std::ssize(values) / 2;
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
 }
 
 void print_decode(const EngineBenchFlags& flags, const LoadedModel& model, int64_t batch,

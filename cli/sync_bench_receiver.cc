@@ -4,6 +4,7 @@
 #include <fstream>
 #include <memory>
 
+#include "cli/median.h"
 #include "cli/sync_bench_groups.h"
 #include "cli/sync_bench_world.h"
 #include "core/base/fail.h"
@@ -13,12 +14,6 @@
 
 namespace nibble {
 namespace {
-
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + std::ssize(values) / 2;
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 // A line of the kernel's account of this process, "VmHWM:  1234 kB".
 int64_t memory_figure(const std::string& name) {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "cli/forked_ranks.h"
+#include "cli/median.h"
 #include "cli/model_flags.h"
 #include "cli/planned_model.h"
 #include "cli/process_memory.h"
@@ -46,12 +47,6 @@ struct Side {
   SupervisedMetrics last = {};
   std::optional<double> first_loss = {};  // of the weights that all sides begin with
 };
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
 
 bool has_weights(const std::filesystem::path& model) {
   const std::filesystem::directory_iterator files(model);

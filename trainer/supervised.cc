@@ -66,11 +66,13 @@ SupervisedMetrics Trainer::train_records(std::span<const TokenRecord* const> rec
   run_records(pass, /*trains=*/true);
   metrics.tokens = finish_pass(pass);
   metrics.forward_backward_ms = clock.restart_ms();
-  const Step done = take_step(gradient_norm());
+  const double grad_norm = gradient_norm();
+  metrics.optimizer_ms = clock.elapsed_ms();
+  const Step done = take_step(grad_norm);
   metrics.update = done.update;
   metrics.changes = done.changes;
   metrics.held = done.held;
-  metrics.optimizer_ms = done.optimizer_ms;
+  metrics.optimizer_ms += done.optimizer_ms;
   metrics.pack_ms = done.pack_ms;
   metrics.gathered = weights_.take_bytes();
   return metrics;

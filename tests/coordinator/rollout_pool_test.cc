@@ -59,12 +59,12 @@ class FakeEngine final : public v1::Rollout::Service {
                         [&] { return !open_.empty(); });
       if (open_.empty()) return {};
       // Any of them, like samples of any length.
-      const size_t which = random_() % open_.size();
+      const size_t which = next_random() % open_.size();
       std::swap(open_[which], open_.front());
       *response->add_groups() = std::move(open_.front());
       open_.pop_front();
     }
-    std::this_thread::sleep_for(std::chrono::microseconds(random_() % 300));  // scoring
+    std::this_thread::sleep_for(std::chrono::microseconds(next_random() % 300));  // scoring
     const std::lock_guard lock(mutex_);
     if (!response->groups(0).evaluation()) kept_.insert(response->groups(0).prompt_id());
     response->set_guessed_tokens(1);
@@ -99,7 +99,7 @@ class FakeEngine final : public v1::Rollout::Service {
   std::deque<v1::GroupSummary> open_;  // guarded by mutex_, like the next
   std::set<uint64_t> kept_;
   std::atomic<uint32_t> seed_ = 1;
-  uint32_t random_() { return seed_ = seed_ * 1664525u + 1013904223u; }
+  uint32_t next_random() { return seed_ = seed_ * 1664525u + 1013904223u; }
   Member member_;
   std::unique_ptr<RolloutClient> client_;
   RpcServer server_;  // last member
@@ -215,7 +215,8 @@ TEST_F(RolloutPoolTest, GroupsMoveBetweenEnginesAndComeOnce) {
 TEST_F(RolloutPoolTest, WhatAnEngineHeldThatDoesNotAnswerIsLostAndSaid) {
   start(2);
   submit(0, 10);
-  while (pool_->open().whole.size() < 10) std::this_thread::sleep_for(1ms);
+  const Deadline deadline = Deadline::after(20s);
+  while (pool_->open().whole.size() < 10 && !deadline.expired()) std::this_thread::yield();
   engines_[1]->is_silent = true;
   const std::string address = engines_[1]->client()->member().address;
   const RolloutPool::Lost lost = pool_->set_serving({0}, 2, {});
