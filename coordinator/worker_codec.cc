@@ -1,5 +1,7 @@
 #include "coordinator/worker_codec.h"
 
+#include "proto/nibble.pb.h"
+
 #include <thread>
 
 #include "core/base/error.h"

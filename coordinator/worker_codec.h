@@ -6,7 +6,15 @@
 #include <vector>
 
 #include "coordinator/worker_client.h"
-#include "proto/nibble.pb.h"
+
+namespace nibble::v1 {
+class PlanRequest;
+class PlanResponse;
+class Rendezvous;
+class SendWeightsResponse;
+class Transaction;
+enum Source : int;
+}  // namespace nibble::v1
 
 namespace nibble {
 
