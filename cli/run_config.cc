@@ -5,6 +5,7 @@
 
 #include "cli/algorithm_checks.h"
 #include "cli/job_kind.h"
+#include "cli/job_plans.h"
 #include "cli/rollout_checks.h"
 #include "coordinator/held_out.h"
 #include "core/base/fail.h"
@@ -161,45 +162,6 @@ void check_qat_start(const RunConfig& c, const ConfigSource& source) {
   }
 }
 
-std::filesystem::path quantization_source(const RunConfig& c) {
-  return c.model.int4.empty() ? c.model.path : c.model.int4;
-}
-
-// config.json of a model that the job names. Weights must be beside it, unless it starts at random.
-Json model_json(const RunConfig& c, const std::filesystem::path& directory) {
-  const bool weightless = c.model.init == ModelInit::kRandom && directory == c.model.path;
-  return weightless ? read_hf_config(directory) : HfDirectory(directory).config();
-}
-
-ModelConfig model_of(const RunConfig& c, const std::filesystem::path& directory) {
-  return parse_model_config(model_json(c, directory), (directory / "config.json").string());
-}
-
-// A plan made for one model's parameters means nothing for another's, and the trainer runs the
-// reference's weights through the model's own layers.
-void check_same_model(const RunConfig& c, const ModelConfig& model, const ParameterTable& table,
-                      const std::filesystem::path& directory, const std::filesystem::path& other) {
-  const ModelConfig other_model = model_of(c, other);
-  const ParameterTable theirs = model_parameters(other_model);
-  for (int64_t i = 0; i < std::max(table.size(), theirs.size()); ++i) {
-    const bool both = i < table.size() && i < theirs.size();
-    if (both && table.at(i).module == theirs.at(i).module &&
-        table.at(i).rows == theirs.at(i).rows && table.at(i).cols == theirs.at(i).cols) {
-      continue;
-    }
-    fail(ErrorCode::kInvalidArgument,
-         "'{}' and '{}' are different models: they differ from parameter '{}' on; model.path, "
-         "model.int4 and model.reference must be of one model",
-         directory.string(), other.string(), (i < table.size() ? table : theirs).at(i).name());
-  }
-  if (const auto field = computed_difference(model, other_model)) {
-    fail(ErrorCode::kInvalidArgument,
-         "'{}' and '{}' differ in '{}' of config.json; model.path, model.int4 and model.reference "
-         "must be of one model",
-         directory.string(), other.string(), *field);
-  }
-}
-
 // `plan` is what model.int4's own config.json states, but for the group size.
 void check_calibrated_files(const RunConfig& c, const ConfigSource& source,
                             const QuantizationPlan& plan) {
@@ -288,28 +250,6 @@ RunConfig parse_effective_yaml(const std::string& yaml) {
   return parse_config<RunConfig>(yaml, "the coordinator's configuration").config;
 }
 
-JobPlans job_plans(const RunConfig& config) {
-  const std::filesystem::path directory = quantization_source(config);
-  const ModelConfig model = model_of(config, directory);
-  const ParameterTable table = model_parameters(model);
-  for (const auto& other : {config.model.path, config.model.reference}) {
-    if (!other.empty() && other != directory) {
-      check_same_model(config, model, table, directory, other);
-    }
-  }
-  QuantizationPlan int4 =
-      checkpoint_plan(model_json(config, directory), (directory / "config.json").string(), table);
-  if (config.qat.group_size && *config.qat.group_size != int4.config.group_size && int4.any()) {
-    QuantizationConfig changed = int4.config;
-    changed.group_size = *config.qat.group_size;
-    int4 = plan_from_config(table, changed);
-  }
-  const QuantizationPlan plain = plan_bf16(table);
-  // A supervised job serves nobody: its checkpoint holds what it trained.
-  const bool serve_int4 = config.qat.enabled || (config.rollout.quantize && !is_supervised(config));
-  return {config.qat.enabled ? int4 : plain, serve_int4 ? int4 : plain};
-}
-
 CoordinatorConfig coordinator_config(const RunConfig& c) {
   return {c.run,        c.cluster,     c.data,    c.eval,
           c.checkpoint, c.weight_sync, c.logging, c.guards.max_rollbacks};
@@ -351,6 +291,7 @@ TrainerConfig trainer_config(const RunConfig& c) {
   config.reference = c.model.reference.empty() ? c.model.path : c.model.reference;
   config.train_plan = std::move(plans.train);
   config.serve_plan = std::move(plans.serve);
+  config.draft = std::move(plans.draft);
   if (c.qat.start == QatStart::kCalibrated) config.calibrated = c.model.int4;
   config.calibrated_place = c.qat.masters;
   config.rescale_every = c.qat.rescale_every;

@@ -12,7 +12,6 @@
 #include "core/base/env.h"
 #include "core/config/config.h"
 #include "core/spec/mesh.h"
-#include "core/spec/quantization.h"
 #include "rollout/reward_config.h"
 #include "rollout/rollout_config.h"
 #include "rollout/rollout_service.h"
@@ -76,13 +75,6 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
 std::string effective_yaml(const RunConfig& config);
 /// Reads what effective_yaml() wrote.
 RunConfig parse_effective_yaml(const std::string& yaml);
-
-/// What is quantized in the trainer's forward pass and in what is served.
-struct JobPlans {
-  QuantizationPlan train;
-  QuantizationPlan serve;
-};
-JobPlans job_plans(const RunConfig& config);
 
 CoordinatorConfig coordinator_config(const RunConfig& config);
 SamplingPlan sampling_plan(const RunConfig& config);

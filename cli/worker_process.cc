@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cli/coordinator_client.h"
+#include "cli/job_plans.h"
 #include "cli/run_config.h"
 #include "core/base/fail.h"
 #include "core/base/failpoint.h"
@@ -73,7 +74,9 @@ class Roles {
     options.job = config.run.directory.filename().string();
     options.engine = assignment.index;
     options.trainers = trainer_mesh(config);
-    options.worker.plan = job_plans(config).serve;
+    JobPlans plans = job_plans(config);
+    options.worker.plan = std::move(plans.serve);
+    options.worker.draft = std::move(plans.draft);
     if (config.qat.start == QatStart::kCalibrated) options.worker.grid = kHeldGrid;
     options.worker.wants_routes = config.algorithm.routing_replay;
     options.worker.in_place = config.weight_sync.in_place;

@@ -7,6 +7,7 @@
 #include "core/checkpoint/hf_directory.h"
 #include "core/device/cuda_device.h"
 #include "core/ops/torch_parallel.h"
+#include "rollout/draft_model.h"
 #include "rollout/engine/head_drafter.h"
 #include "rollout/engine/lookup_drafter.h"
 #include "rollout/engine_cuda/cuda_step_runner.h"
@@ -31,18 +32,16 @@ EngineConfig engine_config(const RolloutConfig& c) {
   return config;
 }
 
-// Weights, buffers and cache of the engine, and of the draft model beside it.
+// Weights of both, buffers and cache of the engine, and of the draft model beside it.
 struct EngineMemory {
   int64_t weights = 0;
   CudaEngineMemory runners;
 };
 EngineMemory memory_of(const ModelSpec& spec, const EngineConfig& config, int64_t weights,
-                       const DraftModel* draft) {
+                       const ModelSpec* draft) {
   EngineMemory memory{weights, cuda_engine_memory(spec, config)};
   if (draft == nullptr) return memory;
-  const CudaEngineMemory own =
-      cuda_engine_memory(draft->spec, cuda_draft_config(config, draft->spec));
-  memory.weights += draft->weights->num_bytes();
+  const CudaEngineMemory own = cuda_engine_memory(*draft, cuda_draft_config(config, *draft));
   memory.runners.fixed_bytes += own.fixed_bytes;
   memory.runners.bytes_per_slot += own.bytes_per_slot;
   return memory;
@@ -50,7 +49,7 @@ EngineMemory memory_of(const ModelSpec& spec, const EngineConfig& config, int64_
 
 // Sizes on a GPU: KV slots from what is left, logits for every sequence of a batch.
 EngineConfig plan_gpu_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
-                             const DraftModel* draft) {
+                             const ModelSpec* draft) {
   EngineConfig config = engine_config(options.rollout);
   config.max_logit_rows =
       std::max<int64_t>(config.max_logit_rows, std::min<int64_t>(config.max_running, 1024));
@@ -63,10 +62,11 @@ EngineConfig plan_gpu_engine(const RolloutWorkerOptions& options, const ModelSpe
   const SharedGpu gpu = options.shared_gpu
                             ? *options.shared_gpu
                             : SharedGpu{ops::free_cuda_bytes(), 0, options.in_place ? 1 : 2};
-  const Manifest manifest = make_manifest(spec.table, options.plan);
+  const JointParameters joint = job_parameters(options, spec);
+  const Manifest manifest = make_manifest(joint.table, joint.plan);
   const int rank = options.rank != nullptr ? options.rank->rank() : 0;
   const int64_t own_bytes =
-      slices_bytes(manifest, engine_slices(manifest, spec.table, config.mesh, rank));
+      slices_bytes(manifest, engine_slices(manifest, joint.table, config.mesh, rank));
   const auto [weights, memory] = memory_of(spec, config, gpu.weight_buffers * own_bytes, draft);
   const int64_t own_part = gpu.free_bytes / options.gpu_sharers;
   const auto budget =
@@ -117,7 +117,7 @@ StepRunnerFactory led_runner(const RolloutWorkerOptions& options,
 }
 
 std::unique_ptr<Engine> make_cpu_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
-                                        const DraftModel* draft, const DraftHead* head,
+                                        const ModelSpec* draft, const DraftHead* head,
                                         HeadExamples* examples) {
   const EngineConfig config = plan_engine(options, spec, nullptr);
   const kernels::Parallel& parallel = ops::torch_parallel();
@@ -125,7 +125,7 @@ std::unique_ptr<Engine> make_cpu_engine(const RolloutWorkerOptions& options, con
   if (draft == nullptr && head == nullptr) return std::make_unique<Engine>(spec, config, runner);
   std::unique_ptr<WeightedDrafter> guesser;
   if (draft != nullptr) {
-    guesser = make_cpu_drafter(draft->spec, config, parallel, ActivationType::kFloat32);
+    guesser = make_cpu_drafter(*draft, config, parallel, ActivationType::kFloat32);
   } else {
     guesser = std::make_unique<HeadDrafter>(
         head->spec, spec, config,
@@ -139,7 +139,7 @@ std::unique_ptr<Engine> make_cpu_engine(const RolloutWorkerOptions& options, con
 }
 
 std::unique_ptr<Engine> make_gpu_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
-                                        DraftModel* draft) {
+                                        const ModelSpec* draft) {
   ops::bind_cuda_thread();
   const RolloutConfig& rollout = options.rollout;
   const EngineConfig config = plan_engine(options, spec, draft);
@@ -148,9 +148,8 @@ std::unique_ptr<Engine> make_gpu_engine(const RolloutWorkerOptions& options, con
   const StepRunnerFactory runner =
       led_runner(options, default_graph_batches(std::min(rollout.graph_max_batch, most)));
   if (draft == nullptr) return std::make_unique<Engine>(spec, config, runner);
-  draft->weights = draft->weights->to(DeviceKind::kCuda);
   return std::make_unique<Engine>(spec, config, runner, std::make_unique<LookupDrafter>(),
-                                  make_cuda_drafter(draft->spec, config, *options.gpu));
+                                  make_cuda_drafter(*draft, config, *options.gpu));
 }
 
 }  // namespace
@@ -160,8 +159,18 @@ ModelSpec model_spec(const std::filesystem::path& directory) {
   return make_model_spec(parse_model_config(model.config(), (directory / "config.json").string()));
 }
 
+std::optional<ModelSpec> draft_model_spec(const RolloutWorkerOptions& options) {
+  if (!options.draft) return std::nullopt;
+  check_draft_model("rollout.draft_model", options.draft->directory, options.model);
+  return make_model_spec(options.draft->config);
+}
+
+JointParameters job_parameters(const RolloutWorkerOptions& options, const ModelSpec& spec) {
+  return join_parameters(spec.table, options.plan, options.draft ? &*options.draft : nullptr);
+}
+
 EngineConfig plan_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
-                         const DraftModel* draft) {
+                         const ModelSpec* draft) {
   if (options.gpu != nullptr) return plan_gpu_engine(options, spec, draft);
   if (options.rollout.kv_tokens == 0) {
     fail(ErrorCode::kInvalidArgument,
@@ -194,18 +203,13 @@ std::shared_ptr<const DraftHead> load_job_head(const RolloutWorkerOptions& optio
 }
 
 std::unique_ptr<Engine> make_job_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
+                                        const ModelSpec* draft,
                                         const std::shared_ptr<const DraftHead>& head,
                                         HeadCoach* coach) {
-  const RolloutConfig& rollout = options.rollout;
-  std::shared_ptr<DraftModel> draft;
-  if (!rollout.draft_model.empty()) {
-    draft = load_draft_model("rollout.draft_model", rollout.draft_model, options.model);
-  }
-  std::unique_ptr<Engine> engine = options.gpu == nullptr
-                                       ? make_cpu_engine(options, spec, draft.get(), head.get(),
-                                                         coach ? &coach->examples() : nullptr)
-                                       : make_gpu_engine(options, spec, draft.get());
-  if (draft) engine->set_draft_weights(draft_weights(std::move(draft)), 1);
+  std::unique_ptr<Engine> engine =
+      options.gpu == nullptr
+          ? make_cpu_engine(options, spec, draft, head.get(), coach ? &coach->examples() : nullptr)
+          : make_gpu_engine(options, spec, draft);
   if (head) engine->set_draft_weights(head_weights(head), 1);
   return engine;
 }

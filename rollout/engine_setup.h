@@ -3,11 +3,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "core/models/decoder.h"
+#include "core/spec/joint_parameters.h"
 #include "rollout/draft_head.h"
-#include "rollout/draft_model.h"
 #include "rollout/engine/engine.h"
 #include "rollout/head_coach.h"
 #include "rollout/rollout_worker.h"
@@ -17,11 +18,18 @@ namespace nibble {
 /// Of a Hugging Face directory. Throws Error naming what is wrong with it.
 ModelSpec model_spec(const std::filesystem::path& directory);
 
+/// Of the draft model that is published with the model; nothing: none. Throws Error naming
+/// rollout.draft_model if it cannot guess for the model.
+std::optional<ModelSpec> draft_model_spec(const RolloutWorkerOptions& options);
+
+/// What the job publishes: `spec`'s parameters, and the draft model's.
+JointParameters job_parameters(const RolloutWorkerOptions& options, const ModelSpec& spec);
+
 /// Sizes of a job's engine: on a GPU with the KV slots that fit beside all else (`draft` included;
 /// null: none), on several ranks on each of them: all call it then. Throws
 /// Error{kResourceExhausted} saying what takes how much where that is too little.
 EngineConfig plan_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
-                         const DraftModel* draft);
+                         const ModelSpec* draft);
 
 /// Makes this process's runner, or this rank's part of one. `options` outlives the result.
 StepRunnerFactory engine_runner(const RolloutWorkerOptions& options,
@@ -32,8 +40,9 @@ std::shared_ptr<const DraftHead> load_job_head(const RolloutWorkerOptions& optio
                                                const ModelSpec& spec);
 
 /// A job's engine, with what guesses for it, on the calling thread; of several ranks on the first.
-/// Everything outlives it; `head` and `coach` may be null.
+/// Everything outlives it; `draft`, `head` and `coach` may be null.
 std::unique_ptr<Engine> make_job_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
+                                        const ModelSpec* draft,
                                         const std::shared_ptr<const DraftHead>& head,
                                         HeadCoach* coach);
 

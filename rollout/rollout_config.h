@@ -133,7 +133,8 @@ void visit_fields(Visitor& v, RolloutConfig& c) {
           Range{0, 64});
   v.field("draft_model", c.draft_model, "",
           "Hugging Face directory, BF16 or INT4, of a small model with the same tokenizer that "
-          "guesses too (max_draft_tokens); it stays as it is; empty: none");
+          "guesses too (max_draft_tokens); trainers publish it with the model, in INT4 where the "
+          "model is; it is not trained; empty: none");
   v.field("draft_head", c.draft_head, "",
           "directory of a head on the model's hidden states (MTP, EAGLE) that guesses too "
           "(max_draft_tokens), on a CPU; random: one to be trained; empty: none");

@@ -13,6 +13,7 @@
 #include "core/device/cuda_device.h"
 #include "core/rpc/status.h"
 #include "proto/nibble.grpc.pb.h"
+#include "rollout/engine_setup.h"
 #include "rollout/job_engine.h"
 #include "rollout/rollout_codec.h"
 #include "rollout/weight_links.h"
@@ -37,10 +38,6 @@ constexpr auto kLongestRead = std::chrono::hours(1);
 constexpr int64_t kLongestCollectMs = 1'000;
 
 constexpr auto kAbortTimeout = std::chrono::milliseconds(10'000);
-
-Rendezvous decode_rendezvous(const v1::Rendezvous& at) {
-  return {at.host(), at.port(), at.group_name(), std::chrono::milliseconds(at.timeout_ms())};
-}
 
 using Whom = WeightLinks::Whom;
 
@@ -82,17 +79,19 @@ class RolloutService::Impl final : public v1::Rollout::Service {
                      v1::StartRolloutResponse*) override {
     return run_rpc([&] {
       engine_.start(decode_rendezvous(request->ranks()));
-      const ParameterTable& table = engine_.spec().table;
-      Manifest manifest = make_manifest(table, options_.worker.plan, options_.worker.grid);
-      destination_ = engine_slices(manifest, table, engine_.mesh(), engine_.rank());
+      const ParameterTable& model = engine_.spec().table;
+      joint_ = job_parameters(options_.worker, engine_.spec());
+      Manifest manifest = make_manifest(joint_.table, joint_.plan, options_.worker.grid);
+      destination_ = engine_slices(manifest, joint_.table, engine_.mesh(), engine_.rank());
       ReceiverOptions receiving{own_sender(), {}, {}};
       if (engine_.has_ranks()) receiving.destination = destination_;
       if (options_.worker.in_place) receiving.release_engine = [this] { release_weights(); };
       receiver_ =
-          std::make_unique<WeightReceiver>(options_.job, table, options_.worker.plan,
+          std::make_unique<WeightReceiver>(options_.job, joint_.table, joint_.plan,
                                            std::move(manifest), *kernels_, std::move(receiving));
-      readers_ = std::make_unique<WeightReaders>(receiver_->manifest(), options_.external_engines);
-      log_->info("ready model={} parameters={}", options_.worker.model.string(), table.size());
+      model_manifest_ = make_manifest(model, options_.worker.plan, options_.worker.grid);
+      readers_ = std::make_unique<WeightReaders>(model_manifest_, options_.external_engines);
+      log_->info("ready model={} parameters={}", options_.worker.model.string(), model.size());
     });
   }
 
@@ -231,11 +230,10 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       const LoanWatch watch{*reader};
       log_->info("version={} is read by {}", reader->version(), context->peer());
       const Stopwatch clock;
-      stream_weights(streamed_model(), receiver().manifest(), *reader,
-                     [&](const v1::WeightPart& part) {
-                       failpoint(name("read_part"));
-                       return writer->Write(part);
-                     });
+      stream_weights(streamed_model(), model_manifest_, *reader, [&](const v1::WeightPart& part) {
+        failpoint(name("read_part"));
+        return writer->Write(part);
+      });
       log_->info("version={} was read by {} ms={:.1f}", reader->version(), context->peer(),
                  clock.elapsed_ms());
     });
@@ -375,7 +373,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     const Manifest& manifest = receiver().manifest();
     const Layout senders = source == v1::SOURCE_PEER
                                ? Layout{{destination_}}
-                               : trainer_layout(manifest, engine_.spec().table, options_.trainers);
+                               : trainer_layout(manifest, joint_.table, options_.trainers);
     const TransferSizes sizes = options_.worker.gpu != nullptr ? kGpuTransfers : TransferSizes{};
     return make_plan({manifest, senders, destination_, epoch, membership, sizes});
   }
@@ -384,9 +382,11 @@ class RolloutService::Impl final : public v1::Rollout::Service {
   const Logger log_;
   const kernels::Serial serial_;
   std::unique_ptr<const kernels::WeightKernels> kernels_;
-  std::vector<Slice> destination_;  // what this process serves; set by Start, like the next two
-  std::unique_ptr<WeightReceiver> receiver_;  // borrows the engine's specification
-  std::unique_ptr<WeightReaders> readers_;    // borrows the receiver's manifest
+  JointParameters joint_;           // what is published; set by Start, like the next four
+  Manifest model_manifest_;         // of the model alone: what others read
+  std::vector<Slice> destination_;  // what this process serves
+  std::unique_ptr<WeightReceiver> receiver_;
+  std::unique_ptr<WeightReaders> readers_;
   WeightLinks links_;
   JobEngine engine_;  // last member
 };

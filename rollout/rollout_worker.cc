@@ -7,6 +7,7 @@
 #include "core/base/fail.h"
 #include "rollout/engine_setup.h"
 #include "rollout/prompt_length.h"
+#include "rollout/published_draft.h"
 #include "rollout/text_stop.h"
 #include "weight_sync/manifest.h"
 
@@ -43,23 +44,30 @@ SampleGroup kept_group(uint64_t prompt_id, std::vector<int32_t> prompt,
 RolloutWorker::RolloutWorker(RolloutWorkerOptions options)
     : options_(std::move(options)),
       spec_(model_spec(options_.model)),
+      draft_spec_(draft_model_spec(options_)),
       tokenizer_(Tokenizer::from_directory(options_.model)),
       encoder_(tokenizer_, options_.model.string()),
       head_(load_job_head(options_, spec_)),
       coach_(make_coach(options_, spec_, head_)),
-      engine_(make_job_engine(options_, spec_, head_, coach_.get())),
+      engine_(make_job_engine(options_, spec_, draft_spec_ ? &*draft_spec_ : nullptr, head_,
+                              coach_.get())),
       scorer_(options_.reward, options_.reward_command, tokenizer_) {}
 
 double RolloutWorker::set_weights(std::shared_ptr<const ResidentWeights> weights, int64_t version) {
   if (engine_->has_weights() && engine_->version() == version) return 0.0;
   const Stopwatch clock;
   engine_->set_weights(weights, version, options_.rollout.kv_policy);
+  if (draft_spec_) {
+    engine_->set_draft_weights(std::make_shared<PublishedDraft>(weights, spec_.table.size()),
+                               ++draft_version_);
+  }
   weights_ = std::move(weights);
   return std::exchange(without_weights_, std::nullopt).value_or(clock).elapsed_ms();
 }
 
 void RolloutWorker::release_weights() {
   engine_->release_weights();
+  if (draft_spec_) engine_->release_draft_weights();
   weights_ = nullptr;
   if (!without_weights_) without_weights_.emplace();
 }

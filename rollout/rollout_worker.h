@@ -15,6 +15,7 @@
 #include "core/models/weights.h"
 #include "core/ops/backend.h"
 #include "core/ops/numerics.h"
+#include "core/spec/joint_parameters.h"
 #include "core/tokenizer/prompt_encoder.h"
 #include "core/tokenizer/tokenizer.h"
 #include "rollout/engine/engine.h"
@@ -47,6 +48,7 @@ struct RolloutWorkerOptions {
   Numerics numerics = Numerics::kExact;     ///< of the GPU
   QuantizationPlan plan;                    ///< how weights are served
   std::string grid = kDerivedGrid;          ///< the rule that made their codes
+  std::optional<DraftPart> draft;           ///< served beside it: rollout.draft_model
   bool wants_routes = false;                ///< samples keep the experts chosen for them (R3)
   bool in_place = false;                    ///< one weight buffer: new weights overwrite the old
   EngineRank* rank = nullptr;               ///< of an engine of several, borrowed; or null
@@ -60,8 +62,8 @@ class RolloutWorker {
  public:
   explicit RolloutWorker(RolloutWorkerOptions options);
 
-  /// Swaps the weights in; returns the milliseconds the engine could not work meanwhile: since
-  /// release_weights(), if it was called. A version that is served already stays.
+  /// Swaps the weights in (JointParameters); returns the milliseconds the engine could not work
+  /// meanwhile: since release_weights(), if it was called. A version that is served already stays.
   double set_weights(std::shared_ptr<const ResidentWeights> weights, int64_t version);
   /// Of the weights last set; 0: none yet.
   int64_t version() const { return engine_->version(); }
@@ -101,12 +103,14 @@ class RolloutWorker {
 
   const RolloutWorkerOptions options_;
   const ModelSpec spec_;
+  const std::optional<ModelSpec> draft_spec_;  // nothing: no draft model
   const Tokenizer tokenizer_;
   const PromptEncoder encoder_;                     // borrows tokenizer_
   std::shared_ptr<const DraftHead> head_;           // shared: with what guesses; null: none
   std::unique_ptr<HeadCoach> coach_;                // null: no head is trained
   std::shared_ptr<const ResidentWeights> weights_;  // shared: as the engine's; null: none
-  std::unique_ptr<Engine> engine_;                  // after what it borrows from
+  int64_t draft_version_ = 0;       // a draft model's weights come anew with every swap
+  std::unique_ptr<Engine> engine_;  // after what it borrows from
   OpenGroups open_;
   uint64_t next_request_id_ = 1;
   std::optional<Stopwatch> without_weights_;  // since they were released

@@ -46,7 +46,7 @@ void Trainer::load_masters() {
   check_checkpoint_tensors(model, spec_.table, stored);
   std::optional<CalibratedStart> calibrated;
   if (!config_.calibrated.empty()) {
-    NIBBLE_CHECK(config_.train_plan.quantized == config_.serve_plan.quantized && !stored.any(),
+    NIBBLE_CHECK(has_one_plan() && !stored.any(),
                  "a calibrated start of '{}' without QAT, or from quantized weights",
                  config_.calibrated.string());
     calibrated.emplace(config_.calibrated, spec_.table, config_.train_plan,

@@ -28,6 +28,11 @@ int64_t scale_bytes(const ShardLayout& layout) {
   return bytes;
 }
 
+int64_t draft_bytes(const DraftPart& draft) {
+  const ParameterTable table = model_parameters(draft.config);
+  return shard_bytes({&table, draft.plan, {}, 0});
+}
+
 // GatheredWeights: two layers and what is in none, each with what is sent, what came, what it
 // became and float32 gradients; the largest one's gradients once more on their way, both ends. What
 // a rank owns whole needs none of it, unless it is on the host: then it needs the copy.
@@ -113,6 +118,8 @@ TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh,
     // Codes of held and of derived scales stand side by side.
     if (config.rescale_every > 0) memory.packed_bytes += shard_bytes(train);
   }
+  // In every packing that is served.
+  if (config.draft && rank == 0) memory.packed_bytes += 2 * draft_bytes(*config.draft);
   memory.ring_bytes = ring_bytes(train, true, ShardHome::kDevice);
   if (may_need_reference(config.algorithm)) {
     const ShardHome home = config.offload_reference ? ShardHome::kHost : ShardHome::kDevice;

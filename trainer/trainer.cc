@@ -12,6 +12,8 @@
 #include "core/models/rope_table.h"
 #include "core/models/tape_executor.h"
 #include "core/ops/cpu_backend.h"
+#include "core/ops/torch_parallel.h"
+#include "trainer/draft_riders.h"
 #include "trainer/tape_values.h"
 #include "trainer/update_work.h"
 
@@ -45,7 +47,9 @@ Trainer::Trainer(TrainerConfig config, ProcessGroup& group, const MeshGroups& gr
           make_rope_table(spec_.config.rope, spec_.config.head_dim, config_.max_positions))),
       state_(train_layout_, state_device()),
       guard_(config_.guards),
-      weights_(train_layout_, groups, backend.weight_kernels()) {
+      weights_(train_layout_, groups, backend.weight_kernels()),
+      train_buffers_(has_one_plan() ? riders() : std::vector<StoredParameter>()),
+      serve_buffers_(has_one_plan() ? std::vector<StoredParameter>() : riders()) {
   validate(config_.algorithm.loss);
   load_masters();
   if (may_need_reference(config_.algorithm)) load_reference();
@@ -54,6 +58,11 @@ Trainer::Trainer(TrainerConfig config, ProcessGroup& group, const MeshGroups& gr
 }
 
 Trainer::~Trainer() = default;
+
+std::vector<StoredParameter> Trainer::riders() const {
+  if (!config_.draft) return {};
+  return load_draft_riders(*config_.draft, group_.rank(), ops::torch_parallel());
+}
 
 DeviceKind Trainer::state_device() const {
   return config_.optimizer.offload ? offload_kind(backend_.kind()) : backend_.kind();
@@ -98,9 +107,8 @@ void Trainer::use(std::shared_ptr<const PackedShards> packing, PackChanges* chan
   const auto previous = serving_;
   training_ = std::move(packing);
   weights_.set_shards(training_);
-  const bool same_plan = config_.train_plan.quantized == config_.serve_plan.quantized;
-  serving_ =
-      same_plan ? training_ : pack_shards(serve_layout_, state_.master, kernels, serve_buffers_);
+  serving_ = has_one_plan() ? training_
+                            : pack_shards(serve_layout_, state_.master, kernels, serve_buffers_);
   if (changes != nullptr && previous) {
     *changes = count_changes(serve_layout_, *previous, *serving_, kernels);
     sum_over_ranks(*changes);

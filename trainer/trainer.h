@@ -14,6 +14,7 @@
 #include "core/models/decoder.h"
 #include "core/models/packing.h"
 #include "core/ops/backend.h"
+#include "core/spec/joint_parameters.h"
 #include "trainer/algo/policy_loss.h"
 #include "trainer/algo/position_gap.h"
 #include "trainer/batching.h"
@@ -39,6 +40,7 @@ struct TrainerConfig {
   bool offload_reference = false;   ///< ShardHome::kHost for it
   QuantizationPlan train_plan;      ///< what the forward pass multiplies with
   QuantizationPlan serve_plan;      ///< what is published; the same under QAT
+  std::optional<DraftPart> draft;   ///< published with it
   /// INT4 checkpoint whose codes the masters start in and whose scales are held; empty: scales are
   /// derived at every packing. Needs QAT and BF16 weights in `model`.
   std::filesystem::path calibrated;
@@ -134,8 +136,8 @@ class Trainer {
   /// Log-probabilities of one sequence's tokens 1..n-1 under the training weights. Collective.
   std::vector<float> log_probs(std::span<const int32_t> ids);
 
-  /// This rank's rows as they are to be served, on the backend's device. Never written to while
-  /// somebody holds them; a later train() makes new ones.
+  /// This rank's rows as they are to be served, those of a draft model behind them, on the
+  /// backend's device. Never written to while somebody holds them; a later train() makes new ones.
   std::shared_ptr<const PackedShards> serving_shards() const { return serving_; }
   const ShardLayout& serving_layout() const { return serve_layout_; }
   const ModelSpec& spec() const { return spec_; }
@@ -163,13 +165,13 @@ class Trainer {
   Step take_step(double grad_norm);
   std::shared_ptr<const PackedShards> rescale(const PackedShards& held, HeldStats& stats);
   void sum_over_ranks(PackChanges& changes);
+  bool has_one_plan() const { return config_.train_plan.quantized == config_.serve_plan.quantized; }
   DeviceKind state_device() const;
+  std::vector<StoredParameter> riders() const;
   void load_masters();
   void load_reference();
   // Whether the rollout's log-probabilities are, at the weights it sampled from, this one's bits.
-  bool has_exact_rollout() const {
-    return config_.exact_rollout && config_.train_plan.quantized == config_.serve_plan.quantized;
-  }
+  bool has_exact_rollout() const { return config_.exact_rollout && has_one_plan(); }
   // Fills `batches` up to the longest list of all ranks, and returns what all ranks' weigh.
   LossTotals agree_on(std::vector<MicroBatch>& batches);
   std::vector<UpdateWork> plan_updates(std::span<const std::vector<SampleGroup>> updates,

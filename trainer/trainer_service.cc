@@ -26,10 +26,6 @@
 namespace nibble {
 namespace {
 
-Rendezvous decode_rendezvous(const v1::Rendezvous& at) {
-  return {at.host(), at.port(), at.group_name(), std::chrono::milliseconds(at.timeout_ms())};
-}
-
 // The way to one engine: a process group of its own, so that a dead engine holds no other; none to
 // the engine of this process.
 struct EngineLink {
@@ -147,7 +143,7 @@ class TrainerService::Impl final : public v1::Trainer::Service {
                          {request->membership().begin(), request->membership().end()});
       response->set_plan_digest(digest_bytes(plan.digest));
       response->set_bytes(plan.bytes);
-      response->set_manifest_text(manifest_text(sender_->manifest()));
+      response->set_manifest_text(manifest_text(sender().manifest()));
     });
   }
 
@@ -163,7 +159,7 @@ class TrainerService::Impl final : public v1::Trainer::Service {
       const auto engine = engine_link(request->engine());
       const Stopwatch clock;
       const SenderReport report =
-          sender_->move(transaction, plan, *engine->transport,
+          sender().move(transaction, plan, *engine->transport,
                         Deadline::after(std::chrono::milliseconds(request->deadline_ms())));
       response->set_wire_ms(clock.elapsed_ms());
       response->set_bytes(is_own_engine(request->engine()) ? 0 : report.bytes);
@@ -199,9 +195,12 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     trainer_ = std::make_unique<nibble::Trainer>(
         options_.trainer, *group_, *mesh_groups_,
         options_.gpu != nullptr ? *options_.gpu : ops::cpu_backend());
+    const std::optional<DraftPart>& draft = options_.trainer.draft;
+    joint_ = join_parameters(trainer_->spec().table, trainer_->serving_layout().plan,
+                             draft ? &*draft : nullptr);
     sender_ = std::make_unique<WeightSender>(
         options_.rank,
-        make_manifest(trainer_->spec().table, trainer_->serving_layout().plan,
+        make_manifest(joint_.table, joint_.plan,
                       options_.trainer.calibrated.empty() ? kDerivedGrid : kHeldGrid),
         *kernels_);
   }
@@ -272,15 +271,15 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     auto shards = trainer().serving_shards();
     if (options_.store != nullptr) {
       // The engine of this process holds what it serves itself, so that two buffers are enough.
-      sender_->retire_before(version);
+      sender().retire_before(version);
       options_.store->put(version, SharedPacking(shards, &shards->parameters));
     } else {
-      sender_->retire_before(committed_version);
+      sender().retire_before(committed_version);
     }
-    sender_->publish(version,
-                     shard_tensors(sender_->manifest(), shards->parameters,
-                                   owned_slices(sender_->manifest(), trainer().spec().table,
-                                                options_.mesh, options_.rank)),
+    sender().publish(version,
+                     shard_tensors(sender().manifest(), shards->parameters,
+                                   owned_slices(sender().manifest(), joint_.table, options_.mesh,
+                                                options_.rank)),
                      shards);
     published_ = version;
   }
@@ -309,6 +308,10 @@ class TrainerService::Impl final : public v1::Trainer::Service {
       fail(ErrorCode::kFailedPrecondition, "trainer {} has not started", options_.rank);
     return *trainer_;
   }
+  WeightSender& sender() {
+    trainer();  // the two are made together
+    return *sender_;
+  }
   std::string name(const char* place) const {
     return fmt::format("trainer/{}.{}", options_.rank, place);
   }
@@ -322,11 +325,10 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     return found->second;
   }
   SyncPlan make_sync_plan(int64_t epoch, int engine, std::vector<std::string> membership) {
-    const Manifest& manifest = sender_->manifest();
-    const ParameterTable& table = trainer().spec().table;
-    const Layout senders = trainer_layout(manifest, table, options_.mesh);
+    const Manifest& manifest = sender().manifest();
+    const Layout senders = trainer_layout(manifest, joint_.table, options_.mesh);
     const auto destination =
-        engine_slices(manifest, table, options_.engine, engine % options_.engine.world);
+        engine_slices(manifest, joint_.table, options_.engine, engine % options_.engine.world);
     const TransferSizes sizes = options_.gpu != nullptr ? kGpuTransfers : TransferSizes{};
     return make_plan({manifest, senders, destination, epoch, membership, sizes});
   }
@@ -334,12 +336,13 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   const TrainerServiceOptions options_;
   const Logger log_;
   const kernels::Serial serial_;
-  std::optional<TokenRecords> records_;  // set by Start, like the next six
+  std::optional<TokenRecords> records_;  // set by Start, like the next seven
   std::unique_ptr<const kernels::WeightKernels> kernels_;
   std::unique_ptr<ProcessGroup> group_;
   std::unique_ptr<ProcessGroup> device_group_;  // moves bytes of the GPU
   std::unique_ptr<MeshGroups> mesh_groups_;
   std::unique_ptr<nibble::Trainer> trainer_;  // lives on thread_
+  JointParameters joint_;                     // what is published
   std::unique_ptr<WeightSender> sender_;
   std::mutex mutex_;
   std::map<int, std::shared_ptr<EngineLink>> engines_;  // guarded by mutex_; shared: with transfers

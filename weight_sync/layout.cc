@@ -5,11 +5,18 @@ namespace {
 
 using RowsOf = RowShard (&)(const ParameterTable&, int64_t parameter, const Mesh&, int rank);
 
+// A draft model is small and guesses on one rank: the first has it, of senders and of engines.
+RowShard draft_rows(const ParameterSpec& parameter, int rank) {
+  return {0, rank == 0 ? parameter.rows : 0};
+}
+
 std::vector<Slice> slices_by(const Manifest& manifest, const ParameterTable& table,
                              const Mesh& mesh, int rank, RowsOf rows_of) {
   std::vector<Slice> slices;
   for (int64_t t = 0; t < manifest.size(); ++t) {
-    const RowShard rows = rows_of(table, manifest.at(t).parameter, mesh, rank);
+    const int64_t parameter = manifest.at(t).parameter;
+    const RowShard rows = table.at(parameter).is_draft ? draft_rows(table.at(parameter), rank)
+                                                       : rows_of(table, parameter, mesh, rank);
     if (rows.rows() > 0) slices.push_back({t, rows.begin, rows.end});
   }
   return slices;

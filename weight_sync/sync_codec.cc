@@ -41,4 +41,9 @@ SenderReport decode_report(const v1::SenderReport& message) {
   return report;
 }
 
+Rendezvous decode_rendezvous(const v1::Rendezvous& message) {
+  return {message.host(), message.port(), message.group_name(),
+          std::chrono::milliseconds(message.timeout_ms())};
+}
+
 }  // namespace nibble

@@ -19,7 +19,7 @@ namespace nibble {
 /// back. Any thread may call any method.
 class WeightReader {
  public:
-  /// `manifest` must outlive this.
+  /// `manifest` must outlive this; of the first tensors that are served, or all of them.
   WeightReader(const Manifest& manifest, ServedWeights served);
 
   int64_t version() const { return version_; }

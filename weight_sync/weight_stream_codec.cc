@@ -18,7 +18,9 @@ v1::WeightPart encode_header(const StreamedModel& model, const Manifest& manifes
   header.set_manifest_text(manifest_text(manifest));
   header.set_manifest_digest(digest_bytes(manifest.digest));
   header.set_bytes(manifest.bytes);
-  for (const quant::ContentHash& hash : reader.tensor_hashes()) {
+  // What is served may hold more, behind the model's.
+  for (const quant::ContentHash& hash :
+       std::span(reader.tensor_hashes()).first(manifest.tensors.size())) {
     v1::ContentHash& out = *header.add_tensor_hashes();
     out.set_low(hash.low);
     out.set_high(hash.high);

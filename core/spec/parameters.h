@@ -19,6 +19,7 @@ struct ParameterSpec {
   int64_t cols = 0;    ///< input features
   int64_t layer = -1;  ///< decoder layer, or -1
   int64_t expert = -1;
+  bool is_draft = false;  ///< of a draft model that is published with the model
 
   std::string name() const { return module + ".weight"; }
   int64_t num_elements() const { return rows * cols; }

@@ -133,11 +133,16 @@ void Engine::release_weights() {
 }
 
 void Engine::set_draft_weights(std::shared_ptr<const ops::WeightSource> weights, int64_t version) {
+  draft_model().set_weights(std::move(weights), version);
+}
+
+void Engine::release_draft_weights() { draft_model().release_weights(); }
+
+WeightedDrafter& Engine::draft_model() {
   if (draft_model_ == nullptr) {
-    fail(ErrorCode::kFailedPrecondition,
-         "draft weights of version {}: this engine has no draft model", version);
+    fail(ErrorCode::kFailedPrecondition, "draft weights: this engine has no draft model");
   }
-  draft_model_->set_weights(std::move(weights), version);
+  return *draft_model_;
 }
 
 int64_t Engine::step() {

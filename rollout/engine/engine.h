@@ -60,6 +60,10 @@ class Engine {
   /// if there is no draft model.
   void set_draft_weights(std::shared_ptr<const ops::WeightSource> weights, int64_t version);
 
+  /// Lets go of them, which are about to be overwritten; nothing is guessed with them until the
+  /// next set_draft_weights(). Throws as that.
+  void release_draft_weights();
+
   /// Lets go of the weights, which are about to be overwritten; requests stay, and step() refuses
   /// until the next set_weights().
   void release_weights();
@@ -86,6 +90,7 @@ class Engine {
 
  private:
   void record_routes();
+  WeightedDrafter& draft_model();
 
   const ModelSpec spec_;
   const EngineConfig config_;

@@ -90,6 +90,11 @@ void HeadDrafter::set_weights(std::shared_ptr<const ops::WeightSource> weights, 
   serve_weights();
 }
 
+void HeadDrafter::release_weights() {
+  own_.reset();
+  serve_weights();
+}
+
 void HeadDrafter::set_model_weights(std::shared_ptr<const ops::WeightSource> weights) {
   of_model_ = std::move(weights);
   serve_weights();

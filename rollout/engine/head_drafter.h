@@ -40,6 +40,7 @@ class HeadDrafter final : public WeightedDrafter {
 
   /// Those of parameters that are the model's are not looked at (HeadWeights).
   void set_weights(std::shared_ptr<const ops::WeightSource> weights, int64_t version) override;
+  void release_weights() override;
   void set_model_weights(std::shared_ptr<const ops::WeightSource> weights) override;
   const ModelSpec& spec() const override { return spec_; }
   const HeadSamples& samples() const { return samples_; }

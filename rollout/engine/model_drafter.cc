@@ -44,6 +44,11 @@ void ModelDrafter::set_weights(std::shared_ptr<const ops::WeightSource> weights,
   version_ = version;
 }
 
+void ModelDrafter::release_weights() {
+  runner_->release_weights();
+  weights_.reset();
+}
+
 void ModelDrafter::propose(const DraftRound& round, DraftPolicy& policy) {
   if (weights_ == nullptr) return;
   find_askers(round);

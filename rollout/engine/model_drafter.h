@@ -41,6 +41,7 @@ class ModelDrafter final : public WeightedDrafter {
 
   /// What is in the cache stays.
   void set_weights(std::shared_ptr<const ops::WeightSource> weights, int64_t version) override;
+  void release_weights() override;
   /// It guesses without them.
   void set_model_weights(std::shared_ptr<const ops::WeightSource> /*weights*/) override {}
   const ModelSpec& spec() const override { return spec_; }

@@ -18,6 +18,9 @@ class WeightedDrafter : public Drafter {
   /// they end. Throws Error{kInvalidArgument} if `version` is not higher than the last, or naming
   /// the tensor whose shape is not the specification's.
   virtual void set_weights(std::shared_ptr<const ops::WeightSource> weights, int64_t version) = 0;
+  /// Lets go of its weights, which are about to be overwritten; guesses nothing until
+  /// set_weights().
+  virtual void release_weights() = 0;
   /// The engine serves these from its next step on; null: none, until the next call.
   virtual void set_model_weights(std::shared_ptr<const ops::WeightSource> weights) = 0;
 };

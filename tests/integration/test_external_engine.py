@@ -171,6 +171,8 @@ class ExternalEngine(ProtocolTest):
         colocated = ("cluster__placement", "colocated")
         for config, case in (
                 (TINY_DENSE, {"weight_sync__delta": "true", "optimizer__lr": 0.000003}),
+                (TINY_DENSE, {"rollout__draft_model": "tests/oracles/models/dense_untied/int4_sym7",
+                              "rollout__max_draft_tokens": 2}),
                 (TINY_MOE, dict([colocated], cluster__rollout_workers=2)),
                 (TINY_DENSE, dict([colocated], cluster__trainers=1, cluster__rollout_workers=1))):
             with self.subTest(config=config, case=case):

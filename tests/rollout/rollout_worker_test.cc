@@ -139,15 +139,32 @@ TEST_F(RolloutWorkerTest, ADraftHeadThatIsTrainedMeanwhileChangesNoSample) {
   }
 }
 
-TEST_F(RolloutWorkerTest, ADraftModelChangesNoSampleAndOneThatDoesNotFitIsNamed) {
-  const auto outcome_with = [&](const std::filesystem::path& draft) {
+TEST_F(RolloutWorkerTest, ADraftModelComesWithTheWeightsAndChangesNoSample) {
+  // Of its directory, the worker reads config.json alone.
+  const std::filesystem::path alone = std::filesystem::path(::testing::TempDir()) / "draft_config";
+  std::filesystem::create_directories(alone);
+  std::filesystem::copy_file(model_ / "config.json", alone / "config.json",
+                             std::filesystem::copy_options::overwrite_existing);
+  const HfDirectory int4(model_.parent_path() / "int4_sym7");
+  const DraftPart draft{alone, spec_.config, checkpoint_plan(int4, spec_.table)};
+  const JointParameters joint = join_parameters(spec_.table, weights_->plan(), &draft);
+  const auto both = std::make_shared<ResidentWeights>(joint.table, joint.plan);
+  const auto guessing = load_weights(int4, spec_.table);
+  for (int64_t p = 0; p < spec_.table.size(); ++p) {
+    both->stored(p) = weights_->stored(p);
+    both->stored(spec_.table.size() + p) = guessing->stored(p);
+  }
+  const auto outcome_with = [&](const std::optional<DraftPart>& part) {
     TaskThread thread;
     return thread.run([&] {
       RolloutWorkerOptions own = options(KvPolicy::kKeep);
-      own.rollout.draft_model = draft;
+      own.draft = part;
       own.rollout.max_draft_tokens = 4;
       RolloutWorker worker(own);
-      worker.set_weights(weights_, 1);
+      worker.set_weights(both, 1);
+      worker.release_weights();  // as before weights are overwritten in place
+      EXPECT_EQ(both.use_count(), 1);
+      worker.set_weights(both, 1);
       Drawn drawn;
       worker.submit(job());
       drawn.samples = collect(worker, thread, job().prompts.size(), &drawn.engine);
@@ -155,7 +172,7 @@ TEST_F(RolloutWorkerTest, ADraftModelChangesNoSampleAndOneThatDoesNotFitIsNamed)
     });
   };
   const Drawn want = outcome_with({});
-  const Drawn got = outcome_with(model_.parent_path() / "int4_sym7");
+  const Drawn got = outcome_with(draft);
   EXPECT_GT(got.engine.draft_ms, 0.0);
   ASSERT_EQ(got.samples.size(), want.samples.size());
   for (size_t i = 0; i < got.samples.size(); ++i) {
@@ -163,7 +180,7 @@ TEST_F(RolloutWorkerTest, ADraftModelChangesNoSampleAndOneThatDoesNotFitIsNamed)
     EXPECT_EQ(got.samples[i].sample.log_probs, want.samples[i].sample.log_probs);
   }
   try {
-    outcome_with(model_.parent_path() / "missing");
+    outcome_with(DraftPart{model_.parent_path() / "missing", spec_.config, draft.plan});
     ADD_FAILURE() << "accepted";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("rollout.draft_model"), std::string::npos);

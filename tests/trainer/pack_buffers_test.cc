@@ -61,6 +61,25 @@ TEST(PackBuffers, WhatSomebodyHoldsIsNeverPackedInto) {
   EXPECT_EQ(buffers.num_allocated(), 2);
 }
 
+TEST(PackBuffers, RidersStandUnchangedBehindEveryPackingAndCountAsNoChange) {
+  const Model model("dense_untied");
+  const ShardLayout layout{&model.table, model.plan, Mesh{1}, 0};
+  const std::vector<uint16_t> values = {1, 2, 3};
+  PackBuffers buffers({{Array<uint16_t>(std::span<const uint16_t>(values)), {}, {}}, {}});
+  const auto first = pack_shards(layout, model.masters(layout, 1.0f), model.kernels, buffers);
+  const auto second = pack_shards(layout, model.masters(layout, 2.0f), model.kernels, buffers);
+  for (const auto& packing : {first, second}) {
+    ASSERT_EQ(std::ssize(packing->parameters), model.table.size() + 2);
+    const auto riders = std::span(packing->parameters).last(2);
+    EXPECT_EQ(riders[0].bf16, Array<uint16_t>(std::span<const uint16_t>(values)));
+    EXPECT_TRUE(riders[1].bf16.empty());
+  }
+  PackBuffers without;
+  const auto plain = pack_shards(layout, model.masters(layout, 1.0f), model.kernels, without);
+  const PartChanges changes = count_changes(layout, *first, *second, model.kernels).total();
+  EXPECT_EQ(changes.bytes, count_changes(layout, *plain, *plain, model.kernels).total().bytes);
+}
+
 TEST(PackBuffers, OneThatIsUsedAgainHoldsExactlyTheNewPacking) {
   const Model model("moe_norm");
   const ShardLayout layout{&model.table, model.plan, Mesh{1}, 0};

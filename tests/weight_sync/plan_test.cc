@@ -6,6 +6,7 @@
 #include <set>
 
 #include "core/base/error.h"
+#include "core/spec/joint_parameters.h"
 #include "tests/weight_sync/random_model.h"
 #include "weight_sync/bucket_plan.h"
 
@@ -130,6 +131,35 @@ TEST(EngineLayout, RanksTogetherHoldTheModelAndCopiesOnlyOfWhatAllNeed) {
         for (int rank = 0; rank < mesh.world; ++rank) holders += holds(engine, rank, t, row);
         ASSERT_EQ(holders, mesh.world / parts) << tensor.name << " row " << row;
       }
+    }
+  }
+}
+
+TEST(EngineLayout, ADraftModelIsTheFirstRanksOfSendersAndOfEngines) {
+  RandomModels random(17);
+  for (int round = 0; round < 20; ++round) {
+    const RandomModel model = random.model(), small = random.model();
+    const ModelConfig& config = small.config;
+    const DraftPart draft{{}, config, plan_bf16(model_parameters(config))};
+    const JointParameters joint = join_parameters(model.table, plan_bf16(model.table), &draft);
+    const Manifest manifest = make_manifest(joint.table, joint.plan);
+    const Mesh trainers = random.mesh(model.config, 8), engine = random.mesh(model.config, 8);
+    const Layout senders = trainer_layout(manifest, joint.table, trainers);
+    for (int rank = 0; rank < engine.world; ++rank) {
+      const auto destination = engine_slices(manifest, joint.table, engine, rank);
+      // Throws unless somebody holds each row.
+      const SyncPlan plan = make_plan({manifest, senders, destination, 1, kMembers});
+      int64_t draft_bytes = 0;
+      for (const Edge& edge : plan.edges) {
+        for (const PlannedSlice& slice : edge.slices) {
+          const int64_t parameter = manifest.at(slice.slice.tensor).parameter;
+          if (!joint.table.at(parameter).is_draft) continue;
+          ASSERT_EQ(edge.sender, 0);
+          draft_bytes += slice.bytes();
+        }
+      }
+      const int64_t whole = make_manifest(model_parameters(config), draft.plan).bytes;
+      ASSERT_EQ(draft_bytes, rank == 0 ? whole : 0);
     }
   }
 }

@@ -22,7 +22,8 @@ struct PackBuffers::Shelf {
   std::vector<std::unique_ptr<PackedShards>> free;  // guarded by mutex
 };
 
-PackBuffers::PackBuffers() : shelf_(std::make_shared<Shelf>()) {}
+PackBuffers::PackBuffers(std::vector<StoredParameter> riders)
+    : riders_(std::move(riders)), shelf_(std::make_shared<Shelf>()) {}
 
 std::shared_ptr<PackedShards> PackBuffers::acquire(const ShardLayout& layout, DeviceKind device) {
   std::unique_ptr<PackedShards> buffer;
@@ -42,6 +43,7 @@ std::shared_ptr<PackedShards> PackBuffers::acquire(const ShardLayout& layout, De
       buffer->parameters.push_back(StoredParameter::make(
           layout.table->at(p), layout.shard(p).rows(), layout.plan, layout.quantized(p), device));
     }
+    for (const StoredParameter& rider : riders_) buffer->parameters.push_back(rider.to(device));
   }
   return {buffer.release(), [shelf = shelf_](PackedShards* shards) {
             const std::lock_guard lock(shelf->mutex);
@@ -100,7 +102,7 @@ PartChanges PackChanges::total() const {
 PackChanges count_changes(const ShardLayout& layout, const PackedShards& before,
                           const PackedShards& after, const kernels::WeightKernels& kernels) {
   std::vector<kernels::CompareJob> jobs;
-  for (size_t p = 0; p < after.parameters.size(); ++p) {
+  for (size_t p = 0; p < static_cast<size_t>(layout.table->size()); ++p) {
     const StoredParameter& a = before.parameters[p];
     const StoredParameter& b = after.parameters[p];
     const bool quantized = layout.quantized(static_cast<int64_t>(p));

@@ -38,7 +38,8 @@ int64_t packed_bytes(const ShardLayout& layout, int64_t parameter, int64_t rows)
 /// This rank's rows of every parameter as they are multiplied with and published: packed INT4 where
 /// quantized, BF16 elsewhere. Immutable once made; a new optimizer step makes a new one.
 struct PackedShards {
-  std::vector<StoredParameter> parameters;  ///< one per ParameterTable entry
+  /// One per ParameterTable entry; behind them what is published with the model (PackBuffers).
+  std::vector<StoredParameter> parameters;
 };
 
 /// Memory of the packings of one layout, used again and again. A buffer comes back when its last
@@ -46,13 +47,16 @@ struct PackedShards {
 /// that are in use. Any thread may let go; buffers may outlive this. One thread acquires.
 class PackBuffers {
  public:
-  PackBuffers();
-  /// A buffer that nobody holds, its contents undefined: a free one, else a new one.
+  /// `riders` stand behind the layout's parameters in every buffer, unchanged: a draft model.
+  explicit PackBuffers(std::vector<StoredParameter> riders = {});
+  /// A buffer that nobody holds, its contents undefined (but for riders): a free one, else a new
+  /// one.
   std::shared_ptr<PackedShards> acquire(const ShardLayout& layout, DeviceKind device);
   int num_allocated() const { return num_allocated_; }
 
  private:
   struct Shelf;
+  const std::vector<StoredParameter> riders_;
   std::shared_ptr<Shelf> shelf_;  // shared: buffers find their way back after this is gone
   int num_allocated_ = 0;
 };
@@ -72,7 +76,7 @@ struct PartChanges {
   PartChanges& operator+=(PartChanges other);
 };
 
-/// Differences between two packings of the same layout.
+/// Differences between two packings of the same layout, riders left out.
 struct PackChanges {
   std::vector<PartChanges> layers;  ///< decoder layers
   PartChanges rest;                 ///< embedding, last norm, head

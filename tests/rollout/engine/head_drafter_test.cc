@@ -183,6 +183,7 @@ class Recorder final : public WeightedDrafter {
   void set_weights(std::shared_ptr<const ops::WeightSource> weights, int64_t version) override {
     inner_->set_weights(std::move(weights), version);
   }
+  void release_weights() override { inner_->release_weights(); }
   void set_model_weights(std::shared_ptr<const ops::WeightSource> weights) override {
     inner_->set_model_weights(std::move(weights));
   }

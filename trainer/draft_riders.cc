@@ -1,0 +1,27 @@
+#include "trainer/draft_riders.h"
+
+#include "core/base/context.h"
+#include "core/checkpoint/hf_directory.h"
+
+namespace nibble {
+
+std::vector<StoredParameter> load_draft_riders(const DraftPart& draft, int rank,
+                                               const kernels::Parallel& parallel) {
+  const ParameterTable table = model_parameters(draft.config);
+  std::vector<StoredParameter> riders(static_cast<size_t>(table.size()));
+  if (rank != 0) return riders;
+  with_context("rollout.draft_model", [&] {
+    const HfDirectory directory(draft.directory);
+    const QuantizationPlan stored = checkpoint_plan(directory, table);
+    const bool is_as_stored = stored.any() && stored.config.bits == draft.plan.config.bits;
+    const auto weights = is_as_stored
+                             ? load_weights(directory, table)
+                             : load_weights_quantized(directory, table, draft.plan, parallel);
+    for (int64_t p = 0; p < table.size(); ++p) {
+      riders[static_cast<size_t>(p)] = std::move(weights->stored(p));
+    }
+  });
+  return riders;
+}
+
+}  // namespace nibble
