@@ -86,8 +86,8 @@ struct ExpertsFunction : torch::autograd::Function<ExpertsFunction> {
         backend->grouped_mlp(input, dispatch.begin(), expert_weights(layer, false));
     const at::Tensor part = dispatch.back(*backend, mlp.y);
     // Alone, a rank gathers its rows again; from others they would have to come again.
-    context->save_for_backward(
-        {ranks == nullptr ? x : input, weight, part, mlp.gate, mlp.up, mlp.active});
+    context->save_for_backward({ranks == nullptr ? x : input, weight, part, mlp.gate, mlp.up,
+                                layer.keeps_active ? mlp.active : at::Tensor()});
     at::Tensor y = backend->combine_pairs(part, dispatch.order, top_k, weight);
     keep(context, "backend", backend);
     keep(context, "dispatch", std::move(dispatch));
@@ -106,8 +106,9 @@ struct ExpertsFunction : torch::autograd::Function<ExpertsFunction> {
         dispatch.exchange ? saved[0] : backend.gather_pairs(saved[0], dispatch.order, top_k, {});
     const at::Tensor dpart =
         dispatch.there(backend, backend.gather_pairs(dy, dispatch.order, top_k, weight));
+    const at::Tensor active = saved[5].defined() ? saved[5] : backend.silu_mul(saved[3], saved[4]);
     const at::Tensor dinput = backend.grouped_mlp_backward(
-        input, {at::Tensor(), saved[3], saved[4], saved[5]}, dpart, dispatch.begin(),
+        input, {at::Tensor(), saved[3], saved[4], active}, dpart, dispatch.begin(),
         expert_weights(kept<ExpertLayer>(context, "layer"), true));
     return {backend.combine_pairs(dispatch.back(backend, dinput), dispatch.order, top_k, {}),
             backend.pair_dots(saved[2], dispatch.order, top_k, dy),
