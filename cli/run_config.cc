@@ -359,6 +359,7 @@ TrainerConfig trainer_config(const RunConfig& c) {
   config.optimizer = c.optimizer;
   config.temperature = c.rollout.temperature;
   config.max_tokens_per_device = c.parallel.max_tokens_per_device;
+  config.recompute = c.trainer.recompute;
   config.max_positions = c.rollout.max_positions;
   config.max_new_tokens = c.rollout.max_new_tokens;
   config.guards = c.guards;

@@ -179,9 +179,12 @@ std::vector<float> Trainer::values_of(const at::Tensor& tensor) const {
 TapeResult Trainer::run_tape(GatheredWeights& weights, const PackedBatch& batch,
                              std::vector<at::Tensor> replay) {
   weights.begin_pass();
-  const ops::RankGroups ranks{groups_.tensor(), groups_.expert()};
-  return run_log_probs(spec_, weights, rope_, {batch, std::move(replay), &backend_, ranks, false},
-                       static_cast<float>(config_.temperature), ActivationType::kFloat32);
+  TapeInputs inputs{batch, std::move(replay), &backend_};
+  inputs.groups = {groups_.tensor(), groups_.expert()};
+  inputs.wants_routes = false;
+  inputs.recompute = config_.recompute;
+  return run_log_probs(spec_, weights, rope_, inputs, static_cast<float>(config_.temperature),
+                       ActivationType::kFloat32);
 }
 
 std::vector<float> Trainer::log_probs(std::span<const int32_t> ids) {

@@ -49,8 +49,9 @@ struct TrainerConfig {
   OptimizerConfig optimizer;
   double temperature = 1.0;              ///< of sampling; log-probabilities are taken there
   int64_t max_tokens_per_device = 4096;  ///< of one micro-batch
-  int64_t max_positions = 2048;          ///< longest prompt + response
-  int64_t max_new_tokens = 0;            ///< longest response; for overlong penalties
+  Recompute recompute = Recompute::kNone;
+  int64_t max_positions = 2048;  ///< longest prompt + response
+  int64_t max_new_tokens = 0;    ///< longest response; for overlong penalties
   GuardsConfig guards;
   bool exact_rollout = true;  ///< with one packing, its log-probabilities are ours
 };

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "core/config/fields.h"
+#include "core/models/recompute.h"
 #include "core/quant/held_scale.h"
 #include "trainer/algo/advantages.h"
 #include "trainer/algo/policy_loss.h"
@@ -72,6 +73,12 @@ constexpr std::array<EnumName<LrStyle>, 3> enum_names(LrStyle) {
   return {{{LrStyle::kConstant, "constant"},
            {LrStyle::kLinear, "linear"},
            {LrStyle::kCosine, "cosine"}}};
+}
+
+constexpr std::array<EnumName<Recompute>, 3> enum_names(Recompute) {
+  return {{{Recompute::kNone, "none"},
+           {Recompute::kSelective, "selective"},
+           {Recompute::kFull, "full"}}};
 }
 
 /// What the masters start from.
@@ -269,6 +276,18 @@ void visit_fields(Visitor& v, ParallelConfig& c) {
           Range{1, 1024});
   v.field("max_tokens_per_device", c.max_tokens_per_device, "tokens", "of one micro-batch",
           AtLeast{1});
+}
+
+/// Key `trainer`: what a trainer rank computes again rather than keep.
+struct TrainerSection {
+  Recompute recompute = Recompute::kNone;
+};
+
+template <typename Visitor>
+void visit_fields(Visitor& v, TrainerSection& c) {
+  v.field("recompute", c.recompute, "",
+          "activations that the backward pass computes again, to the same bits: selective, those "
+          "of norms and of silu(gate) * up; full, all but each layer's input");
 }
 
 }  // namespace nibble
