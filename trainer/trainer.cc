@@ -8,6 +8,7 @@
 #include "core/base/clock.h"
 #include "core/base/fail.h"
 #include "core/base/log.h"
+#include "core/base/mapped_memory.h"
 #include "core/comm/reduce.h"
 #include "core/models/rope_table.h"
 #include "core/models/tape_executor.h"
@@ -43,7 +44,7 @@ Trainer::Trainer(TrainerConfig config, ProcessGroup& group, const MeshGroups& gr
       serve_layout_{&spec_.table, config_.serve_plan, groups.mesh(), groups.rank()},
       rope_(backend.place(
           make_rope_table(spec_.config.rope, spec_.config.head_dim, config_.max_positions))),
-      state_(train_layout_, state_device()),
+      state_(make_state()),
       guard_(config_.guards),
       weights_(train_layout_, groups, backend.weight_kernels()) {
   validate(config_.algorithm.loss);
@@ -56,7 +57,23 @@ Trainer::Trainer(TrainerConfig config, ProcessGroup& group, const MeshGroups& gr
 Trainer::~Trainer() = default;
 
 DeviceKind Trainer::state_device() const {
+  if (!config_.optimizer.mapped_in.empty()) return DeviceKind::kMappedFile;
   return config_.optimizer.offload ? offload_kind(backend_.kind()) : backend_.kind();
+}
+
+OptimizerState Trainer::make_state() const {
+  if (const auto& directory = config_.optimizer.mapped_in; !directory.empty()) {
+    if (backend_.kind() != DeviceKind::kCpu) {
+      fail(ErrorCode::kInvalidArgument,
+           "optimizer.mapped_in is '{}', but a GPU does not reach mapped files: remove it, or set "
+           "optimizer.offload or cluster.device: cpu",
+           directory.string());
+    }
+    use_mapped_memory(directory);
+  }
+  OptimizerState state(train_layout_, state_device(), config_.optimizer.state);
+  state.rounding_seed = config_.seed;
+  return state;
 }
 
 void Trainer::load_reference() {

@@ -34,7 +34,7 @@ struct UpdateWork;
 struct TrainerConfig {
   std::filesystem::path model;  ///< Hugging Face directory the masters start from
   ModelInit init = ModelInit::kPretrained;
-  uint64_t init_seed = 1;           ///< of a random start
+  uint64_t seed = 1;                ///< of a random start, and of the rounding of BF16 moments
   std::filesystem::path reference;  ///< BF16 directory of the reference
   bool offload_reference = false;   ///< ShardHome::kHost for it
   QuantizationPlan train_plan;      ///< what the forward pass multiplies with
@@ -165,6 +165,7 @@ class Trainer {
   std::shared_ptr<const PackedShards> rescale(const PackedShards& held, HeldStats& stats);
   void sum_over_ranks(PackChanges& changes);
   DeviceKind state_device() const;
+  OptimizerState make_state() const;
   void load_masters();
   void load_reference();
   // Whether the rollout's log-probabilities are, at the weights it sampled from, this one's bits.

@@ -75,6 +75,14 @@ class Array {
   void resize(size_t count) {
     if (count != size_) *this = Array(count, device_);
   }
+  /// Host elements, copied to where they are, if as many are.
+  void assign(std::span<const T> values) {
+    if (values.size() != size_) {
+      *this = Array(values, device_);
+    } else if (size_ > 0) {
+      device_memory(device_).copy(data_, values.data(), num_bytes());
+    }
+  }
   void fill_zero() {
     if (size_ > 0) device_memory(device_).zero(data_, num_bytes());
   }
