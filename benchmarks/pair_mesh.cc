@@ -47,7 +47,7 @@ TrainerConfig random_trainer(const std::filesystem::path& directory, int64_t gro
   TrainerConfig config;
   config.model = directory;
   config.init = ModelInit::kRandom;
-  config.init_seed = 7;
+  config.seed = 7;
   const ModelSpec spec =
       make_model_spec(parse_model_config(read_hf_config(directory), directory.string()));
   config.train_plan = group_size > 0 ? usual_plan(spec, group_size) : plan_bf16(spec.table);

@@ -39,13 +39,15 @@ void describe_training(const std::filesystem::path& root, const std::string& mod
   for (const Mesh& mesh : meshes_of_two(shape_of(model, layers))) meshes.push_back(mesh);
   for (const Mesh& mesh : meshes) {
     for (const int64_t group : {128, 0}) {
-      const TrainerMemory memory = plan_trainer_memory(random_trainer(directory, group), mesh, 0);
+      const TrainerMemory memory =
+          plan_trainer_memory(random_trainer(directory, group), mesh, 0, DeviceKind::kCuda);
       Figure("train_plan")
           .set("model", model)
           .set("layers", layers)
           .set("mesh", mesh_name(mesh))
           .set("weights", group > 0 ? "int4" : "bf16")
-          .number("state_gib", gib(memory.state_bytes))
+          .number("state_gib",
+                  gib(memory.master_bytes + memory.moment_bytes + memory.gradient_bytes))
           .number("packed_gib", gib(memory.packed_bytes))
           .number("ring_gib", gib(memory.ring_bytes))
           .number("activation_gib", gib(memory.activation_bytes))

@@ -112,9 +112,11 @@ class LayoutBench {
     int64_t wanted = 0;
     int64_t activations = 0;
     for (const Weights& weights : kWeights) {
-      const TrainerMemory memory = plan_trainer_memory(config(weights), mesh_, rank_);
-      wanted += memory.total() - memory.activation_bytes;
-      activations = std::max(activations, memory.activation_bytes);
+      const TrainerMemory memory =
+          plan_trainer_memory(config(weights), mesh_, rank_, DeviceKind::kCuda);
+      const int64_t own = memory.activation_bytes + memory.skew_bytes;
+      wanted += memory.total() - own;
+      activations = std::max(activations, own);
     }
     wanted += activations;
     const double there = kMemoryShare * static_cast<double>(ops::free_cuda_bytes());

@@ -90,6 +90,7 @@ void check_paths(const RunConfig& c, const ConfigSource& source) {
   if (!c.model.reference.empty()) want("model.reference", c.model.reference);
   if (!c.eval.data.empty()) want("eval.data", c.eval.data);
   if (!c.rollout.draft_model.empty()) want("rollout.draft_model", c.rollout.draft_model);
+  if (!c.optimizer.mapped_in.empty()) want("optimizer.mapped_in", c.optimizer.mapped_in);
   for (size_t i = 0; i < c.eval.sets.size(); ++i) {
     want(fmt::format("eval.sets.{}.data", i), c.eval.sets[i].data);
   }
@@ -287,7 +288,7 @@ TrainerConfig trainer_config(const RunConfig& c) {
   config.model = c.model.path;
   config.offload_reference = c.model.offload_reference;
   config.init = c.model.init;
-  config.init_seed = static_cast<uint64_t>(c.run.seed);
+  config.seed = static_cast<uint64_t>(c.run.seed);
   config.reference = c.model.reference.empty() ? c.model.path : c.model.reference;
   config.train_plan = std::move(plans.train);
   config.serve_plan = std::move(plans.serve);
@@ -300,6 +301,7 @@ TrainerConfig trainer_config(const RunConfig& c) {
   config.optimizer = c.optimizer;
   config.temperature = c.rollout.temperature;
   config.max_tokens_per_device = c.parallel.max_tokens_per_device;
+  config.recompute = c.trainer.recompute;
   config.max_positions = c.rollout.max_positions;
   config.max_new_tokens = c.rollout.max_new_tokens;
   config.guards = c.guards;

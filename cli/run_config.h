@@ -33,6 +33,7 @@ struct RunConfig {
   AlgorithmConfig algorithm;
   OptimizerConfig optimizer;
   ParallelConfig parallel;
+  TrainerSection trainer;
   WeightSyncSection weight_sync;
   EvalSection eval;
   CheckpointSection checkpoint;
@@ -52,6 +53,7 @@ void visit_fields(Visitor& v, RunConfig& c) {
   v.section("algorithm", c.algorithm, "advantages, policy loss, KL");
   v.section("optimizer", c.optimizer, "AdamW");
   v.section("parallel", c.parallel, "how trainers share the work");
+  v.section("trainer", c.trainer, "what a trainer keeps in memory");
   v.section("weight_sync", c.weight_sync, "publication of weights");
   v.section("eval", c.eval, "held-out data");
   v.section("checkpoint", c.checkpoint, "what is kept to resume from");

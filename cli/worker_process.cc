@@ -94,14 +94,19 @@ class Roles {
     rollout_ = std::make_unique<RolloutService>(std::move(options));
   }
   SharedGpu plan_shared_gpu(const RunConfig& config) const {
-    const TrainerMemory trainer =
-        plan_trainer_memory(trainer_config(config), store_->mesh(), store_->rank());
+    const TrainerMemory trainer = plan_trainer_memory(trainer_config(config), store_->mesh(),
+                                                      store_->rank(), DeviceKind::kCuda);
+    const bool is_offloaded = trainer.state_home != trainer.device;
+    const int64_t state_bytes =
+        trainer.gradient_bytes + (is_offloaded ? 0 : trainer.master_bytes + trainer.moment_bytes);
+    const int64_t reference_bytes =
+        trainer.reference_home == trainer.device ? trainer.reference_bytes : 0;
     constexpr int64_t kMib = 1 << 20;
     get_logger("worker")->info(
         "trainer memory plan: state_mib={} packed_mib={} reference_mib={} ring_mib={} "
         "activations_mib={}",
-        trainer.state_bytes / kMib, trainer.packed_bytes / kMib, trainer.reference_bytes / kMib,
-        trainer.ring_bytes / kMib, trainer.activation_bytes / kMib);
+        state_bytes / kMib, trainer.packed_bytes / kMib, reference_bytes / kMib,
+        trainer.ring_bytes / kMib, (trainer.activation_bytes + trainer.skew_bytes) / kMib);
     return {ops::free_cuda_bytes(), trainer.total(),
             store_->mesh().world == 1     ? 0
             : config.weight_sync.in_place ? 1

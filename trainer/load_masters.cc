@@ -26,12 +26,11 @@ std::vector<float> widen_rows(const std::vector<uint16_t>& bf16, const RowShard&
 
 void Trainer::load_masters() {
   const auto set = [&](int64_t p, const std::vector<float>& rows) {
-    state_.master[static_cast<size_t>(p)] =
-        Array<float>(std::span<const float>(rows), state_device());
+    state_.master[static_cast<size_t>(p)].assign(rows);
   };
   if (config_.init == ModelInit::kRandom) {
     const RandomInit init{
-        config_.init_seed,
+        config_.seed,
         initializer_range(read_hf_config(config_.model), (config_.model / "config.json").string())};
     std::vector<float> rows;
     for (int64_t p = 0; p < spec_.table.size(); ++p) {

@@ -4,26 +4,43 @@
 
 #include "core/spec/model_config.h"
 #include "core/spec/parameters.h"
+#include "trainer/gather_plan.h"
 #include "trainer/trainer.h"
 
 namespace nibble {
 
-/// What one trainer rank takes of a GPU's memory, by the sizes of the parameters alone: for an
-/// engine that shares the GPU and plans before either has allocated.
+/// What one trainer rank takes of memory, by the sizes of the parameters alone: before anything is
+/// allocated.
 struct TrainerMemory {
-  int64_t state_bytes = 0;      ///< masters, moments, held scales, unless offloaded; gradients
-  int64_t packed_bytes = 0;     ///< two packings of each plan: one in use, one being made
-  int64_t reference_bytes = 0;  ///< BF16; 0 if offloaded
-  int64_t ring_bytes = 0;       ///< layers gathered or uploaded, and their gradients
-  /// Of one micro-batch on a GPU: an estimate, an upper one but where expert ranks get more than
-  /// twice their even part of the rows.
-  int64_t activation_bytes = 0;
-  int64_t total() const {
-    return state_bytes + packed_bytes + reference_bytes + ring_bytes + activation_bytes;
-  }
+  int64_t master_bytes = 0;  ///< float32; held scales too
+  int64_t moment_bytes = 0;
+  int64_t gradient_bytes = 0;    ///< float32 of what the rank owns
+  int64_t packed_bytes = 0;      ///< two packings of each plan: one in use, one being made
+  int64_t reference_bytes = 0;   ///< BF16
+  int64_t ring_bytes = 0;        ///< layers gathered or uploaded, and their gradients
+  int64_t activation_bytes = 0;  ///< of one full micro-batch: peak_activation_bytes()
+  /// More of them where a router sends twice an even part of the rows to one of several expert
+  /// ranks; one that sends still more takes more.
+  int64_t skew_bytes = 0;
+  DeviceKind device = DeviceKind::kCpu;
+  DeviceKind state_home = DeviceKind::kCpu;  ///< of masters, moments and held scales
+  DeviceKind reference_home = DeviceKind::kCpu;
+
+  /// Of memory of one kind; rows are even.
+  int64_t bytes_in(DeviceKind kind) const;
+  /// Of the device's own, to be on the safe side.
+  int64_t total() const { return bytes_in(device) + skew_bytes; }
 };
 
 /// `config.model` needs its config.json only. Throws Error as parse_model_config().
-TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh, int rank);
+TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh, int rank,
+                                  DeviceKind device);
+
+/// Bytes that the rank gathers for one version of the weights.
+struct TrainerGathers {
+  GatherPlan training;
+  GatherPlan reference;  ///< of the reference's own ring; zeros without one
+};
+TrainerGathers plan_trainer_gathers(const TrainerConfig& config, const Mesh& mesh, int rank);
 
 }  // namespace nibble

@@ -8,6 +8,7 @@
 #include "core/base/clock.h"
 #include "core/base/fail.h"
 #include "core/base/log.h"
+#include "core/base/mapped_memory.h"
 #include "core/comm/reduce.h"
 #include "core/models/rope_table.h"
 #include "core/models/tape_executor.h"
@@ -45,7 +46,7 @@ Trainer::Trainer(TrainerConfig config, ProcessGroup& group, const MeshGroups& gr
       serve_layout_{&spec_.table, config_.serve_plan, groups.mesh(), groups.rank()},
       rope_(backend.place(
           make_rope_table(spec_.config.rope, spec_.config.head_dim, config_.max_positions))),
-      state_(train_layout_, state_device()),
+      state_(make_state()),
       guard_(config_.guards),
       weights_(train_layout_, groups, backend.weight_kernels()),
       train_buffers_(has_one_plan() ? riders() : std::vector<StoredParameter>()),
@@ -65,7 +66,23 @@ std::vector<StoredParameter> Trainer::riders() const {
 }
 
 DeviceKind Trainer::state_device() const {
+  if (!config_.optimizer.mapped_in.empty()) return DeviceKind::kMappedFile;
   return config_.optimizer.offload ? offload_kind(backend_.kind()) : backend_.kind();
+}
+
+OptimizerState Trainer::make_state() const {
+  if (const auto& directory = config_.optimizer.mapped_in; !directory.empty()) {
+    if (backend_.kind() != DeviceKind::kCpu) {
+      fail(ErrorCode::kInvalidArgument,
+           "optimizer.mapped_in is '{}', but a GPU does not reach mapped files: remove it, or set "
+           "optimizer.offload or cluster.device: cpu",
+           directory.string());
+    }
+    use_mapped_memory(directory);
+  }
+  OptimizerState state(train_layout_, state_device(), config_.optimizer.state);
+  state.rounding_seed = config_.seed;
+  return state;
 }
 
 void Trainer::load_reference() {
@@ -187,9 +204,12 @@ std::vector<float> Trainer::values_of(const at::Tensor& tensor) const {
 TapeResult Trainer::run_tape(GatheredWeights& weights, const PackedBatch& batch,
                              std::vector<at::Tensor> replay) {
   weights.begin_pass();
-  const ops::RankGroups ranks{groups_.tensor(), groups_.expert()};
-  return run_log_probs(spec_, weights, rope_, {batch, std::move(replay), &backend_, ranks, false},
-                       static_cast<float>(config_.temperature), ActivationType::kFloat32);
+  TapeInputs inputs{batch, std::move(replay), &backend_};
+  inputs.groups = {groups_.tensor(), groups_.expert()};
+  inputs.wants_routes = false;
+  inputs.recompute = config_.recompute;
+  return run_log_probs(spec_, weights, rope_, inputs, static_cast<float>(config_.temperature),
+                       ActivationType::kFloat32);
 }
 
 std::vector<float> Trainer::log_probs(std::span<const int32_t> ids) {

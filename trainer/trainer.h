@@ -35,7 +35,7 @@ struct UpdateWork;
 struct TrainerConfig {
   std::filesystem::path model;  ///< Hugging Face directory the masters start from
   ModelInit init = ModelInit::kPretrained;
-  uint64_t init_seed = 1;           ///< of a random start
+  uint64_t seed = 1;                ///< of a random start, and of the rounding of BF16 moments
   std::filesystem::path reference;  ///< BF16 directory of the reference
   bool offload_reference = false;   ///< ShardHome::kHost for it
   QuantizationPlan train_plan;      ///< what the forward pass multiplies with
@@ -51,8 +51,9 @@ struct TrainerConfig {
   OptimizerConfig optimizer;
   double temperature = 1.0;              ///< of sampling; log-probabilities are taken there
   int64_t max_tokens_per_device = 4096;  ///< of one micro-batch
-  int64_t max_positions = 2048;          ///< longest prompt + response
-  int64_t max_new_tokens = 0;            ///< longest response; for overlong penalties
+  Recompute recompute = Recompute::kNone;
+  int64_t max_positions = 2048;  ///< longest prompt + response
+  int64_t max_new_tokens = 0;    ///< longest response; for overlong penalties
   GuardsConfig guards;
   bool exact_rollout = true;  ///< with one packing, its log-probabilities are ours
 };
@@ -168,6 +169,7 @@ class Trainer {
   bool has_one_plan() const { return config_.train_plan.quantized == config_.serve_plan.quantized; }
   DeviceKind state_device() const;
   std::vector<StoredParameter> riders() const;
+  OptimizerState make_state() const;
   void load_masters();
   void load_reference();
   // Whether the rollout's log-probabilities are, at the weights it sampled from, this one's bits.

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/base/device_memory.h"
+#include "core/base/memory_count.h"
 
 namespace nibble {
 
@@ -51,7 +52,9 @@ class Array {
     return *this;
   }
   ~Array() {
-    if (data_ != nullptr) device_memory(device_).release(data_);
+    if (data_ == nullptr) return;
+    device_memory(device_).release(data_);
+    memory_count(device_).subtract(num_bytes());
   }
 
   /// The same elements on a device.
@@ -71,9 +74,19 @@ class Array {
   T* data() { return data_; }
   const T* data() const { return data_; }
 
-  /// New memory of `count` zeros, unless that is the size already.
+  /// New memory of `count` zeros, unless that is the size already. The old goes first.
   void resize(size_t count) {
-    if (count != size_) *this = Array(count, device_);
+    if (count == size_) return;
+    *this = Array(device_);
+    *this = Array(count, device_);
+  }
+  /// Host elements, copied to where they are, if as many are.
+  void assign(std::span<const T> values) {
+    if (values.size() != size_) {
+      *this = Array(values, device_);
+    } else if (size_ > 0) {
+      device_memory(device_).copy(data_, values.data(), num_bytes());
+    }
   }
   void fill_zero() {
     if (size_ > 0) device_memory(device_).zero(data_, num_bytes());
@@ -96,6 +109,7 @@ class Array {
     data_ =
         static_cast<T*>(device_memory(device_).allocate(static_cast<int64_t>(count * sizeof(T))));
     size_ = count;
+    memory_count(device_).add(num_bytes());
   }
 
   T* data_ = nullptr;

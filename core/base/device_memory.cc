@@ -50,13 +50,22 @@ class HostMemory final : public DeviceMemory {
 
 std::atomic<DeviceMemory*> cuda_memory{nullptr};
 std::atomic<DeviceMemory*> cuda_host_memory{nullptr};
+std::atomic<DeviceMemory*> mapped_memory{nullptr};
+
+const std::atomic<DeviceMemory*>& registered(DeviceKind kind) {
+  if (kind == DeviceKind::kMappedFile) return mapped_memory;
+  return kind == DeviceKind::kCuda ? cuda_memory : cuda_host_memory;
+}
 
 }  // namespace
 
 DeviceMemory& device_memory(DeviceKind kind) {
   static HostMemory host;
   if (kind == DeviceKind::kCpu) return host;
-  DeviceMemory* memory = (kind == DeviceKind::kCuda ? cuda_memory : cuda_host_memory).load();
+  DeviceMemory* memory = registered(kind).load();
+  if (memory == nullptr && kind == DeviceKind::kMappedFile) {
+    fail(ErrorCode::kUnimplemented, "memory of mapped files was asked for, but in no directory");
+  }
   if (memory == nullptr) {
     fail(ErrorCode::kUnimplemented, "GPU memory was asked for, but no GPU is in use here");
   }
@@ -67,5 +76,7 @@ void register_cuda_memory(DeviceMemory& memory, DeviceMemory& host_memory) {
   cuda_memory.store(&memory);
   cuda_host_memory.store(&host_memory);
 }
+
+void register_mapped_memory(DeviceMemory& memory) { mapped_memory.store(&memory); }
 
 }  // namespace nibble

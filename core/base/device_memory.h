@@ -10,7 +10,8 @@ namespace nibble {
 enum class DeviceKind : uint8_t {
   kCpu,
   kCuda,
-  kCudaHost,  ///< page-locked host memory, which the GPU's kernels read and write over the bus
+  kCudaHost,    ///< page-locked host memory, which the GPU's kernels read and write over the bus
+  kMappedFile,  ///< host memory that is files on a disk (use_mapped_memory), for the CPU's kernels
 };
 
 /// Copies into a device's memory that run beside what the calling thread computes there. One
@@ -54,11 +55,13 @@ class DeviceMemory {
 };
 
 /// The memory of a kind. Throws Error{kUnimplemented} for CUDA if nothing registered it: a build
-/// without CUDA, or a process that was not told to use a GPU.
+/// without CUDA, or a process that was not told to use a GPU; and for mapped files likewise.
 DeviceMemory& device_memory(DeviceKind kind);
 
 /// Makes CUDA memory known: the GPU's own, and the host's that it reaches. Both must live as long
 /// as the process.
 void register_cuda_memory(DeviceMemory& memory, DeviceMemory& host_memory);
+/// Likewise memory of mapped files.
+void register_mapped_memory(DeviceMemory& memory);
 
 }  // namespace nibble

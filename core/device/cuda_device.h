@@ -34,4 +34,9 @@ void check_cuda_devices();
 /// Bytes that can still be had on the process's GPU, cached ones included.
 int64_t free_cuda_bytes();
 
+/// The most bytes of arrays and tensors that this process has had on its GPU since the start or
+/// restart_cuda_peak(); 0 without a GPU.
+int64_t peak_cuda_bytes();
+void restart_cuda_peak();
+
 }  // namespace nibble::ops

@@ -20,6 +20,8 @@ void check_cuda_devices() {}
 CudaDeviceInfo use_cuda_device(int /*index*/) { refuse(); }
 void bind_cuda_thread() {}
 int64_t free_cuda_bytes() { return 0; }
+int64_t peak_cuda_bytes() { return 0; }
+void restart_cuda_peak() {}
 std::unique_ptr<Backend> make_cuda_backend(Numerics /*numerics*/) { refuse(); }
 std::unique_ptr<kernels::WeightKernels> make_cuda_weight_kernels() { refuse(); }
 

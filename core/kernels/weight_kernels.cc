@@ -36,6 +36,10 @@ std::optional<PackProblem> pack_one(const PackJob& job, size_t index, const Para
 
 void update_one(const AdamwJob& job, AdamwParams params, const Parallel& parallel) {
   params.weight_decay = job.weight_decay;
+  if (job.bf16.m != nullptr) {
+    kernels::adamw_bf16(job.master, job.bf16, job.grad, job.count, params, parallel);
+    return;
+  }
   kernels::adamw(job.master, job.m, job.v, job.grad, job.count, params, parallel);
 }
 

@@ -50,6 +50,7 @@ struct AdamwJob {
   const float* grad = nullptr;
   int64_t count = 0;
   float weight_decay = 0.0f;
+  Bf16Moments bf16 = {};  ///< in place of m and v where its m is not null
 };
 
 /// Two packings of one tensor to compare.

@@ -188,7 +188,12 @@ __device__ void pack_chunk(const PackJob& job, const Chunk& chunk, const Source&
 
 struct AdamwFactors {
   float beta1, rest1, beta2, rest2, step_size, root_scale, eps, grad_scale, lr;
+  uint32_t update;  // MomentDraw's
 };
+
+__device__ inline void load_eight(const uint16_t* from, float (&to)[kPerThread]) {
+  for (int i = 0; i < kPerThread; ++i) to[i] = quant::bf16_to_float(from[i]);
+}
 
 /// Masters that are updated on the way: the operations of adamw_cpu.h, one rounding each.
 class UpdatedMasters {
@@ -199,26 +204,56 @@ class UpdatedMasters {
   __device__ void eight(int64_t at, bool active, float (&w)[kPerThread]) const {
     float m[kPerThread], v[kPerThread], g[kPerThread];
     load_eight(job_.master + at, w);
-    load_eight(job_.m + at, m);
-    load_eight(job_.v + at, v);
     load_eight(job_.grad + at, g);
+    if (is_bf16()) {
+      load_eight(job_.bf16.m + at, m);
+      load_eight(job_.bf16.v + at, v);
+    } else {
+      load_eight(job_.m + at, m);
+      load_eight(job_.v + at, v);
+    }
     for (int i = 0; i < kPerThread; ++i) update(w[i], m[i], v[i], g[i]);
     if (!active) return;
     store_eight(w, job_.master + at);
-    store_eight(m, job_.m + at);
-    store_eight(v, job_.v + at);
+    if (is_bf16()) {
+      store_rounded(m, v, at);
+    } else {
+      store_eight(m, job_.m + at);
+      store_eight(v, job_.v + at);
+    }
   }
   __device__ float one(int64_t at) const {
-    float w = job_.master[at], m = job_.m[at], v = job_.v[at];
-    update(w, m, v, job_.grad[at]);
+    float w = job_.master[at];
+    if (is_bf16()) {
+      float m[1] = {quant::bf16_to_float(job_.bf16.m[at])};
+      float v[1] = {quant::bf16_to_float(job_.bf16.v[at])};
+      update(w, m[0], v[0], job_.grad[at]);
+      store_rounded(m, v, at);
+    } else {
+      float m = job_.m[at], v = job_.v[at];
+      update(w, m, v, job_.grad[at]);
+      job_.m[at] = m;
+      job_.v[at] = v;
+    }
     job_.master[at] = w;
-    job_.m[at] = m;
-    job_.v[at] = v;
     return w;
   }
   __device__ void replace(int64_t at, float value) const { job_.master[at] = value; }
 
  private:
+  __device__ bool is_bf16() const { return job_.bf16.m != nullptr; }
+  template <int count>
+  __device__ void store_rounded(const float (&m)[count], const float (&v)[count],
+                                int64_t at) const {
+    const quant::MomentDraw draw{job_.bf16.seed, job_.bf16.tensor, f_.update};
+    PhiloxWords words;
+    for (int i = 0; i < count; ++i) {
+      const uint64_t place = job_.bf16.first + static_cast<uint64_t>(at + i);
+      if (i == 0 || place % 4 == 0) words = quant::moment_words(draw, place / 4);
+      job_.bf16.m[at + i] = quant::round_first_moment(m[i], words.word[place % 4]);
+      job_.bf16.v[at + i] = quant::round_second_moment(v[i], words.word[place % 4]);
+    }
+  }
   __device__ void update(float& w, float& m, float& v, float grad) const {
     const float g = __fmul_rn(grad, f_.grad_scale);
     m = __fadd_rn(__fmul_rn(m, f_.beta1), __fmul_rn(g, f_.rest1));

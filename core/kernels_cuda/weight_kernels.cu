@@ -166,7 +166,8 @@ AdamwFactors factors_of(const AdamwParams& p) {
           static_cast<float>(std::sqrt(correction2)),
           p.eps,
           p.grad_scale,
-          p.lr};
+          p.lr,
+          static_cast<uint32_t>(p.step)};
 }
 
 }  // namespace

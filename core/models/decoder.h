@@ -53,12 +53,11 @@ typename Executor::Value route_tokens(Executor& run, const LayerParameters& p, i
   return run.all_tokens(run.experts(own, routing, p.first_expert));
 }
 
-/// One decoder layer.
+/// What a decoder layer does between entry and exit.
 template <typename Executor>
-void run_layer(Executor& run, const ModelSpec& spec, int64_t layer,
-               typename Executor::Value& residual) {
+void run_layer_body(Executor& run, const ModelSpec& spec, int64_t layer,
+                    typename Executor::Value& residual) {
   const LayerParameters& p = spec.table.layers[static_cast<size_t>(layer)];
-  run.enter_layer(layer, residual);
   {
     const auto mixed = mix_tokens(run, spec, layer, residual);
     residual = run.add(residual, run.linear(mixed, p.o));
@@ -71,19 +70,32 @@ void run_layer(Executor& run, const ModelSpec& spec, int64_t layer,
       residual = run.add(residual, route_tokens(run, p, layer, x));
     }
   }
+}
+
+/// One decoder layer.
+template <typename Executor>
+void run_layer(Executor& run, const ModelSpec& spec, int64_t layer,
+               typename Executor::Value& residual) {
+  run.enter_layer(layer, residual);
+  run_layer_body(run, spec, layer, residual);
   run.leave_layer(layer, residual);
 }
 
 /// Token ids -> final hidden states: embedding, all layers, final norm. A draft head also has
 /// hidden states of its model as input, and joins them with the embeddings.
-template <typename Executor>
-typename Executor::Value run_decoder(Executor& run, const ModelSpec& spec) {
+///   run_one(layer, residual)  runs one layer
+template <typename Executor, typename RunLayer>
+typename Executor::Value run_decoder(Executor& run, const ModelSpec& spec, RunLayer run_one) {
   auto residual = run.embed(spec.table.embedding);
   if (spec.table.join.exists()) residual = run.join_hidden(residual, spec.table.join);
-  for (int64_t layer = 0; layer < spec.config.num_layers; ++layer) {
-    run_layer(run, spec, layer, residual);
-  }
+  for (int64_t layer = 0; layer < spec.config.num_layers; ++layer) run_one(layer, residual);
   return run.rms_norm(residual, spec.table.final_norm);
+}
+template <typename Executor>
+typename Executor::Value run_decoder(Executor& run, const ModelSpec& spec) {
+  return run_decoder(run, spec, [&](int64_t layer, typename Executor::Value& residual) {
+    run_layer(run, spec, layer, residual);
+  });
 }
 
 }  // namespace nibble

@@ -1,11 +1,14 @@
 #include "core/models/tape_executor.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include "core/base/fail.h"
 #include "core/kernels/activation.h"
@@ -31,9 +34,12 @@ TapeExecutor::TapeExecutor(const ModelSpec& spec, ops::WeightSource& source,
       source_(source),
       rope_(std::move(rope)),
       inputs_(inputs),
+      num_tokens_(std::ssize(inputs.batch.tokens)),
       backend_(inputs.backend != nullptr ? *inputs.backend : ops::cpu_backend()),
       index_(backend_.place(inputs.batch.index)),
-      activations_(activations) {
+      rounding_{activations == ActivationType::kBfloat16 && backend_.kind() == DeviceKind::kCpu},
+      recompute_(at::GradMode::is_enabled() ? inputs.recompute : Recompute::kNone),
+      chosen_(recompute_ == Recompute::kFull ? spec.config.layer_is_moe.size() : 0) {
   for (const int32_t position : inputs.batch.index->position) {
     if (position >= rope_->num_positions) {
       fail(ErrorCode::kInvalidArgument, "a sequence reaches position {}; at most {} are allowed",
@@ -48,8 +54,8 @@ TapeExecutor::TapeExecutor(const ModelSpec& spec, ops::WeightSource& source,
   }
 }
 
-TapeExecutor::Value TapeExecutor::rounded(Value value) const {
-  if (activations_ == ActivationType::kBfloat16 && backend_.kind() == DeviceKind::kCpu) {
+TapeExecutor::Value TapeExecutor::Rounding::operator()(Value value) const {
+  if (to_bf16) {
     kernels::round_to_bf16(value.data_ptr<float>(), value.numel(), ops::torch_parallel());
   }
   return value;
@@ -79,17 +85,47 @@ ops::Weight TapeExecutor::stream_weight(int64_t parameter) const {
 
 void TapeExecutor::enter_layer(int64_t layer, Value& residual) {
   residual = ops::enter_layer(residual, source_, layer);
+  if (recompute_ == Recompute::kSelective) dropped_ = std::make_shared<ops::DroppedValues>();
 }
 
 void TapeExecutor::leave_layer(int64_t layer, Value& residual) {
-  residual = ops::leave_layer(residual, source_, layer);
+  residual = ops::leave_layer(residual, source_, layer, dropped_);
+  if (dropped_) dropped_->drop();
+  dropped_.reset();
+}
+
+TapeExecutor::Value TapeExecutor::hidden_states(const std::shared_ptr<TapeExecutor>& run) {
+  if (run->recompute_ != Recompute::kFull) return run_decoder(*run, run->spec_);
+  return run_decoder(*run, run->spec_,
+                     [&](int64_t layer, Value& residual) { run_twice(run, layer, residual); });
+}
+
+void TapeExecutor::run_twice(const std::shared_ptr<TapeExecutor>& run, int64_t layer,
+                             Value& residual) {
+  residual = ops::recomputed_layer(residual, run->source_, layer,
+                                   [run, layer](const Value& x, ops::Pass pass) {
+                                     run->pass_ = pass;
+                                     Value y = x;
+                                     run_layer_body(*run, run->spec_, layer, y);
+                                     return y;
+                                   });
+}
+
+void TapeExecutor::drop(const Value& value, ops::DroppedValues::Recipe recipe) {
+  if (!dropped_) return;
+  dropped_->add(value,
+                [recipe = std::move(recipe), rounding = rounding_] { return rounding(recipe()); });
 }
 
 TapeExecutor::Value TapeExecutor::rms_norm(const Value& x, int64_t parameter) {
   const bool is_head_norm = spec_.table.is_head_norm(parameter);
   const ops::Weight weight =
       is_head_norm ? ops::Weight{&source_, parameter} : stream_weight(parameter);
-  const Value y = rounded(ops::rms_norm(backend_, x, weight, spec_.config.rms_eps));
+  const float eps = spec_.config.rms_eps;
+  const Value y = rounded(ops::rms_norm(backend_, x, weight, eps));
+  drop(y, [backend = &backend_, source = &source_, x = x.detach(), parameter, eps] {
+    return backend->rms_norm(x, source->weight(parameter), eps);
+  });
   return groups().tensor == nullptr || is_head_norm ? y : ops::sum_gradients(y, *groups().tensor);
 }
 
@@ -107,7 +143,14 @@ TapeExecutor::Value TapeExecutor::router_logits(const Value& x, int64_t paramete
 }
 
 TapeExecutor::Value TapeExecutor::rope(const Value& x) {
-  return rounded(ops::rope(backend_, x, index_, rope_));
+  const Value y = rounded(ops::rope(backend_, x, index_, rope_));
+  // Without a norm before it, what it is given is kept by nobody else.
+  if (spec_.config.qk_norm) {
+    drop(y, [backend = &backend_, x = x.detach(), index = index_, table = rope_] {
+      return backend->rope(x, *index, *table, kernels::RopeDirection::kForward);
+    });
+  }
+  return y;
 }
 
 TapeExecutor::Value TapeExecutor::attention(int64_t /*layer*/, const Value& q, const Value& k,
@@ -120,17 +163,37 @@ TapeExecutor::Value TapeExecutor::attention(int64_t /*layer*/, const Value& q, c
 }
 
 TapeExecutor::Value TapeExecutor::silu_mul(const Value& gate, const Value& up) {
-  return rounded(ops::silu_mul(backend_, gate, up));
+  const Value y = rounded(ops::silu_mul(backend_, gate, up));
+  // Of several ranks' columns, the product that is kept is the one that was gathered.
+  if (groups().tensor == nullptr) {
+    drop(y, [backend = &backend_, gate = gate.detach(), up = up.detach()] {
+      return backend->silu_mul(gate, up);
+    });
+  }
+  return y;
 }
 
 TapeExecutor::Value TapeExecutor::add(const Value& a, const Value& b) { return rounded(a.add(b)); }
 
-TapeExecutor::Routing TapeExecutor::route(int64_t /*layer*/, const Value& logits) {
+size_t TapeExecutor::moe_index(int64_t layer) const {
+  const auto begin = spec_.config.layer_is_moe.begin();
+  return static_cast<size_t>(std::count(begin, begin + layer, true));
+}
+
+TapeExecutor::Routing TapeExecutor::route(int64_t layer, const Value& logits) {
   const MoeConfig& moe = spec_.config.moe;
-  at::Tensor replay = inputs_.replay.empty() ? at::Tensor() : inputs_.replay[next_moe_layer_++];
-  if (replay.defined()) replay = own_tokens(replay);
+  const size_t index = moe_index(layer);
+  const bool is_again = pass_ == ops::Pass::kBackward;
+  at::Tensor replay;
+  if (is_again) {
+    replay = std::exchange(chosen_[index], {});
+  } else if (!inputs_.replay.empty()) {
+    replay = own_tokens(inputs_.replay[index]);
+  }
   Routing routing = ops::route(backend_, logits, replay,
                                {logits.size(0), moe.num_experts, moe.top_k, moe.norm_topk_prob});
+  if (is_again) return routing;
+  if (!chosen_.empty()) chosen_[index] = routing.expert;
   if (inputs_.wants_routes) routes_.push_back(all_tokens(routing.expert));
   return routing;
 }
@@ -141,8 +204,9 @@ TapeExecutor::Value TapeExecutor::experts(const Value& x, const Routing& routing
   ProcessGroup* const ranks = groups().expert;
   const int64_t held = ranks == nullptr ? experts : experts / ranks->world();
   const int64_t begin = ranks == nullptr ? 0 : held * ranks->rank();
-  return rounded(
-      ops::experts(backend_, x, routing, {{&source_, first_expert}, experts, begin, held}, ranks));
+  const bool keeps_active = recompute_ != Recompute::kSelective;
+  return rounded(ops::experts(
+      backend_, x, routing, {{&source_, first_expert}, experts, begin, held, keeps_active}, ranks));
 }
 
 TapeExecutor::Value TapeExecutor::own_tokens(const Value& x) const {
@@ -153,17 +217,18 @@ TapeExecutor::Value TapeExecutor::own_tokens(const Value& x) const {
 
 TapeExecutor::Value TapeExecutor::all_tokens(const Value& x) const {
   if (groups().tensor == nullptr) return x;
-  const auto tokens = static_cast<int64_t>(inputs_.batch.tokens.size());
-  return ops::gather_rows(x, ops::row_part(tokens, *groups().tensor), *groups().tensor);
+  return ops::gather_rows(x, ops::row_part(num_tokens_, *groups().tensor), *groups().tensor);
 }
 
 TapeResult run_log_probs(const ModelSpec& spec, ops::WeightSource& source,
                          std::shared_ptr<const kernels::RopeTable> rope, const TapeInputs& inputs,
                          float temperature, ActivationType activations) {
-  TapeExecutor run(spec, source, std::move(rope), inputs, activations);
+  // Shared: layers that are computed again keep it.
+  const auto run =
+      std::make_shared<TapeExecutor>(spec, source, std::move(rope), inputs, activations);
   const ops::Backend& backend = inputs.backend != nullptr ? *inputs.backend : ops::cpu_backend();
   const at::Device device = backend.options().device();
-  const at::Tensor hidden = run_decoder(run, spec);
+  const at::Tensor hidden = TapeExecutor::hidden_states(run);
   at::Tensor row = to_tensor(inputs.batch.target_row, at::kLong);
   at::Tensor target = to_tensor(inputs.batch.target, at::kInt);
   ProcessGroup* const ranks = inputs.groups.tensor;
@@ -179,7 +244,7 @@ TapeResult run_log_probs(const ModelSpec& spec, ops::WeightSource& source,
     scored.log_prob = ops::gather_rows(scored.log_prob, *part, *ranks);
     scored.entropy = ops::gather_rows(scored.entropy, *part, *ranks);
   }
-  return {scored.log_prob, scored.entropy, run.routes()};
+  return {scored.log_prob, scored.entropy, run->routes()};
 }
 
 }  // namespace nibble

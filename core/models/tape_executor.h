@@ -3,11 +3,13 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "core/models/activation_type.h"
 #include "core/models/decoder.h"
 #include "core/models/packing.h"
+#include "core/models/recompute.h"
 #include "core/ops/rank_ops.h"
 #include "core/ops/tape_ops.h"
 
@@ -16,11 +18,12 @@ namespace nibble {
 /// Inputs of one pass.
 struct TapeInputs {
   const PackedBatch& batch;
-  std::vector<at::Tensor> replay = {};    ///< R3: int32 [T, k] per MoE layer, or empty
-  const ops::Backend* backend = nullptr;  ///< null: the CPU's
-  ops::RankGroups groups = {};            ///< ranks that compute this pass together
-  bool wants_routes = true;               ///< false: TapeResult::routes stays empty
-  at::Tensor joined = {};                 ///< ArenaStep::joined, float32 [T, hidden], or undefined
+  std::vector<at::Tensor> replay = {};     ///< R3: int32 [T, k] per MoE layer, or empty
+  const ops::Backend* backend = nullptr;   ///< null: the CPU's
+  ops::RankGroups groups = {};             ///< ranks that compute this pass together
+  bool wants_routes = true;                ///< false: TapeResult::routes stays empty
+  at::Tensor joined = {};                  ///< ArenaStep::joined, float32 [T, hidden], or undefined
+  Recompute recompute = Recompute::kNone;  ///< of passes under gradients
 };
 
 /// Runs a decoder under autograd over packed sequences (run_decoder). Source, rope table and replay
@@ -66,8 +69,24 @@ class TapeExecutor {
   /// Chosen experts of each MoE layer, int32 [T, k], in layer order.
   const std::vector<at::Tensor>& routes() const { return routes_; }
 
+  /// run_decoder(), with layers computed again in the backward pass if `run` is to (kFull). `run`
+  /// is then kept by the tape, for which its source and spec must live on.
+  static Value hidden_states(const std::shared_ptr<TapeExecutor>& run);
+
  private:
-  Value rounded(Value value) const;
+  // Runs a layer that is computed again; its tokens go to the same experts then.
+  static void run_twice(const std::shared_ptr<TapeExecutor>& run, int64_t layer, Value& residual);
+  // Gives up the memory of `value` until the layer's backward pass, if the pass is to do so.
+  // `recipe` computes it before rounding; it must not need this executor.
+  void drop(const Value& value, ops::DroppedValues::Recipe recipe);
+  // Which of the model's MoE layers it is.
+  size_t moe_index(int64_t layer) const;
+  // What an operation's result becomes.
+  struct Rounding {
+    bool to_bf16 = false;
+    Value operator()(Value value) const;
+  };
+  Value rounded(Value value) const { return rounding_(std::move(value)); }
   ops::Weight stream_weight(int64_t parameter) const;
   int num_tensor_ranks() const { return groups().tensor == nullptr ? 1 : groups().tensor->world(); }
   const ops::RankGroups& groups() const { return inputs_.groups; }
@@ -75,12 +94,17 @@ class TapeExecutor {
   const ModelSpec& spec_;
   ops::WeightSource& source_;
   std::shared_ptr<const kernels::RopeTable> rope_;
-  const TapeInputs inputs_;  // its batch is borrowed
+  const TapeInputs inputs_;  // its batch is borrowed, and gone when a layer is computed again
+  const int64_t num_tokens_;
   const ops::Backend& backend_;
   ops::SharedPlacedIndex index_;
-  ActivationType activations_;
+  const Rounding rounding_;
+  const Recompute recompute_;
   std::vector<at::Tensor> routes_;
-  size_t next_moe_layer_ = 0;  // of those that replay names
+  ops::SharedDroppedValues dropped_;  // of the layer that is being computed; null: none are
+  // Of layers that are to be computed again, by MoE layer: this rank's tokens' experts.
+  std::vector<at::Tensor> chosen_;
+  ops::Pass pass_ = ops::Pass::kForward;
 };
 
 /// Log-probabilities of a packed batch's targets, and the chosen experts.

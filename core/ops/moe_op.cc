@@ -86,8 +86,8 @@ struct ExpertsFunction : torch::autograd::Function<ExpertsFunction> {
         backend->grouped_mlp(input, dispatch.begin(), expert_weights(layer, false));
     const at::Tensor part = dispatch.back(*backend, mlp.y);
     // Alone, a rank gathers its rows again; from others they would have to come again.
-    context->save_for_backward(
-        {ranks == nullptr ? x : input, weight, part, mlp.gate, mlp.up, mlp.active});
+    context->save_for_backward({ranks == nullptr ? x : input, weight, part, mlp.gate, mlp.up,
+                                layer.keeps_active ? mlp.active : at::Tensor()});
     at::Tensor y = backend->combine_pairs(part, dispatch.order, top_k, weight);
     keep(context, "backend", backend);
     keep(context, "dispatch", std::move(dispatch));
@@ -99,22 +99,33 @@ struct ExpertsFunction : torch::autograd::Function<ExpertsFunction> {
     const auto saved = context->get_saved_variables();
     const Backend& backend = *kept<const Backend*>(context, "backend");
     const Dispatch& dispatch = kept<Dispatch>(context, "dispatch");
-    const at::Tensor& weight = saved[1];
-    const int64_t top_k = weight.size(1);
+    const int64_t top_k = saved[1].size(1);
     const at::Tensor dy = grads[0].contiguous();
-    const at::Tensor input =
-        dispatch.exchange ? saved[0] : backend.gather_pairs(saved[0], dispatch.order, top_k, {});
-    const at::Tensor dpart =
-        dispatch.there(backend, backend.gather_pairs(dy, dispatch.order, top_k, weight));
-    const at::Tensor dinput = backend.grouped_mlp_backward(
-        input, {at::Tensor(), saved[3], saved[4], saved[5]}, dpart, dispatch.begin(),
-        expert_weights(kept<ExpertLayer>(context, "layer"), true));
+    const at::Tensor dweight = backend.pair_dots(saved[2], dispatch.order, top_k, dy);
+    const at::Tensor dinput = input_gradient(context, saved, dy);
     return {backend.combine_pairs(dispatch.back(backend, dinput), dispatch.order, top_k, {}),
-            backend.pair_dots(saved[2], dispatch.order, top_k, dy),
+            dweight,
             at::Tensor(),
             at::Tensor(),
             at::Tensor(),
             at::Tensor()};
+  }
+
+  // Of what this rank's experts were given. What it takes is gone before its rows are summed.
+  static at::Tensor input_gradient(AutogradContext* context, const variable_list& saved,
+                                   const at::Tensor& dy) {
+    const Backend& backend = *kept<const Backend*>(context, "backend");
+    const Dispatch& dispatch = kept<Dispatch>(context, "dispatch");
+    const at::Tensor& weight = saved[1];
+    const int64_t top_k = weight.size(1);
+    const at::Tensor input =
+        dispatch.exchange ? saved[0] : backend.gather_pairs(saved[0], dispatch.order, top_k, {});
+    const at::Tensor active = saved[5].defined() ? saved[5] : backend.silu_mul(saved[3], saved[4]);
+    const at::Tensor dpart =
+        dispatch.there(backend, backend.gather_pairs(dy, dispatch.order, top_k, weight));
+    return backend.grouped_mlp_backward(input, {at::Tensor(), saved[3], saved[4], active}, dpart,
+                                        dispatch.begin(),
+                                        expert_weights(kept<ExpertLayer>(context, "layer"), true));
   }
 };
 

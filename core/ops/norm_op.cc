@@ -45,32 +45,6 @@ struct EmbedFunction : torch::autograd::Function<EmbedFunction> {
   }
 };
 
-template <bool kEnter>
-struct LayerEdgeFunction : torch::autograd::Function<LayerEdgeFunction<kEnter>> {
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, WeightSource* source,
-                            int64_t layer) {
-    if (kEnter) {
-      source->enter_layer(layer, Pass::kForward);
-    } else {
-      source->leave_layer(layer, Pass::kForward);
-    }
-    keep(context, "source", source);
-    context->saved_data["layer"] = layer;
-    return x.view_as(x);
-  }
-
-  static variable_list backward(AutogradContext* context, variable_list grads) {
-    WeightSource* source = kept<WeightSource*>(context, "source");
-    const int64_t layer = context->saved_data["layer"].toInt();
-    if (kEnter) {
-      source->leave_layer(layer, Pass::kBackward);
-    } else {
-      source->enter_layer(layer, Pass::kBackward);
-    }
-    return {grads[0], at::Tensor(), at::Tensor()};
-  }
-};
-
 }  // namespace
 
 at::Tensor rms_norm(const Backend& backend, const at::Tensor& x, Weight weight, float eps) {
@@ -80,14 +54,6 @@ at::Tensor rms_norm(const Backend& backend, const at::Tensor& x, Weight weight, 
 at::Tensor embed(const Backend& backend, const at::Tensor& anchor, const at::Tensor& ids,
                  Weight weight, int64_t padding) {
   return EmbedFunction::apply(anchor, ids, &backend, weight, padding);
-}
-
-at::Tensor enter_layer(const at::Tensor& x, WeightSource& source, int64_t layer) {
-  return LayerEdgeFunction<true>::apply(x, &source, layer);
-}
-
-at::Tensor leave_layer(const at::Tensor& x, WeightSource& source, int64_t layer) {
-  return LayerEdgeFunction<false>::apply(x, &source, layer);
 }
 
 }  // namespace nibble::ops

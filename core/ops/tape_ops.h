@@ -3,11 +3,13 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
 #include "core/comm/process_group.h"
 #include "core/ops/backend.h"
+#include "core/ops/dropped_values.h"
 #include "core/ops/weight_source.h"
 
 // The trainer's operations: a backend's arithmetic under autograd. Weights are not autograd leaves:
@@ -17,6 +19,8 @@
 // outlive the backward pass.
 
 namespace nibble::ops {
+
+using SharedDroppedValues = std::shared_ptr<DroppedValues>;  // shared: kept by an autograd node
 
 /// A parameter of a source. The source must outlive the backward pass.
 struct Weight {
@@ -35,7 +39,17 @@ at::Tensor embed(const Backend& backend, const at::Tensor& anchor, const at::Ten
 
 /// Marks the residual stream [T, C] on entry to and exit from a layer, in both passes.
 at::Tensor enter_layer(const at::Tensor& x, WeightSource& source, int64_t layer);
-at::Tensor leave_layer(const at::Tensor& x, WeightSource& source, int64_t layer);
+/// `dropped` (null: nothing) is restored before the layer's backward pass.
+at::Tensor leave_layer(const at::Tensor& x, WeightSource& source, int64_t layer,
+                       SharedDroppedValues dropped = nullptr);
+
+/// What a layer makes of the residual stream, between entry and exit; the pass says which time it
+/// runs.
+using LayerBody = std::function<at::Tensor(const at::Tensor& x, Pass pass)>;
+/// A layer, entered and left, of which x alone is kept: `body` runs a second time in the backward
+/// pass, while the layer's weights are there for it anyway, and must give the same bits.
+at::Tensor recomputed_layer(const at::Tensor& x, WeightSource& source, int64_t layer,
+                            const LayerBody& body);
 
 /// RMS norm over rows of the weight's width: [T, C] with C a multiple of it.
 at::Tensor rms_norm(const Backend& backend, const at::Tensor& x, Weight weight, float eps);
@@ -72,6 +86,7 @@ struct ExpertLayer {
   int64_t num_experts = 0;
   int64_t held_begin = 0;
   int64_t num_held = 0;
+  bool keeps_active = true;  ///< false: the backward pass computes silu(gate) * up again
 };
 /// Weighted sum of the chosen experts' SwiGLU outputs. Each expert multiplies its tokens only.
 /// `ranks` hold the experts together, in rank order (ExpertExchange); null: this one holds all.

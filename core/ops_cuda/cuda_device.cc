@@ -189,4 +189,18 @@ int64_t free_cuda_bytes() {
   return static_cast<int64_t>(free);
 }
 
+int64_t peak_cuda_bytes() {
+  if (device_index < 0) return 0;
+  const auto stats = c10::cuda::CUDACachingAllocator::getDeviceStats(
+      static_cast<c10::DeviceIndex>(device_index.load()));
+  const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+  return stats.allocated_bytes[all].peak;
+}
+
+void restart_cuda_peak() {
+  if (device_index < 0) return;
+  c10::cuda::CUDACachingAllocator::resetPeakStats(
+      static_cast<c10::DeviceIndex>(device_index.load()));
+}
+
 }  // namespace nibble::ops

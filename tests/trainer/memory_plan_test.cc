@@ -28,6 +28,16 @@ struct Job {
   ParameterTable table;
 };
 
+TrainerMemory plan(const Job& job, const Mesh& mesh, int rank = 0) {
+  return plan_trainer_memory(job.config, mesh, rank, DeviceKind::kCuda);
+}
+
+// On the device.
+int64_t state_bytes(const TrainerMemory& memory) {
+  const bool is_here = memory.state_home == memory.device;
+  return memory.gradient_bytes + (is_here ? memory.master_bytes + memory.moment_bytes : 0);
+}
+
 TEST(TrainerMemory, OfAllRanksIsTheStateAndTwoPackingsOfTheModel) {
   for (const char* name : {"dense_untied", "moe_norm"}) {
     const Job job(name);
@@ -35,8 +45,8 @@ TEST(TrainerMemory, OfAllRanksIsTheStateAndTwoPackingsOfTheModel) {
     for (const int world : {1, 2, 3}) {
       int64_t state = 0, packed = 0;
       for (int rank = 0; rank < world; ++rank) {
-        const TrainerMemory memory = plan_trainer_memory(job.config, Mesh{world}, rank);
-        state += memory.state_bytes;
+        const TrainerMemory memory = plan(job, Mesh{world}, rank);
+        state += state_bytes(memory);
         packed += memory.packed_bytes;
         EXPECT_EQ(memory.reference_bytes, 0);
         EXPECT_EQ(memory.ring_bytes > 0, world > 1);
@@ -50,10 +60,9 @@ TEST(TrainerMemory, OfAllRanksIsTheStateAndTwoPackingsOfTheModel) {
 
 TEST(TrainerMemory, AMeshGathersOnlyWhatARankUsesAndDoesNotOwn) {
   const Job job("moe_norm");
-  const auto plan = [&](const Mesh& mesh) { return plan_trainer_memory(job.config, mesh, 0); };
-  const TrainerMemory data = plan({2});
-  const TrainerMemory expert = plan({2, 1, 2});
-  const TrainerMemory tensor = plan({2, 2, 1});
+  const TrainerMemory data = plan(job, {2});
+  const TrainerMemory expert = plan(job, {2, 1, 2});
+  const TrainerMemory tensor = plan(job, {2, 2, 1});
   // Experts that a rank owns whole need no ring: the gathered bytes and four copies of gradients.
   int64_t experts = 0, cut = 0;
   for (const ParameterSpec& parameter : job.table.parameters) {
@@ -70,7 +79,7 @@ TEST(TrainerMemory, AMeshGathersOnlyWhatARankUsesAndDoesNotOwn) {
   for (const Mesh mesh : {Mesh{2, 1, 2}, Mesh{4, 2, 4}}) {
     int64_t state = 0;
     for (int rank = 0; rank < mesh.world; ++rank) {
-      state += plan_trainer_memory(job.config, mesh, rank).state_bytes;
+      state += state_bytes(plan(job, mesh, rank));
     }
     EXPECT_EQ(state, 16 * job.num_elements());
   }
@@ -79,13 +88,15 @@ TEST(TrainerMemory, AMeshGathersOnlyWhatARankUsesAndDoesNotOwn) {
 TEST(TrainerMemory, OffloadLeavesGradientsAndARingOfTheReference) {
   Job job("dense_untied");
   job.config.algorithm.reference = ReferenceMode::kAlways;
-  const TrainerMemory before = plan_trainer_memory(job.config, Mesh{1}, 0);
+  const TrainerMemory before = plan(job, Mesh{1});
   job.config.optimizer.offload = job.config.offload_reference = true;
-  const TrainerMemory after = plan_trainer_memory(job.config, Mesh{1}, 0);
-  EXPECT_EQ(before.state_bytes, 16 * job.num_elements());
-  EXPECT_EQ(after.state_bytes, 4 * job.num_elements());
+  const TrainerMemory after = plan(job, Mesh{1});
+  EXPECT_EQ(state_bytes(before), 16 * job.num_elements());
+  EXPECT_EQ(state_bytes(after), 4 * job.num_elements());
   EXPECT_EQ(before.ring_bytes, 0);
-  EXPECT_EQ(after.reference_bytes, 0);
+  EXPECT_EQ(after.reference_home, DeviceKind::kCudaHost);
+  EXPECT_EQ(after.bytes_in(DeviceKind::kCudaHost),
+            12 * job.num_elements() + before.reference_bytes);
   // Two layers and what is in none: all of a model of two.
   EXPECT_GT(after.ring_bytes, 0);
   EXPECT_LE(after.ring_bytes, before.reference_bytes);
@@ -95,29 +106,39 @@ TEST(TrainerMemory, OffloadLeavesGradientsAndARingOfTheReference) {
 TEST(TrainerMemory, KnowsHeldScalesAndTheirDerivation) {
   for (const char* name : {"dense_untied", "moe_norm"}) {
     Job job(name);
-    const TrainerMemory derived = plan_trainer_memory(job.config, Mesh{1}, 0);
+    const TrainerMemory derived = plan(job, Mesh{1});
     job.config.calibrated = job.int4.path();
-    const TrainerMemory held = plan_trainer_memory(job.config, Mesh{1}, 0);
+    const TrainerMemory held = plan(job, Mesh{1});
     job.config.rescale_every = 5;
-    const TrainerMemory rescaled = plan_trainer_memory(job.config, Mesh{1}, 0);
+    const TrainerMemory rescaled = plan(job, Mesh{1});
     const ResidentWeights whole(job.table, job.config.train_plan);
     int64_t scales = 0;
     for (const StoredParameter& stored : whole.parameters()) scales += stored.scale.num_bytes();
     EXPECT_GT(scales, 0);
-    EXPECT_EQ(held.state_bytes, derived.state_bytes + scales);
+    EXPECT_EQ(state_bytes(held), state_bytes(derived) + scales);
     EXPECT_EQ(held.packed_bytes, derived.packed_bytes);
     EXPECT_EQ(rescaled.packed_bytes, derived.packed_bytes + whole.num_bytes());
     job.config.optimizer.offload = true;
-    EXPECT_EQ(plan_trainer_memory(job.config, Mesh{1}, 0).state_bytes, 4 * job.num_elements());
+    EXPECT_EQ(state_bytes(plan(job, Mesh{1})), 4 * job.num_elements());
   }
+}
+
+TEST(TrainerMemory, KnowsTheTypeOfMomentsAndMappedFiles) {
+  Job job("dense_untied");
+  job.config.optimizer.state = MomentType::kBf16;
+  EXPECT_EQ(state_bytes(plan(job, Mesh{1})), 12 * job.num_elements());
+  job.config.optimizer.mapped_in = "/tmp";
+  const TrainerMemory mapped = plan_trainer_memory(job.config, Mesh{1}, 0, DeviceKind::kCpu);
+  EXPECT_EQ(mapped.bytes_in(DeviceKind::kMappedFile), 8 * job.num_elements());
+  EXPECT_EQ(state_bytes(mapped), 4 * job.num_elements());
 }
 
 TEST(TrainerMemory, KnowsTheReferenceAndASecondPlan) {
   Job job("dense_untied");
-  const int64_t packed = plan_trainer_memory(job.config, Mesh{1}, 0).packed_bytes;
+  const int64_t packed = plan(job, Mesh{1}).packed_bytes;
   job.config.algorithm.reference = ReferenceMode::kAlways;
   job.config.train_plan = plan_bf16(job.table);
-  const TrainerMemory memory = plan_trainer_memory(job.config, Mesh{1}, 0);
+  const TrainerMemory memory = plan(job, Mesh{1});
   EXPECT_EQ(memory.reference_bytes, 2 * job.num_elements());
   EXPECT_EQ(memory.packed_bytes, packed + 4 * job.num_elements());
 }

@@ -7,30 +7,18 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/base/fail.h"
 #include "core/base/file.h"
 #include "core/base/json.h"
-#include "core/comm_cuda/nccl_group.h"
-#include "core/device/cuda_backend.h"
-#include "core/device/cuda_device.h"
 #include "core/models/rope_table.h"
 #include "core/models/tape_executor.h"
-#include "core/ops/cpu_backend.h"
-#include "tests/core/comm/free_port.h"
-#include "tests/core/comm/run_ranks.h"
-#include "tests/trainer/tiny_trainer.h"
+#include "tests/trainer/mesh_member.h"
 
 namespace nibble {
 namespace {
 
 namespace fs = std::filesystem;
-using namespace std::chrono_literals;
 
 const std::vector<int32_t> kIds = {5, 9, 200, 31, 77, 13, 2};
-
-void require(bool condition, const char* what) {
-  if (!condition) fail(ErrorCode::kInternal, "{}", what);
-}
 
 void write_floats(const fs::path& path, std::span<const float> values) {
   write_file_atomically(path, {reinterpret_cast<const char*>(values.data()), values.size_bytes()});
@@ -63,8 +51,6 @@ void write_tied_model(const fs::path& directory) {
   write_file_atomically(directory / "config.json", config.dump());
 }
 
-enum class Wire { kGloo, kNccl };
-
 struct Run {
   std::string model;
   Wire wire = Wire::kGloo;
@@ -73,45 +59,12 @@ struct Run {
   fs::path start;  // a checkpoint whose log-probabilities are taken; empty: the run's own
 };
 
-// One rank's groups and device.
-struct Member {
-  Member(const Run& run, int port, int rank) {
-    if (run.wire == Wire::kNccl) {
-      share_gpu_between_nccl_ranks(rank);
-      ops::use_cuda_device(0);
-      backend = ops::make_cuda_backend(Numerics::kExact);
-    }
-    if (rank == 0) server = std::make_unique<RendezvousServer>(port);
-    const auto meet = [port](const std::string& name) {
-      return Rendezvous{"127.0.0.1", port, name, 30s};
-    };
-    const auto join = [&](const std::string& name, int place, int size) {
-      if (size == 1) return solo_group(name);
-      return backend ? join_nccl_group(meet(name), place, size)
-                     : join_gloo_group(meet(name), place, size);
-    };
-    const int world = run.mesh.world;
-    host = world == 1 ? solo_group("host") : join_gloo_group(meet("host"), rank, world);
-    all = join("trainers", rank, world);
-    groups = std::make_unique<MeshGroups>(run.mesh, *all, join);
-  }
-  Trainer trainer(const Run& run) const {
-    return {config_of(run.model, run.out.parent_path()), *host, *groups,
-            backend ? *backend : ops::cpu_backend()};
-  }
-
-  std::unique_ptr<RendezvousServer> server;
-  std::unique_ptr<const ops::Backend> backend;  // of the GPU
-  std::unique_ptr<ProcessGroup> host, all;
-  std::unique_ptr<MeshGroups> groups;
-};
-
 // Chosen experts of a sequence, and its log-probabilities with other experts in their place (R3).
-std::vector<float> route_and_replay(const Run& run, const Member& member) {
+std::vector<float> route_and_replay(const Run& run, const MeshMember& member) {
   const TrainerConfig config = config_of(run.model, run.out.parent_path());
   const ModelSpec spec =
       make_model_spec(parse_model_config(read_hf_config(config.model), run.model));
-  const ops::Backend& backend = member.backend ? *member.backend : ops::cpu_backend();
+  const ops::Backend& backend = member.device();
   const ShardLayout layout{&spec.table, config.train_plan, run.mesh, member.all->rank()};
   OptimizerState state(layout, backend.kind());
   load_train_checkpoint(run.start.empty() ? run.out : run.start, layout, state);
@@ -145,22 +98,16 @@ std::vector<float> route_and_replay(const Run& run, const Member& member) {
 }
 
 // Two updates. The second has a group too few for every rank to have one.
-void train(const Run& run, const Member& member) {
+void train(const Run& run, const MeshMember& member) {
   const int rank = member.all->rank();
-  Trainer trainer = member.trainer(run);
+  const TrainerConfig config = config_of(run.model, run.out.parent_path());
+  Trainer trainer = member.trainer(config);
   auto samples = make_groups(6, 6);
   fill_log_probs(trainer, samples);
   std::vector<float> losses;
   for (int step = 0; step < 2; ++step) {
     if (step == 1) samples.resize(1);
-    std::vector<int64_t> tokens;
-    tokens.reserve(samples.size());
-    for (const SampleGroup& group : samples) tokens.push_back(group_tokens(group));
-    const auto shares = balance_groups(tokens, run.mesh.num_data());
-    std::vector<SampleGroup> mine;
-    for (const int64_t g : shares[static_cast<size_t>(run.mesh.data_rank(rank))]) {
-      mine.push_back(samples[static_cast<size_t>(g)]);
-    }
+    const std::vector<SampleGroup> mine = member.share(samples);
     const TrainMetrics metrics = trainer.train(std::span(&mine, 1), step);
     require(step > 0 || metrics.log_prob_diff_max == 0.0, "gap at step 0");
     int64_t want = 0;
@@ -172,7 +119,7 @@ void train(const Run& run, const Member& member) {
     }
   }
   trainer.save(run.out, {2, 2, 0});
-  Trainer again = member.trainer(run);
+  Trainer again = member.trainer(config);
   again.load(run.start.empty() ? run.out : run.start);
   const auto log_probs = again.log_probs(kIds);
   const auto routed = route_and_replay(run, member);
@@ -183,14 +130,7 @@ void train(const Run& run, const Member& member) {
 }
 
 int train_in_children(const Run& run) {
-  const int port = free_port();
-  return run_ranks(run.mesh.world, 100s, [&](int rank) {
-    const Member member(run, port, rank);
-    train(run, member);
-    // The store's host leaves last.
-    std::vector<std::byte> done(static_cast<size_t>(run.mesh.world));
-    member.host->all_gather(std::span(done).first(1), done)->wait();
-  });
+  return run_members(run.wire, run.mesh, [&](const MeshMember& member) { train(run, member); });
 }
 
 std::vector<float> read_floats(const fs::path& path) {
@@ -204,10 +144,7 @@ class TrainerMesh : public ::testing::TestWithParam<std::tuple<const char*, Wire
  protected:
   void SetUp() override {
     if (std::get<Wire>(GetParam()) == Wire::kGloo) return;
-    // In a child: CUDA must not start in the process that forks.
-    static const bool has_gpu =
-        run_ranks(1, 60s, [](int) { require(ops::num_cuda_devices() > 0, "no GPU"); }) == 1;
-    if (!has_gpu) GTEST_SKIP() << "no GPU on this machine";
+    if (!has_gpu()) GTEST_SKIP() << "no GPU on this machine";
   }
 };
 

@@ -18,27 +18,6 @@ using ::testing::HasSubstr;
 
 constexpr const char* kModel = "moe_norm";
 
-// Neighbouring experts at random: not what the model would choose.
-void set_routes(std::vector<SampleGroup>& groups, const ModelConfig& config, uint32_t seed) {
-  std::mt19937 engine(seed);
-  const RouteShape shape{config.num_moe_layers(), config.moe.top_k, 1};
-  const auto choices = [&](size_t tokens) {
-    std::vector<uint8_t> routes;
-    for (int64_t i = 0; i < static_cast<int64_t>(tokens) * shape.layers; ++i) {
-      const auto first = static_cast<int64_t>(engine());
-      for (int64_t j = 0; j < shape.top_k; ++j) {
-        routes.push_back(static_cast<uint8_t>((first + j) % config.moe.num_experts));
-      }
-    }
-    return routes;
-  };
-  for (SampleGroup& group : groups) {
-    group.route_shape = shape;
-    group.prompt_routes = choices(group.prompt.size());
-    for (Sample& sample : group.samples) sample.routes = choices(sample.response.size() - 1);
-  }
-}
-
 std::vector<MicroBatch> batches_of(const std::vector<SampleGroup>& groups, int64_t max_tokens) {
   std::vector<ScoredGroup> scored;
   for (const SampleGroup& group : groups) {

@@ -167,7 +167,7 @@ INSTANTIATE_TEST_SUITE_P(Models, Supervised,
 TrainerConfig random_config(const std::string& name) {
   TrainerConfig config = make_config(name, false);
   config.init = ModelInit::kRandom;
-  config.init_seed = 11;
+  config.seed = 11;
   return config;
 }
 

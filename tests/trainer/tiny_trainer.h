@@ -55,6 +55,27 @@ inline std::vector<SampleGroup> make_groups(int count, uint32_t seed) {
   return groups;
 }
 
+// Neighbouring experts at random: not what the model would choose.
+inline void set_routes(std::vector<SampleGroup>& groups, const ModelConfig& config, uint32_t seed) {
+  std::mt19937 engine(seed);
+  const RouteShape shape{config.num_moe_layers(), config.moe.top_k, 1};
+  const auto choices = [&](size_t tokens) {
+    std::vector<uint8_t> routes;
+    for (int64_t i = 0; i < static_cast<int64_t>(tokens) * shape.layers; ++i) {
+      const auto first = static_cast<int64_t>(engine());
+      for (int64_t j = 0; j < shape.top_k; ++j) {
+        routes.push_back(static_cast<uint8_t>((first + j) % config.moe.num_experts));
+      }
+    }
+    return routes;
+  };
+  for (SampleGroup& group : groups) {
+    group.route_shape = shape;
+    group.prompt_routes = choices(group.prompt.size());
+    for (Sample& sample : group.samples) sample.routes = choices(sample.response.size() - 1);
+  }
+}
+
 inline void fill_log_probs(Trainer& trainer, std::vector<SampleGroup>& groups) {
   for (SampleGroup& group : groups) {
     for (Sample& sample : group.samples) {

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "core/config/fields.h"
+#include "core/models/recompute.h"
 #include "core/quant/held_scale.h"
 #include "trainer/algo/advantages.h"
 #include "trainer/algo/policy_loss.h"
@@ -72,6 +73,12 @@ constexpr std::array<EnumName<LrStyle>, 3> enum_names(LrStyle) {
   return {{{LrStyle::kConstant, "constant"},
            {LrStyle::kLinear, "linear"},
            {LrStyle::kCosine, "cosine"}}};
+}
+
+constexpr std::array<EnumName<Recompute>, 3> enum_names(Recompute) {
+  return {{{Recompute::kNone, "none"},
+           {Recompute::kSelective, "selective"},
+           {Recompute::kFull, "full"}}};
 }
 
 /// What the masters start from.
@@ -216,6 +223,12 @@ void visit_fields(Visitor& v, AlgorithmConfig& c) {
   v.field("kl_metric_every", c.kl_metric_every, "steps", "measures the KL; 0 = never", AtLeast{0});
 }
 
+/// What AdamW's moments are kept in.
+enum class MomentType { kFp32, kBf16 };
+constexpr std::array<EnumName<MomentType>, 2> enum_names(MomentType) {
+  return {{{MomentType::kFp32, "fp32"}, {MomentType::kBf16, "bf16"}}};
+}
+
 /// Key `optimizer`: AdamW with float32 masters.
 struct OptimizerConfig {
   double lr = 1e-6;
@@ -230,7 +243,9 @@ struct OptimizerConfig {
   double clip_norm = 1.0;
   int64_t global_batch = 64;
   int64_t steps_per_rollout = 1;
+  MomentType state = MomentType::kFp32;
   bool offload = false;
+  std::filesystem::path mapped_in;
 };
 
 template <typename Visitor>
@@ -248,8 +263,14 @@ void visit_fields(Visitor& v, OptimizerConfig& c) {
   v.field("global_batch", c.global_batch, "samples", "of one optimizer step", AtLeast{1});
   v.field("steps_per_rollout", c.steps_per_rollout, "steps", "optimizer steps a rollout",
           AtLeast{1});
+  v.field("state", c.state, "",
+          "type of both moments; bf16: half the memory, rounded at random so that small changes "
+          "count on average");
   v.field("offload", c.offload, "",
           "keep masters and moments in page-locked host memory; a GPU works on them over the bus");
+  v.field("mapped_in", c.mapped_in, "",
+          "directory in which masters and moments are nameless mapped files, for a CPU with little "
+          "RAM; empty: they are in RAM");
 }
 
 /// Key `parallel`: how trainers share the work.
@@ -269,6 +290,18 @@ void visit_fields(Visitor& v, ParallelConfig& c) {
           Range{1, 1024});
   v.field("max_tokens_per_device", c.max_tokens_per_device, "tokens", "of one micro-batch",
           AtLeast{1});
+}
+
+/// Key `trainer`: what a trainer rank computes again rather than keep.
+struct TrainerSection {
+  Recompute recompute = Recompute::kNone;
+};
+
+template <typename Visitor>
+void visit_fields(Visitor& v, TrainerSection& c) {
+  v.field("recompute", c.recompute, "",
+          "activations that the backward pass computes again, to the same bits: selective, those "
+          "of norms and of silu(gate) * up; full, all but each layer's input");
 }
 
 }  // namespace nibble

@@ -10,12 +10,17 @@
 
 namespace nibble {
 
-OptimizerState::OptimizerState(const ShardLayout& layout, DeviceKind device) {
+OptimizerState::OptimizerState(const ShardLayout& layout, DeviceKind device, MomentType moments) {
   for (int64_t p = 0; p < layout.table->size(); ++p) {
     const auto count = static_cast<size_t>(layout.shard_elements(p));
     master.emplace_back(count, device);
-    m.emplace_back(count, device);
-    v.emplace_back(count, device);
+    if (moments == MomentType::kBf16) {
+      m_bf16.emplace_back(count, device);
+      v_bf16.emplace_back(count, device);
+    } else {
+      m.emplace_back(count, device);
+      v.emplace_back(count, device);
+    }
   }
 }
 
@@ -44,6 +49,30 @@ double global_grad_norm(std::span<const Array<float>> gradients, ProcessGroup& g
   return std::sqrt(squares);
 }
 
+std::vector<kernels::AdamwJob> OptimizerState::update_jobs(
+    const ShardLayout& layout, const OptimizerConfig& config,
+    std::span<const Array<float>> gradients) {
+  std::vector<kernels::AdamwJob> jobs;
+  for (size_t p = 0; p < master.size(); ++p) {
+    const ParameterSpec& whole = layout.table->at(static_cast<int64_t>(p));
+    kernels::AdamwJob job;
+    job.master = master[p].data();
+    job.grad = gradients[p].data();
+    job.count = std::ssize(master[p]);
+    job.weight_decay = whole.is_vector() ? 0.0f : static_cast<float>(config.weight_decay);
+    if (has_bf16_moments()) {
+      const int64_t first = layout.shard(static_cast<int64_t>(p)).begin * whole.cols;
+      job.bf16 = {m_bf16[p].data(), v_bf16[p].data(), static_cast<uint64_t>(first), rounding_seed,
+                  static_cast<uint32_t>(p)};
+    } else {
+      job.m = m[p].data();
+      job.v = v[p].data();
+    }
+    jobs.push_back(job);
+  }
+  return jobs;
+}
+
 UpdateStats OptimizerState::update(const ShardLayout& layout, const OptimizerConfig& config,
                                    std::span<const Array<float>> gradients, double grad_norm,
                                    ProcessGroup& group, const kernels::WeightKernels& kernels,
@@ -66,13 +95,7 @@ UpdateStats OptimizerState::update(const ShardLayout& layout, const OptimizerCon
                                     0.0f,
                                     updates + 1,
                                     static_cast<float>(clip)};
-  std::vector<kernels::AdamwJob> jobs;
-  for (size_t p = 0; p < master.size(); ++p) {
-    const bool decays = !layout.table->at(static_cast<int64_t>(p)).is_vector();
-    jobs.push_back({master[p].data(), m[p].data(), v[p].data(), gradients[p].data(),
-                    static_cast<int64_t>(master[p].size()),
-                    decays ? static_cast<float>(config.weight_decay) : 0.0f});
-  }
+  const std::vector<kernels::AdamwJob> jobs = update_jobs(layout, config, gradients);
   const auto [problem, projected] =
       kernels.adamw_pack(jobs, pack_jobs(layout, master, held_scale, packed), params);
   ++updates;

@@ -13,6 +13,7 @@
 #include "core/checkpoint/safetensors.h"
 #include "core/checkpoint/weights_digest.h"
 #include "core/comm/reduce.h"
+#include "core/quant/bf16.h"
 
 namespace nibble {
 namespace {
@@ -21,16 +22,42 @@ namespace fs = std::filesystem;
 
 constexpr const char* kKinds[] = {"m", "master", "v"};  // sorted
 
-const std::vector<Array<float>>& arrays_of(const OptimizerState& state, std::string_view kind) {
-  return kind == "master" ? state.master : kind == "m" ? state.m : state.v;
+// "master", "m" or "v" of all parameters: in one of two types, the other null.
+struct StateArrays {
+  const std::vector<Array<float>>* fp32 = nullptr;
+  const std::vector<Array<uint16_t>>* bf16 = nullptr;
+};
+
+StateArrays arrays_of(const OptimizerState& state, std::string_view kind) {
+  if (kind == "master") return {&state.master, nullptr};
+  const bool is_first = kind == "m";
+  if (state.has_bf16_moments()) return {nullptr, is_first ? &state.m_bf16 : &state.v_bf16};
+  return {is_first ? &state.m : &state.v, nullptr};
+}
+
+// BF16 moments are saved in float32, where they are the same numbers: either optimizer.state reads
+// a checkpoint of the other.
+Array<float> widened(const Array<uint16_t>& moments) {
+  const Array<uint16_t> on_host = moments.to(DeviceKind::kCpu);
+  Array<float> wide = Array<float>::uninitialized(on_host.size());
+  std::transform(on_host.begin(), on_host.end(), wide.begin(), quant::bf16_to_float);
+  return wide;
+}
+
+// The way back: exact for what was BF16, to nearest for what was not.
+std::vector<uint16_t> narrowed(const std::vector<float>& moments) {
+  std::vector<uint16_t> bits(moments.size());
+  std::transform(moments.begin(), moments.end(), bits.begin(), quant::float_to_bf16);
+  return bits;
 }
 
 // An array's elements on the host, copied only if they are not.
 template <typename T>
 void write_array(SafetensorsWriter& writer, const std::string& name, const Array<T>& array) {
   if (array.empty()) return;
-  const Array<T> on_host =
-      array.device() == DeviceKind::kCpu ? Array<T>() : array.to(DeviceKind::kCpu);
+  const bool is_readable =
+      array.device() == DeviceKind::kCpu || array.device() == DeviceKind::kMappedFile;
+  const Array<T> on_host = is_readable ? Array<T>() : array.to(DeviceKind::kCpu);
   const Array<T>& values = on_host.empty() ? array : on_host;
   writer.write(name, std::as_bytes(std::span(values)));
 }
@@ -41,6 +68,7 @@ void write_rank_file(const fs::path& path, const ShardLayout& layout, const Opti
   std::map<std::string, std::string> metadata;
   std::vector<std::string> hash_keys;
   std::vector<kernels::HashJob> hash_jobs;
+  const kernels::Serial serial;
   for (const char* kind : kKinds) {
     for (int64_t p = 0; p < layout.table->size(); ++p) {
       const ParameterSpec& whole = layout.table->at(p);
@@ -49,10 +77,18 @@ void write_rank_file(const fs::path& path, const ShardLayout& layout, const Opti
       infos.push_back(
           {fmt::format("{}/{}", kind, whole.name()), DType::kF32, {shard.rows(), whole.cols}});
       metadata["first_row/" + whole.name()] = std::to_string(shard.begin);
-      const Array<float>& array = arrays_of(state, kind)[static_cast<size_t>(p)];
+      const StateArrays arrays = arrays_of(state, kind);
+      const auto first = static_cast<uint64_t>(shard.begin * whole.cols);
+      if (arrays.bf16 != nullptr) {
+        const Array<float> wide = widened((*arrays.bf16)[static_cast<size_t>(p)]);
+        metadata[checkpoint_hash_key(kind, whole)] = content_hash_text(kernels::hash_words(
+            reinterpret_cast<const uint32_t*>(wide.data()), std::ssize(wide), first, serial));
+        continue;
+      }
+      const Array<float>& array = (*arrays.fp32)[static_cast<size_t>(p)];
       hash_keys.push_back(checkpoint_hash_key(kind, whole));
-      hash_jobs.push_back({reinterpret_cast<const uint32_t*>(array.data()), nullptr,
-                           std::ssize(array), static_cast<uint64_t>(shard.begin * whole.cols)});
+      hash_jobs.push_back(
+          {reinterpret_cast<const uint32_t*>(array.data()), nullptr, std::ssize(array), first});
     }
   }
   for (size_t p = 0; p < state.held_scale.size(); ++p) {
@@ -73,8 +109,14 @@ void write_rank_file(const fs::path& path, const ShardLayout& layout, const Opti
   SafetensorsWriter writer(path, infos, metadata);
   for (const char* kind : kKinds) {
     for (int64_t p = 0; p < layout.table->size(); ++p) {
-      write_array(writer, fmt::format("{}/{}", kind, layout.table->at(p).name()),
-                  arrays_of(state, kind)[static_cast<size_t>(p)]);
+      const StateArrays arrays = arrays_of(state, kind);
+      const auto index = static_cast<size_t>(p);
+      const std::string name = fmt::format("{}/{}", kind, layout.table->at(p).name());
+      if (arrays.bf16 != nullptr) {
+        write_array(writer, name, widened((*arrays.bf16)[index]));
+      } else {
+        write_array(writer, name, (*arrays.fp32)[index]);
+      }
     }
   }
   for (size_t p = 0; p < state.held_scale.size(); ++p) {
@@ -185,13 +227,18 @@ TrainProgress load_train_checkpoint(const fs::path& directory, const ShardLayout
     }
     const auto index = static_cast<size_t>(p);
     std::vector<float> rows;
-    const auto read = [&](const char* kind, Array<float>& out) {
+    const auto read = [&](const char* kind) -> const std::vector<float>& {
       reader.read_rows(kind, p, layout.shard(p), rows);
-      out = Array<float>(std::span<const float>(rows), out.device());
+      return rows;
     };
-    read("master", state.master[index]);
-    read("m", state.m[index]);
-    read("v", state.v[index]);
+    state.master[index].assign(read("master"));
+    if (state.has_bf16_moments()) {
+      state.m_bf16[index].assign(narrowed(read("m")));
+      state.v_bf16[index].assign(narrowed(read("v")));
+    } else {
+      state.m[index].assign(read("m"));
+      state.v[index].assign(read("v"));
+    }
     if (!reader.holds_scales() || !layout.quantized(p)) continue;
     std::vector<uint16_t> scales;
     reader.read_scales(p, layout.shard(p), scales);

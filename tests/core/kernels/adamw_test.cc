@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "core/base/json.h"
@@ -58,6 +59,80 @@ TEST(Adamw, FollowsTorchOnEveryInstructionSet) {
                             run["name"].get<std::string>() + " " + std::string(isa_name(isa)));
     }
   }
+}
+
+// Elements of one tensor with moments in BF16.
+struct Bf16State {
+  explicit Bf16State(size_t count) : w(count, 1.0f), m(count), v(count) {}
+  void update(const std::vector<float>& grad, const AdamwParams& params) {
+    adamw_bf16(w.data(), {m.data(), v.data(), 0, 7, 3}, grad.data(), std::ssize(w), params,
+               Serial());
+  }
+  double mean_v() const {
+    double sum = 0.0;
+    for (const uint16_t bits : v) sum += quant::bf16_to_float(bits);
+    return sum / static_cast<double>(v.size());
+  }
+  std::vector<float> w;
+  std::vector<uint16_t> m, v;
+};
+
+TEST(AdamwBf16, SecondMomentsComeDownWhereRoundingToNearestWouldStall) {
+  AdamwParams params;
+  params.beta2 = 0.999f;
+  constexpr size_t kCount = 1000;
+  Bf16State state(kCount);
+  std::vector<float> w(kCount, 1.0f), m(kCount), v(kCount);
+  double nearest = 0.0;
+  for (params.step = 1; params.step <= 2000; ++params.step) {
+    // Large at first, then a tenth: the second moment is to fall to a hundredth.
+    const std::vector<float> grad(kCount, params.step <= 100 ? 1.0f : 0.1f);
+    state.update(grad, params);
+    adamw(w.data(), m.data(), v.data(), grad.data(), kCount, params, Serial());
+    const double g = grad[0];
+    nearest = quant::round_to_bf16(static_cast<float>(nearest * 0.999 + g * g * 0.001));
+  }
+  EXPECT_NEAR(state.mean_v() / static_cast<double>(v[0]), 1.0, 0.01);
+  EXPECT_GT(nearest, 2.0 * static_cast<double>(v[0])) << "what is avoided here";
+  double moved = 0.0;
+  for (const float value : state.w) moved += (1.0 - value) / kCount;
+  EXPECT_NEAR(moved / (1.0 - static_cast<double>(w[0])), 1.0, 0.01);
+}
+
+TEST(AdamwBf16, RoundingIsRightOnAverageAndKeepsWhatIsBf16) {
+  for (const float value : {1.0f / 3.0f, -2.7182818f, 1e-12f, 0.0f, 0.15625f}) {
+    double sum = 0.0;
+    constexpr int kDraws = 1 << 16;
+    for (int random = 0; random < kDraws; ++random) {
+      sum += quant::bf16_to_float(quant::round_at_random(value, static_cast<uint32_t>(random)));
+    }
+    EXPECT_NEAR(sum / kDraws, value, 1e-6 * std::fabs(value));
+  }
+  EXPECT_EQ(quant::bf16_to_float(quant::round_at_random(0.15625f, 0xffff)), 0.15625f);
+}
+
+TEST(AdamwBf16, DrawsBelongToPlacesInTheTensorAndToUpdates) {
+  std::vector<float> grad(101);
+  for (size_t i = 0; i < grad.size(); ++i) grad[i] = std::sin(static_cast<float>(i));
+  const auto run = [&](std::vector<size_t> cuts, int64_t step, uint64_t seed) {
+    Bf16State state(grad.size());
+    size_t begin = 0;
+    cuts.push_back(grad.size());
+    AdamwParams params;
+    params.step = step;
+    for (const size_t end : cuts) {
+      adamw_bf16(state.w.data() + begin,
+                 {state.m.data() + begin, state.v.data() + begin, begin, seed, 3},
+                 grad.data() + begin, static_cast<int64_t>(end - begin), params, Serial());
+      begin = end;
+    }
+    return std::tuple(state.w, state.m, state.v);
+  };
+  const auto whole = run({}, 5, 1);
+  EXPECT_EQ(run({1, 3, 6}, 5, 1), whole);
+  EXPECT_EQ(run({4, 8}, 5, 1), whole);
+  EXPECT_NE(std::get<1>(run({}, 5, 2)), std::get<1>(whole));
+  EXPECT_NE(std::get<1>(run({}, 6, 1)), std::get<1>(whole));
 }
 
 TEST(Adamw, ScalesTheGradientByTheClippingCoefficient) {

@@ -156,6 +156,67 @@ TEST_F(WeightKernelsCuda, AdamwGivesTheCpusBits) {
   }
 }
 
+TEST_F(WeightKernelsCuda, MomentsInBf16AreRoundedToTheCpusBits) {
+  std::vector<Packing> tensors;
+  std::vector<std::vector<uint16_t>> m, v;
+  std::vector<std::vector<float>> grad;
+  std::vector<DeviceBuffer<uint16_t>> d_m, d_v;
+  std::vector<DeviceBuffer<float>> d_grad;
+  uint32_t seed = 40;
+  const auto bits = [&](int64_t count) {
+    std::vector<uint16_t> out;
+    for (const float x : random_floats(count, ++seed, 0.1f)) {
+      out.push_back(quant::float_to_bf16(std::fabs(x)));
+    }
+    return out;
+  };
+  for (const auto& [rows, cols, g] :
+       std::vector<std::array<int64_t, 3>>{{513, 384, 32}, {1, 17, 0}, {3, 192, 64}}) {
+    tensors.emplace_back(quant::GroupShape{rows, cols, g}, ++seed);
+    m.push_back(bits(rows * cols));
+    v.push_back(bits(rows * cols));
+    grad.push_back(random_floats(rows * cols, ++seed, 0.1f));
+    d_m.push_back(on_device(m.back()));
+    d_v.push_back(on_device(v.back()));
+    d_grad.push_back(on_device(grad.back()));
+  }
+  Lists lists = lists_of(tensors);
+  std::vector<AdamwJob> host, device;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const auto tensor = static_cast<uint32_t>(i);
+    const uint64_t first = 64 * i;
+    host.push_back({tensors[i].master.data(),
+                    nullptr,
+                    nullptr,
+                    grad[i].data(),
+                    std::ssize(m[i]),
+                    0.1f,
+                    {m[i].data(), v[i].data(), first, 9, tensor}});
+    device.push_back({tensors[i].d_master.data(),
+                      nullptr,
+                      nullptr,
+                      d_grad[i].data(),
+                      std::ssize(m[i]),
+                      0.1f,
+                      {d_m[i].data(), d_v[i].data(), first, 9, tensor}});
+  }
+  for (int64_t step = 1; step <= 4; ++step) {
+    const AdamwParams params{3e-4f, 0.9f, 0.98f, 1e-8f, 0.0f, step, 0.7f};
+    if (step % 2 == 0) {
+      cpu.adamw(host, params);
+      gpu->adamw(device, params);
+    } else {
+      EXPECT_FALSE(cpu.adamw_pack(host, lists.host, params).problem);
+      EXPECT_FALSE(gpu->adamw_pack(device, lists.device, params).problem);
+    }
+  }
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    EXPECT_EQ(on_host(tensors[i].d_master), tensors[i].master);
+    EXPECT_EQ(on_host(d_m[i]), m[i]);
+    EXPECT_EQ(on_host(d_v[i]), v[i]);
+  }
+}
+
 // The same under held scales beside a BF16 tensor: what projection moves, and how much that is.
 TEST_F(WeightKernelsCuda, UpdateAndPackUnderHeldScalesGiveTheCpusBits) {
   for (const bool spoil : {false, true}) {

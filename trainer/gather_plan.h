@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+
+#include "trainer/parallel/gathered_weights.h"
+
+namespace nibble {
+
+/// Bytes of the arrays that GatheredWeights keeps from pass to pass: two layers and what is in
+/// none, each with what is sent, what came, what it became and, with gradients, theirs; and the
+/// gradients on their way. What a rank owns whole needs none of it, unless it is on the host: then
+/// it needs the copy.
+int64_t ring_bytes(const ShardLayout& layout, bool with_gradients, ShardHome home);
+
+/// Bytes that a rank receives in the passes of one version of the weights.
+struct GatherPlan {
+  GatherBytes first;    ///< of the first micro-batch
+  GatherBytes further;  ///< of each after it, which finds some of the ring filled
+  GatherBytes of(int64_t micro_batches) const {
+    return {first.quantized + (micro_batches - 1) * further.quantized,
+            first.plain + (micro_batches - 1) * further.plain};
+  }
+};
+/// Of micro-batches that are trained on, or of passes without gradients.
+GatherPlan plan_gathers(const ShardLayout& layout, bool with_gradients);
+
+}  // namespace nibble
