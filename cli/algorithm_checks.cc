@@ -24,6 +24,7 @@ class Checks {
   Checks(const RunConfig& config, const ConfigSource& source)
       : c_(config.algorithm),
         rollout_(config.rollout),
+        teacher_(config.model.teacher),
         source_(source),
         changed_(changed_keys(config)) {}
 
@@ -50,16 +51,41 @@ class Checks {
 
   void check_models() const {
     const AdvantageType type = c_.advantage.type;
-    if (type != AdvantageType::kGae && type != AdvantageType::kOpd) return;
-    fail(ErrorCode::kUnimplemented,
-         "algorithm.advantage is {} ({}), which needs a {} that is trained or served beside the "
-         "model; jobs have none yet: set grpo, rloo, reinforce_pp or reinforce_pp_baseline",
-         name_of(type), where("advantage"),
-         type == AdvantageType::kGae ? "critic (a value model)" : "teacher");
+    if (type == AdvantageType::kGae) {
+      fail(ErrorCode::kUnimplemented,
+           "algorithm.advantage is {} ({}), which needs a critic (a value model) that is trained "
+           "beside the model; jobs have none yet: set grpo, rloo, reinforce_pp, "
+           "reinforce_pp_baseline or opd",
+           name_of(type), where("advantage"));
+    }
+    const bool is_distilled = type == AdvantageType::kOpd;
+    if (is_distilled && teacher_.empty()) {
+      refuse("advantage", "is opd, which needs a teacher: name its directory in model.teacher");
+    }
+    if (!is_distilled && !teacher_.empty()) {
+      fail(ErrorCode::kInvalidArgument,
+           "model.teacher ({}) means nothing without algorithm.advantage: opd: remove it",
+           source_.where("model.teacher"));
+    }
+    if (!is_distilled) return;
+    // What is made of rewards.
+    if (rollout_.dynamic_filter != DynamicFilter::kNone) {
+      fail(ErrorCode::kInvalidArgument,
+           "rollout.dynamic_filter ({}) looks at rewards, from which algorithm.advantage: opd ({}) "
+           "does not learn: remove one",
+           source_.where("rollout.dynamic_filter"), where("advantage"));
+    }
+    if (c_.overlong_buffer > 0) {
+      refuse("overlong_buffer",
+             "changes rewards, from which algorithm.advantage: opd does not "
+             "learn: remove it");
+    }
   }
 
   void check_groups() const {
-    if (rollout_.samples_per_prompt > 1 || c_.advantage.type == AdvantageType::kReinforcePp) return;
+    const AdvantageType type = c_.advantage.type;
+    const bool compares = type != AdvantageType::kReinforcePp && type != AdvantageType::kOpd;
+    if (rollout_.samples_per_prompt > 1 || !compares) return;
     refuse("advantage",
            fmt::format("is {}, which compares a prompt's samples, but rollout.samples_per_prompt "
                        "is 1 ({}): raise it, or set algorithm.advantage: reinforce_pp",
@@ -157,6 +183,7 @@ class Checks {
 
   const AlgorithmConfig& c_;
   const RolloutConfig& rollout_;
+  const std::filesystem::path& teacher_;
   const ConfigSource& source_;
   const std::vector<std::string> changed_;
 };

@@ -8,7 +8,7 @@ namespace nibble {
 /// where an advantage compares samples, values that what is chosen would not look at, and what
 /// needs a model that no job has. Each message names both keys. Compares with the defaults, so that
 /// an effective configuration is accepted again. Not for supervised jobs (settle_job_kind()).
-/// Throws Error{kInvalidArgument}, or Error{kUnimplemented} for gae and opd.
+/// Throws Error{kInvalidArgument}, or Error{kUnimplemented} for gae.
 void check_algorithm(const RunConfig& config, const ConfigSource& source);
 
 }  // namespace nibble

@@ -10,11 +10,12 @@ namespace nibble {
 namespace {
 
 // What a supervised job does not look at; a name that ends with a dot is a whole section.
-constexpr std::array<std::string_view, 17> kRolloutOnly = {"rollout.",
+constexpr std::array<std::string_view, 18> kRolloutOnly = {"rollout.",
                                                            "reward.",
                                                            "cluster.external_engines",
                                                            "algorithm.",
                                                            "model.reference",
+                                                           "model.teacher",
                                                            "model.offload_reference",
                                                            "data.label_key",
                                                            "optimizer.steps_per_rollout",

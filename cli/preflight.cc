@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "coordinator/held_out.h"
+#include "core/base/context.h"
 #include "core/base/fail.h"
 #include "core/base/log.h"
 #include "core/checkpoint/hf_directory.h"
@@ -12,6 +13,7 @@
 #include "core/models/checkpoint_tensors.h"
 #include "core/models/weights.h"
 #include "core/tokenizer/prompt_encoder.h"
+#include "core/tokenizer/same_vocabulary.h"
 #include "core/tokenizer/tokenizer.h"
 #include "rollout/draft_head.h"
 #include "rollout/draft_model.h"
@@ -102,6 +104,12 @@ void check_inputs(const RunConfig& config) {
     const ModelSpec spec =
         make_model_spec(parse_model_config(model, (config.model.path / "config.json").string()));
     (void)load_draft_head("rollout.draft_head", config.rollout.draft_head, spec);
+  }
+  if (!config.model.teacher.empty()) {
+    with_context("model.teacher", [&] {
+      check_same_vocabulary("a teacher", config.model.teacher, config.model.path);
+      check_weights(config.model.teacher);
+    });
   }
   const PromptEncoder encoder(tokenizer, config.model.path.string());
   const int64_t max_new_tokens = config.rollout.max_new_tokens;

@@ -88,6 +88,7 @@ void check_paths(const RunConfig& c, const ConfigSource& source) {
   want("data.train", c.data.train);
   if (!c.model.int4.empty()) want("model.int4", c.model.int4);
   if (!c.model.reference.empty()) want("model.reference", c.model.reference);
+  if (!c.model.teacher.empty()) want("model.teacher", c.model.teacher);
   if (!c.eval.data.empty()) want("eval.data", c.eval.data);
   if (!c.rollout.draft_model.empty()) want("rollout.draft_model", c.rollout.draft_model);
   if (!c.optimizer.mapped_in.empty()) want("optimizer.mapped_in", c.optimizer.mapped_in);
@@ -99,8 +100,8 @@ void check_paths(const RunConfig& c, const ConfigSource& source) {
 
 // The first file or directory that the job names and that is not there.
 std::optional<std::filesystem::path> missing_file(const RunConfig& c) {
-  for (const auto& path : {c.model.path, c.data.train, c.model.int4, c.model.reference, c.eval.data,
-                           c.rollout.draft_model,
+  for (const auto& path : {c.model.path, c.data.train, c.model.int4, c.model.reference,
+                           c.model.teacher, c.eval.data, c.rollout.draft_model,
                            std::filesystem::path(has_stored_head(c) ? c.rollout.draft_head : "")}) {
     if (!path.empty() && !std::filesystem::exists(path)) return path;
   }
@@ -217,10 +218,12 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
   }
   check_paths(config, loaded.source);
   const JobPlans plans = job_plans(config);
-  if (const auto problem =
-          mesh_problem(model_of(config, config.model.path), trainer_mesh(config))) {
+  for (const auto& shared : {config.model.path, config.model.teacher}) {
+    if (shared.empty()) continue;
+    const auto problem = mesh_problem(model_of(config, shared), trainer_mesh(config));
+    if (!problem) continue;
     fail(ErrorCode::kInvalidArgument, "cluster.trainers ({}) cannot share '{}' so: {}",
-         loaded.source.where("cluster.trainers"), config.model.path.string(), *problem);
+         loaded.source.where("cluster.trainers"), shared.string(), *problem);
   }
   if (const auto problem =
           mesh_problem(model_of(config, config.model.path), engine_mesh(config.rollout))) {
@@ -290,6 +293,7 @@ TrainerConfig trainer_config(const RunConfig& c) {
   config.init = c.model.init;
   config.seed = static_cast<uint64_t>(c.run.seed);
   config.reference = c.model.reference.empty() ? c.model.path : c.model.reference;
+  config.teacher = c.model.teacher;
   config.train_plan = std::move(plans.train);
   config.serve_plan = std::move(plans.serve);
   config.draft = std::move(plans.draft);

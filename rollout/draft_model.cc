@@ -6,7 +6,7 @@
 #include "core/base/context.h"
 #include "core/base/fail.h"
 #include "core/checkpoint/hf_directory.h"
-#include "core/tokenizer/tokenizer.h"
+#include "core/tokenizer/same_vocabulary.h"
 #include "rollout/engine_cuda/cuda_step_runner.h"
 
 namespace nibble {
@@ -18,31 +18,6 @@ ModelConfig config_of(const std::filesystem::path& directory) {
   return parse_model_config(read_hf_config(directory), (directory / "config.json").string());
 }
 
-void check_vocabulary(const std::filesystem::path& draft, const std::filesystem::path& model) {
-  const int64_t own = config_of(draft).vocab;
-  const int64_t wanted = config_of(model).vocab;
-  if (own == wanted) return;
-  fail(ErrorCode::kInvalidArgument,
-       "'{}' has vocab_size = {}, the model '{}' {}; a draft model needs the vocabulary of the "
-       "model that it guesses for",
-       draft.string(), own, model.string(), wanted);
-}
-
-void check_tokenizers(const std::filesystem::path& draft, const std::filesystem::path& model) {
-  const auto file = [](const std::filesystem::path& path) { return path / "tokenizer.json"; };
-  if (!std::filesystem::exists(file(draft)) || !std::filesystem::exists(file(model))) return;
-  const Tokenizer own = Tokenizer::from_file(file(draft));
-  const Tokenizer wanted = Tokenizer::from_file(file(model));
-  for (int32_t id = 0; id < std::max(own.vocab_size(), wanted.vocab_size()); ++id) {
-    if (own.id_to_token_bytes(id) == wanted.id_to_token_bytes(id)) continue;
-    fail(
-        ErrorCode::kInvalidArgument,
-        "'{}' has another tokenizer than the model '{}': token {} differs; a draft model needs the "
-        "same one",
-        draft.string(), model.string(), id);
-  }
-}
-
 // Guesses of all samples, and a token to catch up with for each.
 int64_t graph_rows(const EngineConfig& config) {
   return std::min({2 * config.max_running, config.max_step_tokens, kMaxGraphBatch});
@@ -52,10 +27,7 @@ int64_t graph_rows(const EngineConfig& config) {
 
 void check_draft_model(const std::string& what, const std::filesystem::path& draft,
                        const std::filesystem::path& model) {
-  with_context(what, [&] {
-    check_vocabulary(draft, model);
-    check_tokenizers(draft, model);
-  });
+  with_context(what, [&] { check_same_vocabulary("a draft model", draft, model); });
 }
 
 std::shared_ptr<DraftModel> load_draft_model(const std::string& what,

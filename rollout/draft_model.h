@@ -20,10 +20,8 @@ struct DraftModel {
   DraftModel& operator=(const DraftModel&) = delete;
 };
 
-/// Whether the draft model of a Hugging Face directory may guess for the model of another one: the
-/// vocabulary must be the same, and every token of it where both have a tokenizer.json. Throws
-/// Error{kInvalidArgument} naming `what` (the flag or key that names the draft) and the first
-/// difference; also for a directory that holds no model.
+/// Whether the draft model of a Hugging Face directory may guess for the model of another one.
+/// Throws as check_same_vocabulary(), naming `what` (the flag or key that names the draft).
 void check_draft_model(const std::string& what, const std::filesystem::path& draft,
                        const std::filesystem::path& model);
 

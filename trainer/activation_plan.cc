@@ -149,4 +149,12 @@ int64_t peak_activation_bytes(const ModelConfig& whole, const ModelConfig& own, 
   return sizes.outside() + std::max(peak, kept + sizes.head_backward());
 }
 
+int64_t forward_activation_bytes(const ModelConfig& whole, const ModelConfig& own, const Mesh& mesh,
+                                 const ActivationLoad& load) {
+  const ActivationSizes sizes(whole, own, mesh, load);
+  int64_t peak = sizes.head_backward();
+  for (const bool is_moe : whole.layer_is_moe) peak = std::max(peak, sizes.layer(is_moe).kept());
+  return sizes.outside() + sizes.stream() + peak;
+}
+
 }  // namespace nibble

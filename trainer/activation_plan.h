@@ -25,4 +25,8 @@ struct ActivationLoad {
 int64_t peak_activation_bytes(const ModelConfig& whole, const ModelConfig& own, const Mesh& mesh,
                               const ActivationLoad& load);
 
+/// The same of a forward pass without a tape, which keeps one layer at a time.
+int64_t forward_activation_bytes(const ModelConfig& whole, const ModelConfig& own, const Mesh& mesh,
+                                 const ActivationLoad& load);
+
 }  // namespace nibble

@@ -10,10 +10,13 @@ constexpr int64_t kFloatBytes = 4;
 constexpr int64_t kBf16Bytes = 2;
 
 // A job's model as its ranks share it.
+ModelConfig config_of(const std::filesystem::path& directory) {
+  return parse_model_config(read_hf_config(directory), (directory / "config.json").string());
+}
+
 struct SharedModel {
   SharedModel(const TrainerConfig& config, const Mesh& mesh, int rank)
-      : model(parse_model_config(read_hf_config(config.model),
-                                 (config.model / "config.json").string())),
+      : model(config_of(config.model)),
         table(model_parameters(model)),
         train{&table, config.train_plan, mesh, rank},
         serve{&table, config.serve_plan, mesh, rank},
@@ -84,6 +87,31 @@ int64_t activation_bytes(const TrainerConfig& config, const SharedModel& shared,
   return peak + kFloatBytes * tokens * shared.model.moe.top_k * shared.model.num_moe_layers();
 }
 
+// A frozen model, and a ring of its own.
+void add_frozen(const TrainerConfig& config, const ShardLayout& layout, TrainerMemory& memory) {
+  const ShardHome home = config.offload_reference ? ShardHome::kHost : ShardHome::kDevice;
+  memory.reference_bytes += shard_bytes(layout);
+  memory.ring_bytes += ring_bytes(layout, false, home);
+}
+
+struct Teacher {
+  Teacher(const TrainerConfig& config, const Mesh& mesh, int rank)
+      : model(config_of(config.teacher)),
+        table(model_parameters(model)),
+        layout{&table, plan_bf16(table), mesh, rank} {}
+  Teacher(const Teacher&) = delete;  // the layout points to the table
+  Teacher& operator=(const Teacher&) = delete;
+  int64_t activation_bytes(const TrainerConfig& config, DeviceKind device) const {
+    const int64_t tokens = config.max_tokens_per_device;
+    return forward_activation_bytes(model, rank_config(model, layout.mesh), layout.mesh,
+                                    {tokens, tokens, Recompute::kNone, device});
+  }
+
+  const ModelConfig model;
+  const ParameterTable table;
+  const ShardLayout layout;
+};
+
 }  // namespace
 
 int64_t TrainerMemory::bytes_in(DeviceKind kind) const {
@@ -105,16 +133,18 @@ TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh,
   const int draft_copies = device == DeviceKind::kCpu ? 3 : 2;
   if (config.draft && rank == 0) memory.packed_bytes += draft_copies * draft_bytes(*config.draft);
   memory.ring_bytes = ring_bytes(shared.train, true, ShardHome::kDevice);
-  if (may_need_reference(config.algorithm)) {
-    const ShardHome home = config.offload_reference ? ShardHome::kHost : ShardHome::kDevice;
-    if (home == ShardHome::kHost) memory.reference_home = offload_kind(device);
-    memory.reference_bytes = shard_bytes(shared.reference);
-    memory.ring_bytes += ring_bytes(shared.reference, false, home);  // one of its own
-  }
+  if (config.offload_reference) memory.reference_home = offload_kind(device);
+  if (may_need_reference(config.algorithm)) add_frozen(config, shared.reference, memory);
   constexpr int64_t kSkew = 2;
   memory.activation_bytes = activation_bytes(config, shared, mesh, device, 1);
   memory.skew_bytes =
       activation_bytes(config, shared, mesh, device, kSkew) - memory.activation_bytes;
+  if (!config.teacher.empty()) {
+    const Teacher teacher(config, mesh, rank);
+    add_frozen(config, teacher.layout, memory);
+    memory.activation_bytes =
+        std::max(memory.activation_bytes, teacher.activation_bytes(config, device));
+  }
   return memory;
 }
 
@@ -123,6 +153,9 @@ TrainerGathers plan_trainer_gathers(const TrainerConfig& config, const Mesh& mes
   TrainerGathers gathers{plan_gathers(shared.train, true), {}};
   if (may_need_reference(config.algorithm)) {
     gathers.reference = plan_gathers(shared.reference, false);
+  }
+  if (!config.teacher.empty()) {
+    gathers.teacher = plan_gathers(Teacher(config, mesh, rank).layout, false);
   }
   return gathers;
 }

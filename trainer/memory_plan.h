@@ -16,7 +16,7 @@ struct TrainerMemory {
   int64_t moment_bytes = 0;
   int64_t gradient_bytes = 0;    ///< float32 of what the rank owns
   int64_t packed_bytes = 0;      ///< two packings of each plan: one in use, one being made
-  int64_t reference_bytes = 0;   ///< BF16
+  int64_t reference_bytes = 0;   ///< BF16; the teacher's too
   int64_t ring_bytes = 0;        ///< layers gathered or uploaded, and their gradients
   int64_t activation_bytes = 0;  ///< of one full micro-batch: peak_activation_bytes()
   /// More of them where a router sends twice an even part of the rows to one of several expert
@@ -40,6 +40,7 @@ TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh,
 struct TrainerGathers {
   GatherPlan training;
   GatherPlan reference;  ///< of the reference's own ring; zeros without one
+  GatherPlan teacher;
 };
 TrainerGathers plan_trainer_gathers(const TrainerConfig& config, const Mesh& mesh, int rank);
 

@@ -99,6 +99,10 @@ void encode_metrics(const TrainMetrics& m, bool by_layer, v1::TrainResponse& res
     out["kl_reference"] = m.kl_reference;
     out["kl_reference_k1"] = m.kl_reference_k1;
   }
+  if (m.has_teacher) {
+    out["kl_teacher"] = m.kl_teacher;
+    out["teacher_ms"] = m.teacher_ms;
+  }
   out["kl_rollout"] = m.loss.rollout_kl_mean;
   out["logprob_abs_diff_mean"] = m.log_prob_diff_mean;
   out["logprob_abs_diff_max"] = m.log_prob_diff_max;

@@ -38,19 +38,29 @@ std::vector<UpdateWork> Trainer::plan_updates(std::span<const std::vector<Sample
   if (needs_old_pass(algorithm, config_.optimizer.steps_per_rollout, has_exact_rollout())) {
     for (UpdateWork& work : plan) {
       for (const MicroBatch& batch : work.batches) {
-        work.old_logp.push_back(forward_log_probs(weights_, batch.packed, routes_of(batch)));
+        work.old_logp.push_back(forward_log_probs(own_model(), batch.packed, routes_of(batch)));
       }
     }
     metrics.old_log_probs_ms += clock.restart_ms();
   }
   if (algorithm.advantage.kl_reward_coef != 0.0) {
-    NIBBLE_CHECK(reference_ != nullptr, "a KL in the reward and algorithm.reference: never");
+    NIBBLE_CHECK(reference_.has_value(), "a KL in the reward and algorithm.reference: never");
     for (UpdateWork& work : plan) {
       for (const MicroBatch& batch : work.batches) {
-        work.reference.push_back(forward_log_probs(*reference_, batch.packed));
+        work.reference.push_back(forward_log_probs(reference_->model(), batch.packed));
       }
     }
     metrics.reference_ms += clock.restart_ms();
+  }
+  if (teacher_) {
+    for (UpdateWork& work : plan) {
+      for (const MicroBatch& batch : work.batches) {
+        work.teacher.push_back(forward_log_probs(teacher_->model(), batch.packed));
+      }
+    }
+    metrics.has_teacher = true;
+    metrics.kl_teacher = teacher_advantages(plan, group_, counts_figures());
+    metrics.teacher_ms += clock.restart_ms();
   }
   if (is_token_level(algorithm.advantage.type)) {
     token_advantages(plan, algorithm, group_, counts_figures());

@@ -147,13 +147,13 @@ void Trainer::run_micro_batch(const UpdateWork& work, size_t index, Sums& sums,
   if (!work.reference.empty()) {
     reference = work.reference[index];
   } else if (with_reference) {
-    reference = forward_log_probs(*reference_, batch.packed);
+    reference = forward_log_probs(reference_->model(), batch.packed);
   }
   metrics.reference_ms += clock.restart_ms();
 
   const bool replays = config_.algorithm.routing_replay && !batch.is_idle;
   if (replays) count_experts(batch, spec_.config.moe.num_experts, sums.expert_tokens);
-  const TapeResult result = run_tape(weights_, batch.packed, routes_of(batch));
+  const TapeResult result = run_tape(own_model(), batch.packed, routes_of(batch));
   const std::vector<float> current = values_of(result.log_prob);
   const std::vector<float> entropy = values_of(result.entropy);
   const size_t count = current.size();

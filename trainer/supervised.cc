@@ -28,7 +28,7 @@ Trainer::RecordPass Trainer::plan_pass(std::span<const TokenRecord* const> recor
 
 void Trainer::run_records(RecordPass& pass, bool trains) {
   for (const MicroBatch& batch : pass.batches) {
-    const TapeResult result = run_tape(weights_, batch.packed);
+    const TapeResult result = run_tape(own_model(), batch.packed);
     const std::vector<float> log_prob = values_of(result.log_prob);
     const std::vector<float> entropy = values_of(result.entropy);
     std::vector<float> grad(log_prob.size(), 0.0f);

@@ -53,7 +53,7 @@ Trainer::Trainer(TrainerConfig config, ProcessGroup& group, const MeshGroups& gr
       serve_buffers_(has_one_plan() ? std::vector<StoredParameter>() : riders()) {
   validate(config_.algorithm.loss);
   load_masters();
-  if (may_need_reference(config_.algorithm)) load_reference();
+  load_frozen_models();
   weights_.enable_gradients();
   repack();
 }
@@ -85,25 +85,14 @@ OptimizerState Trainer::make_state() const {
   return state;
 }
 
-void Trainer::load_reference() {
-  const HfDirectory model(config_.reference);
-  const ShardLayout layout{&spec_.table, plan_bf16(spec_.table), groups_.mesh(), groups_.rank()};
+void Trainer::load_frozen_models() {
   const ShardHome home = config_.offload_reference ? ShardHome::kHost : ShardHome::kDevice;
-  const DeviceKind device =
-      home == ShardHome::kHost ? offload_kind(backend_.kind()) : backend_.kind();
-  auto shards = std::make_shared<PackedShards>();
-  for (int64_t p = 0; p < spec_.table.size(); ++p) {
-    const ParameterSpec& parameter = spec_.table.at(p);
-    const std::vector<uint16_t> whole = load_bf16(model, parameter);
-    const RowShard shard = layout.shard(p);
-    const auto rows = std::span<const uint16_t>(whole).subspan(
-        static_cast<size_t>(shard.begin * parameter.cols),
-        static_cast<size_t>(shard.rows() * parameter.cols));
-    StoredParameter stored{Array<uint16_t>(rows, device), {}, {}};
-    shards->parameters.push_back(std::move(stored));
+  if (may_need_reference(config_.algorithm)) {
+    reference_.emplace(config_.reference, spec_, groups_, backend_, home, config_.max_positions);
   }
-  reference_ = std::make_unique<GatheredWeights>(layout, groups_, backend_.weight_kernels(), home);
-  reference_->set_shards(std::move(shards));
+  if (config_.teacher.empty()) return;
+  teacher_.emplace(config_.teacher, load_spec(config_.teacher, groups_.mesh()), groups_, backend_,
+                   home, config_.max_positions);
 }
 
 bool Trainer::needs_reference(int64_t step) const {
@@ -184,10 +173,10 @@ Trainer::Step Trainer::take_step(double grad_norm) {
   return step;
 }
 
-std::vector<float> Trainer::forward_log_probs(GatheredWeights& weights, const PackedBatch& batch,
+std::vector<float> Trainer::forward_log_probs(const TapeModel& model, const PackedBatch& batch,
                                               std::vector<at::Tensor> replay) {
   const at::NoGradGuard no_grad;
-  return values_of(run_tape(weights, batch, std::move(replay)).log_prob);
+  return values_of(run_tape(model, batch, std::move(replay)).log_prob);
 }
 
 std::vector<at::Tensor> Trainer::routes_of(const MicroBatch& batch) const {
@@ -201,19 +190,19 @@ std::vector<float> Trainer::values_of(const at::Tensor& tensor) const {
   return values;
 }
 
-TapeResult Trainer::run_tape(GatheredWeights& weights, const PackedBatch& batch,
+TapeResult Trainer::run_tape(const TapeModel& model, const PackedBatch& batch,
                              std::vector<at::Tensor> replay) {
-  weights.begin_pass();
+  model.weights.begin_pass();
   TapeInputs inputs{batch, std::move(replay), &backend_};
   inputs.groups = {groups_.tensor(), groups_.expert()};
   inputs.wants_routes = false;
   inputs.recompute = config_.recompute;
-  return run_log_probs(spec_, weights, rope_, inputs, static_cast<float>(config_.temperature),
-                       ActivationType::kFloat32);
+  return run_log_probs(model.spec, model.weights, model.rope, inputs,
+                       static_cast<float>(config_.temperature), ActivationType::kFloat32);
 }
 
 std::vector<float> Trainer::log_probs(std::span<const int32_t> ids) {
-  return forward_log_probs(weights_, pack_sequence(ids));
+  return forward_log_probs(own_model(), pack_sequence(ids));
 }
 
 void Trainer::save(const std::filesystem::path& directory, const TrainProgress& progress) {

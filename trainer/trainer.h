@@ -20,6 +20,7 @@
 #include "trainer/batching.h"
 #include "trainer/config/guard_config.h"
 #include "trainer/config/train_config.h"
+#include "trainer/frozen_model.h"
 #include "trainer/guard.h"
 #include "trainer/parallel/gathered_weights.h"
 #include "trainer/routing_replay.h"
@@ -37,7 +38,8 @@ struct TrainerConfig {
   ModelInit init = ModelInit::kPretrained;
   uint64_t seed = 1;                ///< of a random start, and of the rounding of BF16 moments
   std::filesystem::path reference;  ///< BF16 directory of the reference
-  bool offload_reference = false;   ///< ShardHome::kHost for it
+  std::filesystem::path teacher;    ///< directory of a model of the same vocabulary; empty: none
+  bool offload_reference = false;   ///< ShardHome::kHost for reference and teacher
   QuantizationPlan train_plan;      ///< what the forward pass multiplies with
   QuantizationPlan serve_plan;      ///< what is published; the same under QAT
   std::optional<DraftPart> draft;   ///< published with it
@@ -84,6 +86,9 @@ struct TrainMetrics {
   GatherBytes gathered;
   // The optimizer's pass packs too; pack_ms is what is left to do: a second plan, counting changes.
   double reference_ms = 0.0, forward_backward_ms = 0.0, optimizer_ms = 0.0, pack_ms = 0.0;
+  double kl_teacher = 0.0;  ///< k1 of the old log-probabilities, mean over response tokens
+  bool has_teacher = false;
+  double teacher_ms = 0.0;
   double old_log_probs_ms = 0.0;  ///< of a pass before the first update, where one is needed
   int64_t skipped_updates = 0;
   std::optional<GuardTrip> trip;               ///< the most severe of the step
@@ -171,7 +176,8 @@ class Trainer {
   std::vector<StoredParameter> riders() const;
   OptimizerState make_state() const;
   void load_masters();
-  void load_reference();
+  void load_frozen_models();
+  TapeModel own_model() { return {spec_, weights_, rope_}; }
   // Whether the rollout's log-probabilities are, at the weights it sampled from, this one's bits.
   bool has_exact_rollout() const { return config_.exact_rollout && has_one_plan(); }
   // Fills `batches` up to the longest list of all ranks, and returns what all ranks' weigh.
@@ -188,11 +194,11 @@ class Trainer {
   TokenLoss finish_pass(const RecordPass& pass);
   // A pass's result, once nothing that it came from has failed.
   std::vector<float> values_of(const at::Tensor& tensor) const;
-  std::vector<float> forward_log_probs(GatheredWeights& weights, const PackedBatch& batch,
+  std::vector<float> forward_log_probs(const TapeModel& model, const PackedBatch& batch,
                                        std::vector<at::Tensor> replay = {});
-  // What run_tape() replays; the reference does not.
+  // What run_tape() replays; frozen models do not.
   std::vector<at::Tensor> routes_of(const MicroBatch& batch) const;
-  TapeResult run_tape(GatheredWeights& weights, const PackedBatch& batch,
+  TapeResult run_tape(const TapeModel& model, const PackedBatch& batch,
                       std::vector<at::Tensor> replay = {});
 
   const TrainerConfig config_;
@@ -206,7 +212,8 @@ class Trainer {
   OptimizerState state_;
   Guard guard_;
   GatheredWeights weights_;
-  std::unique_ptr<GatheredWeights> reference_;
+  std::optional<FrozenModel> reference_;
+  std::optional<FrozenModel> teacher_;
   PackBuffers train_buffers_;
   PackBuffers serve_buffers_;                     // of a plan that differs from training's
   std::shared_ptr<const PackedShards> training_;  // shared: the sender may still ship it

@@ -4,6 +4,7 @@
 
 #include "core/base/fail.h"
 #include "core/comm/reduce.h"
+#include "trainer/algo/distillation.h"
 #include "trainer/algo/reinforce_pp.h"
 #include "trainer/algo/whiten.h"
 
@@ -16,9 +17,12 @@ struct Part {
   std::vector<double> advantages;
 };
 
+const std::vector<float>& old_log_probs(const UpdateWork& work, size_t b) {
+  return work.old_logp.empty() ? work.batches[b].rollout_log_prob : work.old_logp[b];
+}
+
 std::vector<double> token_kl(const UpdateWork& work, size_t b, KlEstimator estimator) {
-  const std::vector<float>& old =
-      work.old_logp.empty() ? work.batches[b].rollout_log_prob : work.old_logp[b];
+  const std::vector<float>& old = old_log_probs(work, b);
   const std::vector<float>& reference = work.reference[b];
   NIBBLE_CHECK(old.size() == reference.size(), "{} old log-probabilities, {} of the reference",
                old.size(), reference.size());
@@ -58,7 +62,8 @@ Part make_part(UpdateWork& work, size_t b, const AlgorithmConfig& config) {
 
 bool needs_old_pass(const AlgorithmConfig& config, int64_t updates, bool is_exact) {
   if (config.use_rollout_logprobs || is_exact) return false;
-  return updates > 1 || config.advantage.kl_reward_coef != 0;
+  return updates > 1 || config.advantage.kl_reward_coef != 0 ||
+         config.advantage.type == AdvantageType::kOpd;
 }
 
 void token_advantages(std::span<UpdateWork> work, const AlgorithmConfig& config,
@@ -88,6 +93,30 @@ void token_advantages(std::span<UpdateWork> work, const AlgorithmConfig& config,
     whiten(part.advantages, all, squares);
     part.batch->advantage.assign(part.advantages.begin(), part.advantages.end());
   }
+}
+
+double teacher_advantages(std::span<UpdateWork> work, ProcessGroup& group, bool counts) {
+  std::array<double, 2> sums{};
+  for (UpdateWork& update : work) {
+    for (size_t b = 0; b < update.batches.size(); ++b) {
+      MicroBatch& batch = update.batches[b];
+      const std::vector<float>& old = old_log_probs(update, b);
+      const std::vector<double> student(old.begin(), old.end());
+      const std::vector<double> teacher(update.teacher[b].begin(), update.teacher[b].end());
+      std::vector<double> advantages(student.size());
+      distillation_advantages(student, teacher, advantages);
+      for (size_t i = 0; i < advantages.size(); ++i) {
+        if (batch.mask[i] == 0) advantages[i] = 0;
+      }
+      const MaskedSums own = masked_sums(advantages, batch.mask);
+      sums[0] += own.count;
+      sums[1] += own.sum;
+      batch.advantage.assign(advantages.begin(), advantages.end());
+    }
+  }
+  if (!counts) sums = {};
+  all_reduce_sum(group, sums);
+  return sums[0] == 0 ? 0 : -sums[1] / sums[0];
 }
 
 }  // namespace nibble

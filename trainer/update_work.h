@@ -18,12 +18,13 @@ struct UpdateWork {
   LossTotals totals;                          ///< of all ranks
   std::vector<std::vector<float>> old_logp;   ///< [batches] by the trainer; empty: not computed
   std::vector<std::vector<float>> reference;  ///< [batches]; empty: not computed
+  std::vector<std::vector<float>> teacher;    ///< [batches]; empty: there is none
 };
 
 /// Whether the trainer must compute old log-probabilities in a pass of its own before it updates
 /// for the first time. It need not where the rollout's are wanted, where they are the same bits
 /// (`is_exact`: exact numerics, one packing for both sides), or where there is one update, whose
-/// own forward pass gives them in time unless the reward has a KL.
+/// own forward pass gives them in time unless advantages are made of them.
 bool needs_old_pass(const AlgorithmConfig& config, int64_t updates, bool is_exact);
 
 /// Turns the scores of samples, which stand in the micro-batches' advantages, into advantages of
@@ -37,5 +38,10 @@ bool needs_old_pass(const AlgorithmConfig& config, int64_t updates, bool is_exac
 /// Collective.
 void token_advantages(std::span<UpdateWork> work, const AlgorithmConfig& config,
                       ProcessGroup& group, bool counts);
+
+/// Advantages of tokens by `teacher` (algorithm.advantage: opd; distillation.h), masked ones 0;
+/// returns their negative mean over all updates and ranks: k1, an estimate of KL(student ||
+/// teacher), nats. `counts` as above. Collective.
+double teacher_advantages(std::span<UpdateWork> work, ProcessGroup& group, bool counts);
 
 }  // namespace nibble

@@ -34,7 +34,16 @@ class AlgorithmKeys(CliTestCase):
 
     def test_what_needs_a_model_that_no_job_has(self):
         self.refused({"advantage": "gae"}, "gae", "critic")
-        self.refused({"advantage": "opd"}, "opd", "teacher")
+
+    def test_distillation_needs_a_teacher_and_learns_nothing_from_rewards(self):
+        teacher = {"model.teacher": "tests/oracles/models/dense_untied/bf16"}
+        self.refused({"advantage": "opd"}, "opd", "model.teacher")
+        self.refused({"advantage": "grpo", **teacher}, "model.teacher", "algorithm.advantage: opd")
+        opd = {"advantage": "opd", **teacher}
+        self.accepted(opd)
+        self.accepted({**opd, "rollout.samples_per_prompt": 1, "optimizer.global_batch": 4})
+        self.refused({**opd, "rollout.dynamic_filter": "nonzero_std"}, "rollout.dynamic_filter")
+        self.refused({**opd, "overlong_buffer": 2}, "overlong_buffer", "rewards")
 
     def test_groups_of_one_have_nothing_to_compare(self):
         for advantage in ("grpo", "rloo", "reinforce_pp_baseline"):

@@ -64,6 +64,17 @@ class Algorithms(JobTest):
             # Nothing was learned, so that only other experts could make a difference.
             self.assertEqual(row["ratio_max"], 1, row)
 
+    def test_a_teacher_of_another_architecture_is_approached(self):
+        rows = self.rows("distilled", algorithm__advantage="opd", run__steps=25, eval__every=100,
+                         model__teacher="tests/oracles/models/moe_norm/bf16",
+                         optimizer__lr=0.003, algorithm__kl_loss_coef=0,
+                         rollout__max_new_tokens=16, parallel__expert=2)
+        kl = [row["kl_teacher"] for row in rows]
+        self.assertLess(sum(kl[-5:]), 0.8 * sum(kl[:5]))
+        for row in rows:
+            self.assertGreater(row["teacher_ms"], 0)
+            self.assertEqual(row["logprob_abs_diff_max"], 0)
+
 
 if __name__ == "__main__":
     unittest.main()

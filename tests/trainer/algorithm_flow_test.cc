@@ -24,13 +24,17 @@ TrainerConfig reinforce_config(AdvantageType type) {
   TrainerConfig config = make_config(kModel, Mode::kQat);
   config.algorithm.loss.kl_coef = 0.0;
   config.algorithm.advantage.type = type;
+  if (type == AdvantageType::kOpd) {
+    config.teacher = make_config("dense_tied", Mode::kQat).model;  // other layers, same vocabulary
+    return config;
+  }
   config.algorithm.advantage.kl_reward_coef = 0.1;
   config.algorithm.advantage.gamma = type == AdvantageType::kReinforcePp ? 0.97 : 1.0;
   return config;
 }
 
 struct Figures {
-  double loss, policy_loss, grad_norm, kl, entropy, ratio_max;
+  double loss, policy_loss, grad_norm, kl, entropy, ratio_max, kl_teacher;
 };
 
 // One update of ranks that share five groups, in children, because torch's threads must not
@@ -62,8 +66,8 @@ Figures of_ranks(const Mesh& mesh, AdvantageType type) {
     }
     const TrainMetrics m = trainer.train(std::span(&mine, 1), 0);
     if (rank == 0) {
-      const Figures figures{m.loss.loss,    m.loss.policy_loss, m.update.grad_norm,
-                            m.kl_reference, m.entropy,          m.loss.ratio_max};
+      const Figures figures{m.loss.loss, m.loss.policy_loss, m.update.grad_norm, m.kl_reference,
+                            m.entropy,   m.loss.ratio_max,   m.kl_teacher};
       write_file_atomically(out, {reinterpret_cast<const char*>(&figures), sizeof(figures)});
     }
     std::vector<std::byte> last(static_cast<size_t>(mesh.world));
@@ -79,7 +83,7 @@ Figures of_ranks(const Mesh& mesh, AdvantageType type) {
 
 TEST(TokenRewards, WithKlAreNormalizedOverAllRanks) {
   for (const AdvantageType type :
-       {AdvantageType::kReinforcePp, AdvantageType::kReinforcePpBaseline}) {
+       {AdvantageType::kReinforcePp, AdvantageType::kReinforcePpBaseline, AdvantageType::kOpd}) {
     const Figures one = of_ranks({1}, type);
     EXPECT_GT(one.grad_norm, 0);
     EXPECT_GT(one.kl, 0);
@@ -92,6 +96,7 @@ TEST(TokenRewards, WithKlAreNormalizedOverAllRanks) {
       EXPECT_NEAR(two.kl / one.kl, 1, 1e-6);
       EXPECT_NEAR(two.entropy / one.entropy, 1, 1e-6);
       EXPECT_EQ(two.ratio_max, one.ratio_max);
+      EXPECT_NEAR(two.kl_teacher, one.kl_teacher, 1e-6);
     }
   }
 }
@@ -102,6 +107,36 @@ TrainMetrics one_step(TrainerConfig config, std::vector<SampleGroup> groups) {
   Trainer trainer(std::move(config), ranks);
   fill_log_probs(trainer, groups);
   return trainer.train(std::vector<std::vector<SampleGroup>>{groups}, 0);
+}
+
+TEST(Distillation, AdvantagesAreTheTeachersLogProbabilitiesLessTheStudents) {
+  const TrainerConfig config = reinforce_config(AdvantageType::kOpd);
+  auto groups = make_groups(2, 6);
+  const TrainMetrics metrics = one_step(config, groups);
+  // The teacher as a trainer of its own, in BF16.
+  TrainerConfig alone = make_config("dense_tied", Mode::kBf16);
+  const auto group = solo_group("teacher");
+  const MeshGroups ranks(*group);
+  Trainer teacher(alone, ranks), student(config, ranks);
+  double sum = 0, count = 0, by_sample = 0, samples = 0;
+  for (const SampleGroup& of : groups) {
+    for (const Sample& sample : of.samples) {
+      std::vector<int32_t> ids = of.prompt;
+      ids.insert(ids.end(), sample.response.begin(), sample.response.end());
+      const std::vector<float> theirs = teacher.log_probs(ids), ours = student.log_probs(ids);
+      double own = 0;
+      for (size_t i = of.prompt.size() - 1; i < ours.size(); ++i) own += theirs[i] - ours[i];
+      sum += own;
+      count += static_cast<double>(sample.response.size());
+      by_sample += own / static_cast<double>(sample.response.size());
+      ++samples;
+    }
+  }
+  ASSERT_TRUE(metrics.has_teacher);
+  EXPECT_NEAR(metrics.kl_teacher, -sum / count, 1e-6);
+  // seq-mean-token-mean at a ratio of 1.
+  EXPECT_NEAR(metrics.loss.policy_loss, -by_sample / samples, 1e-6);
+  EXPECT_GT(metrics.update.grad_norm, 0);
 }
 
 TEST(LearnedReward, FallsOverTheBufferAndNowhereElse) {

@@ -50,11 +50,12 @@ double advantage_of(double reward, const Moments& group, const AdvantageConfig& 
       return reward;
     case AdvantageType::kReinforcePpBaseline:
       return centered;
-    case AdvantageType::kGae:
     case AdvantageType::kOpd:
+      return 0;
+    case AdvantageType::kGae:
       break;
   }
-  fail(ErrorCode::kUnimplemented, "advantages of type {} need a critic or a teacher",
+  fail(ErrorCode::kUnimplemented, "advantages of type {} need a critic",
        static_cast<int>(config.type));
 }
 

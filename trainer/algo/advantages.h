@@ -11,7 +11,7 @@ enum class AdvantageType {
   kReinforcePp,          ///< discounted token rewards, normalized over the batch (reinforce_pp.h)
   kReinforcePpBaseline,  ///< r - mean, less a KL per token, normalized over the batch
   kGae,                  ///< of a critic's values (gae.h), which no job has: refused
-  kOpd,                  ///< of a teacher's log-probabilities (distillation.h): refused likewise
+  kOpd,                  ///< of a teacher's log-probabilities (distillation.h), not of rewards
 };
 
 struct AdvantageConfig {
@@ -28,12 +28,12 @@ bool is_token_level(AdvantageType type);
 /// Sources: grpo, Shao et al., 2024, arXiv:2402.03300 (normalize_std: false: Liu et al., 2025,
 /// arXiv:2503.20783); rloo, Ahmadian et al., 2024, arXiv:2402.14740.
 /// Of the token-level types it is the sample's score: the reward (reinforce_pp), or the reward less
-/// the group's mean (reinforce_pp_baseline).
+/// the group's mean (reinforce_pp_baseline). Of opd it is 0.
 ///   rewards     [n], n >= 1, finite
 ///   advantages  [n], overwritten
 /// Where the standard deviation is 0, and where n = 1, grpo does not divide: the advantages are 0.
 /// Throws Error{kInvalidArgument} for an empty group, a reward that is not finite or spans of
-/// different sizes, Error{kUnimplemented} for the types that need another model.
+/// different sizes, Error{kUnimplemented} for gae.
 void group_advantages(std::span<const double> rewards, const AdvantageConfig& config,
                       std::span<double> advantages);
 

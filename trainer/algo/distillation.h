@@ -11,7 +11,7 @@ namespace nibble {
 /// student and the reverse KL; Lu, Thinking Machines, 2025, for it as a token's advantage).
 ///   logp, teacher_logp  [tokens] of the same tokens
 ///   advantages          [tokens], overwritten
-/// Throws Error{kInvalidArgument} for spans of different sizes. No job has a teacher: pure.
+/// Throws Error{kInvalidArgument} for spans of different sizes.
 void distillation_advantages(std::span<const double> logp, std::span<const double> teacher_logp,
                              std::span<double> advantages);
 

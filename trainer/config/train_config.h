@@ -96,6 +96,7 @@ struct ModelSection {
   ModelInit init = ModelInit::kPretrained;
   std::filesystem::path int4;
   std::filesystem::path reference;
+  std::filesystem::path teacher;
   bool offload_reference = false;
 };
 
@@ -108,8 +109,11 @@ void visit_fields(Visitor& v, ModelSection& c) {
       "int4", c.int4, "",
       "INT4 checkpoint whose quantization_config says what is quantized; empty: `path` says it");
   v.field("reference", c.reference, "", "BF16 directory of the KL reference; empty: `path`");
+  v.field("teacher", c.teacher, "",
+          "BF16 or INT4 directory of the model that is distilled (algorithm.advantage: opd); same "
+          "tokenizer, any size");
   v.field("offload_reference", c.offload_reference, "",
-          "keep the reference in page-locked host memory; a GPU gets it layer by layer");
+          "keep reference and teacher in page-locked host memory; a GPU gets them layer by layer");
 }
 
 /// Where codes and scales come from at the start.
@@ -184,7 +188,7 @@ void visit_mis(Visitor& v, CorrectionConfig& c) {
 template <typename Visitor>
 void visit_fields(Visitor& v, AlgorithmConfig& c) {
   v.field("advantage", c.advantage.type, "",
-          "how rewards become advantages; gae and opd are refused: no critic, no teacher");
+          "how rewards become advantages; opd: model.teacher judges, not rewards; gae is refused");
   v.field("normalize_std", c.advantage.normalize_std, "", "false: Dr.GRPO");
   v.field("gamma", c.advantage.gamma, "", "reinforce_pp: discount of one token", Range{0, 1});
   v.field("kl_reward_coef", c.advantage.kl_reward_coef, "",
