@@ -38,6 +38,11 @@ std::vector<std::filesystem::path> finished_checkpoints(
   return finished;
 }
 
+bool begins_elsewhere(const std::filesystem::path& run_directory,
+                      const std::vector<std::filesystem::path>& checkpoints) {
+  return !checkpoints.empty() && checkpoints[0].parent_path() != run_directory / "checkpoints";
+}
+
 void write_checkpoint(const std::filesystem::path& run_directory, const CheckpointSection& section,
                       TrainerRanks& trainers, int64_t step, int64_t version,
                       const std::string& rollout_state) {

@@ -16,6 +16,10 @@ std::filesystem::path prepare_run_directory(const std::filesystem::path& directo
 /// A run's finished checkpoints, newest first.
 std::vector<std::filesystem::path> finished_checkpoints(const std::filesystem::path& run_directory);
 
+/// Whether a run goes on from checkpoints of another run's directory.
+bool begins_elsewhere(const std::filesystem::path& run_directory,
+                      const std::vector<std::filesystem::path>& checkpoints);
+
 /// Has the ranks write checkpoints/step-NNNNNN, then removes older finished checkpoints but for the
 /// newest `section.keep`, and groups that were saved with them. `rollout_state`: see RolloutFeed;
 /// empty: none.

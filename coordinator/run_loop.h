@@ -64,6 +64,7 @@ class RunLoop {
   Membership& membership_;
   EngineBoard& board_;
   const std::vector<std::filesystem::path> resume_from_;
+  const bool is_new_;  // nothing of it was there, though it may go on from another run's checkpoint
   std::vector<PromptRecord> train_prompts_;
   std::vector<HeldOutSet> held_out_;
   std::vector<std::vector<PromptRecord>> held_out_prompts_;  // of each

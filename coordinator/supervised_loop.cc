@@ -16,6 +16,7 @@ SupervisedLoop::SupervisedLoop(CoordinatorConfig config, SupervisedPlan plan,
       plan_(plan),
       membership_(membership),
       resume_from_(std::move(checkpoints)),
+      is_new_(resume_from_.empty() || begins_elsewhere(config_.run.directory, resume_from_)),
       store_(prepare_run_directory(config_.run.directory) / "run.db") {}
 
 void SupervisedLoop::start() {
@@ -27,13 +28,16 @@ void SupervisedLoop::start() {
   stream_.emplace(records, static_cast<uint64_t>(config_.run.seed), config_.data.shuffle);
   store_.rewind_to(summary_.steps);
   metrics_ = std::make_unique<MetricsLog>(config_.run.directory / "metrics.jsonl", store_,
-                                          resume_from_.empty() ? -1 : summary_.steps);
+                                          is_new_ ? -1 : summary_.steps);
 }
 
 RunSummary SupervisedLoop::run(const std::atomic<bool>& interrupt) {
   start();
   summary_.interrupted = interrupt;  // while the job started: nothing to finish, nothing to save
-  if (summary_.steps == 0 && !summary_.interrupted) evaluate(0);
+  if (is_new_ && !summary_.interrupted) {
+    evaluate(summary_.steps);
+    summary_.first_eval = summary_.last_eval;
+  }
   while (summary_.steps < config_.run.steps && !summary_.interrupted) {
     membership_.check_leases();
     const int64_t step = summary_.steps + 1;
@@ -82,7 +86,6 @@ void SupervisedLoop::evaluate(int64_t step) {
   row.set("eval_records", static_cast<double>(loss.records));
   row.set("eval_ms", clock.elapsed_ms());
   metrics_->write(row);
-  if (step == 0) summary_.first_eval = loss.loss;
   summary_.last_eval = loss.loss;
   get_logger("run")->info("eval step={} loss={:.4f} tokens={} records={}", step, loss.loss,
                           loss.tokens, loss.records);

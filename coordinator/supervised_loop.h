@@ -48,6 +48,7 @@ class SupervisedLoop {
   const SupervisedPlan plan_;
   Membership& membership_;
   const std::vector<std::filesystem::path> resume_from_;
+  const bool is_new_;  // nothing of it was there, though it may go on from another run's checkpoint
   RunStore store_;
   std::optional<TrainerRanks> trainers_;  // these three from start() on
   std::optional<PromptStream> stream_;

@@ -112,9 +112,12 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   grpc::Status Save(grpc::ServerContext*, const v1::SaveRequest* request, v1::Empty*) override {
     return run_rpc([&] {
       thread_.run([&] {
-        trainer().save(
-            request->directory(),
-            {request->step(), request->weight_version(), 0, {}, request->rollout_state()});
+        trainer().save(request->directory(), {request->step(),
+                                              request->weight_version(),
+                                              0,
+                                              {},
+                                              request->rollout_state(),
+                                              options_.job_config});
       });
     });
   }

@@ -149,6 +149,7 @@ void save_train_checkpoint(const fs::path& directory, const ShardLayout& layout,
     if (!progress.rollout_state.empty()) {
       meta["rollout"] = parse_ordered_json(progress.rollout_state, "rollout_state");
     }
+    if (!progress.job_config.empty()) meta["job_config"] = progress.job_config;
     meta["sha256"] = checkpoint_meta_sha256(meta, model_config_json);
     write_file_atomically(partial / "meta.json", meta.dump(2) + "\n");
     fs::remove_all(directory);
