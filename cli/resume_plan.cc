@@ -4,6 +4,7 @@
 #include "core/base/fail.h"
 #include "core/base/file.h"
 #include "core/base/log.h"
+#include "core/checkpoint/checkpoint_list.h"
 #include "core/checkpoint/hf_directory.h"
 #include "trainer/state/train_checkpoint.h"
 

@@ -242,7 +242,10 @@ void add_flags(CLI::App& command, const std::shared_ptr<TrainFlags>& flags) {
 
 void add_train_command(CLI::App& app, CommandContext& context) {
   auto* command = app.add_subcommand("train", "run a whole job on this machine");
-  command->footer("Example:\n  nibble train configs/ci/tiny-dense.yaml --set run.steps=4");
+  command->footer(
+      "Example:\n  nibble train configs/ci/tiny-dense.yaml --set run.steps=4\n"
+      "  nibble train job.yaml --resume runs/bf16 --set run.directory=runs/int4   # go on from "
+      "another run");
   auto flags = std::make_shared<TrainFlags>();
   add_flags(*command, flags);
   command->callback([flags, &context] { context.run = [flags] { run_train(*flags, true); }; });

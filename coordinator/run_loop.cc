@@ -65,6 +65,8 @@ void RunLoop::start_workers() {
     calls.emplace_back([&engine = *engines_[e], at, timeout] { engine.start(at, timeout); });
   }
   run_parallel(calls);
+  checkpoints_ = std::make_unique<CheckpointWriter>(config_.run.directory, config_.checkpoint.keep,
+                                                    *trainers_);
   const CheckpointStart start = trainers_->load_first_whole(resume_from_);
   begin_at(start.step, is_new_);
   std::vector<RolloutClient*> engines;
@@ -129,6 +131,7 @@ RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
   }
   while (summary_.steps < config_.run.steps && !summary_.interrupted) {
     membership_.check_leases();
+    checkpoints_->check();
     const int64_t step = summary_.steps + 1;
     if (!run_step(step)) continue;
     summary_.steps = step;
@@ -137,15 +140,15 @@ RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
     summary_.interrupted = interrupt && !last;
     if (step % config_.checkpoint.every == 0 || last || summary_.interrupted) save(step);
   }
+  checkpoints_->finish();
   publisher_.reset();  // an engine that still catches up must not keep the workers
   membership_.stop();
   return summary_;
 }
 
 void RunLoop::save(int64_t step) {
-  const std::filesystem::path& run = config_.run.directory;
-  const std::string state = feed_->save(saved_groups_path(run, step));
-  write_checkpoint(run, config_.checkpoint, *trainers_, step, published_.version, state);
+  checkpoints_->save(step, published_.version,
+                     [&] { return feed_->save(saved_groups_path(config_.run.directory, step)); });
 }
 
 void RunLoop::publish(int64_t step) {
@@ -211,6 +214,7 @@ std::optional<GuardReport> RunLoop::train_on(const Rollout& rollout, int64_t ste
 }
 
 void RunLoop::roll_back(int64_t step, const GuardReport& guard) {
+  checkpoints_->finish();
   auto checkpoints = finished_checkpoints(config_.run.directory);
   if (checkpoints.empty()) checkpoints = resume_from_;  // another run's
   if (checkpoints.empty() || ++rollbacks_ > config_.max_rollbacks) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/checkpoint_writer.h"
 #include "coordinator/engine_board.h"
 #include "coordinator/held_out.h"
 #include "coordinator/membership.h"
@@ -71,6 +72,7 @@ class RunLoop {
   PromptStream stream_;
   RunStore store_;
   std::optional<TrainerRanks> trainers_;                 // from connect() on
+  std::unique_ptr<CheckpointWriter> checkpoints_;        // from start_workers() on
   std::vector<std::unique_ptr<RolloutClient>> engines_;  // all ranks of the first, of the next...
   std::unique_ptr<RolloutPool> pool_;                    // goes after what gives its calls up
   std::unique_ptr<RolloutFeed> feed_;

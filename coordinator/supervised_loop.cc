@@ -23,6 +23,7 @@ void SupervisedLoop::start() {
   const milliseconds timeout(config_.cluster.start_timeout_ms);
   membership_.wait_complete(Deadline::after(timeout));
   trainers_.emplace(membership_.trainers(), timeout);
+  checkpoints_.emplace(config_.run.directory, config_.checkpoint.keep, *trainers_);
   const int64_t records = trainers_->start();
   summary_.steps = trainers_->load_first_whole(resume_from_).step;
   stream_.emplace(records, static_cast<uint64_t>(config_.run.seed), config_.data.shuffle);
@@ -40,6 +41,7 @@ RunSummary SupervisedLoop::run(const std::atomic<bool>& interrupt) {
   }
   while (summary_.steps < config_.run.steps && !summary_.interrupted) {
     membership_.check_leases();
+    checkpoints_->check();
     const int64_t step = summary_.steps + 1;
     run_step(step);
     summary_.steps = step;
@@ -47,9 +49,10 @@ RunSummary SupervisedLoop::run(const std::atomic<bool>& interrupt) {
     if (step % config_.eval.every == 0 || last) evaluate(step);
     summary_.interrupted = interrupt && !last;
     if (step % config_.checkpoint.every == 0 || last || summary_.interrupted) {
-      write_checkpoint(config_.run.directory, config_.checkpoint, *trainers_, step, 0);
+      checkpoints_->save(step, 0);
     }
   }
+  checkpoints_->finish();
   membership_.stop();
   return summary_;
 }
