@@ -68,4 +68,15 @@ MetricTable read_metric_rows(const std::filesystem::path& path) {
   return table;
 }
 
+MetricTable read_run_metrics(const std::filesystem::path& run) {
+  if (!std::filesystem::is_directory(run)) {
+    fail(ErrorCode::kNotFound, "run directory '{}' does not exist", run.string());
+  }
+  if (!std::filesystem::exists(run / "metrics.jsonl")) {
+    fail(ErrorCode::kNotFound, "'{}' has no metrics.jsonl; give the run.directory of a job",
+         run.string());
+  }
+  return read_metric_rows(run / "metrics.jsonl");
+}
+
 }  // namespace nibble

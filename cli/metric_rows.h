@@ -20,4 +20,8 @@ struct MetricTable {
 /// Error{kInvalidArgument} naming file and line, also for a file without rows.
 MetricTable read_metric_rows(const std::filesystem::path& path);
 
+/// The rows of a run directory. Throws also Error{kNotFound} if it, or its metrics.jsonl, is not
+/// there.
+MetricTable read_run_metrics(const std::filesystem::path& run);
+
 }  // namespace nibble

@@ -192,17 +192,6 @@ std::string default_label(const fs::path& run) {
   return (absolute.has_filename() ? absolute : absolute.parent_path()).filename().string();
 }
 
-fs::path metrics_of(const fs::path& run) {
-  if (!fs::is_directory(run)) {
-    fail(ErrorCode::kNotFound, "run directory '{}' does not exist", run.string());
-  }
-  if (!fs::exists(run / "metrics.jsonl")) {
-    fail(ErrorCode::kNotFound, "'{}' has no metrics.jsonl; give the run.directory of a job",
-         run.string());
-  }
-  return run / "metrics.jsonl";
-}
-
 void run_plot(const PlotFlags& flags) {
   if (!flags.labels.empty() && flags.labels.size() != flags.runs.size()) {
     fail(ErrorCode::kInvalidArgument, "--labels has {} names for {} runs", flags.labels.size(),
@@ -227,7 +216,7 @@ void run_plot(const PlotFlags& flags) {
   std::vector<Run> runs;
   for (size_t i = 0; i < flags.runs.size(); ++i) {
     runs.push_back({flags.labels.empty() ? default_label(flags.runs[i]) : flags.labels[i],
-                    read_metric_rows(metrics_of(flags.runs[i]))});
+                    read_run_metrics(flags.runs[i])});
   }
   if (runs.size() > 1) {
     plot_overlay(runs, flags.output);

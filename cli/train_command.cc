@@ -15,6 +15,7 @@
 #include "cli/job_kind.h"
 #include "cli/job_watch.h"
 #include "cli/preflight.h"
+#include "cli/resume_plan.h"
 #include "cli/run_config.h"
 #include "cli/run_directory.h"
 #include "cli/worker_process.h"
@@ -25,7 +26,6 @@
 #include "core/base/own_binary.h"
 #include "core/rpc/server.h"
 #include "core/store/run_store.h"
-#include "trainer/state/train_checkpoint.h"
 
 namespace nibble {
 namespace {
@@ -38,9 +38,27 @@ constexpr std::chrono::milliseconds kWorkersAsk{3'000};  // they ask every half 
 struct TrainFlags {
   fs::path config;
   std::vector<std::string> overrides;
-  bool resume = false;
+  const CLI::Option* resume = nullptr;  // whether it was given
+  std::string resume_run;               // whose checkpoints; empty: those of run.directory
   int port = 0;
 };
+
+struct JobArguments {
+  fs::path config;
+  ResumeWish resume;
+};
+
+// `--resume job.yaml` in front of the job's file: the file is the job, not a run to go on from.
+JobArguments arguments_of(const TrainFlags& flags) {
+  JobArguments arguments{flags.config, {flags.resume->count() > 0, flags.resume_run}};
+  if (arguments.config.empty() && fs::is_regular_file(flags.resume_run)) {
+    std::swap(arguments.config, arguments.resume.run);
+  }
+  if (arguments.config.empty()) {
+    fail(ErrorCode::kInvalidArgument, "config is required: name the YAML file of the job");
+  }
+  return arguments;
+}
 
 // Set by Ctrl-C: the step in progress is finished; a second Ctrl-C kills.
 std::atomic<bool> g_interrupt = false;
@@ -50,34 +68,6 @@ void on_signal(int signal) {
     std::signal(signal, SIG_DFL);
     std::raise(signal);
   }
-}
-
-// Where to resume, newest first, if there is something and the user wants it.
-std::vector<fs::path> choose_checkpoints(const RunConfig& config, bool resume) {
-  auto found = list_checkpoints(config.run.directory / "checkpoints");
-  const bool used = fs::exists(config.run.directory / "metrics.jsonl");
-  if (!resume && used) {
-    fail(ErrorCode::kInvalidArgument,
-         "run directory '{}' holds a run; add --resume to go on with it, or choose another "
-         "run.directory",
-         config.run.directory.string());
-  }
-  if (!resume || found.empty()) return {};
-  std::vector<fs::path> whole;
-  for (; !found.empty(); found.pop_back()) {
-    try {
-      (void)CheckpointReader(found.back().path);
-      whole.push_back(found.back().path);
-    } catch (const Error& error) {
-      if (found.size() == 1 && whole.empty()) {
-        fail(error.code(), "{}; no checkpoint of the run is whole: remove '{}' to begin anew",
-             error.what(), found.back().path.string());
-      }
-      get_logger("run")->warn("checkpoint '{}' is passed over: {}", found.back().path.string(),
-                              error.what());
-    }
-  }
-  return whole;
 }
 
 // Into the run's store, for whoever looks for what happened to it.
@@ -100,21 +90,10 @@ void announce(const RunConfig& config, const std::string& address, const std::st
 }
 
 // A run that goes on as another job is allowed, and said.
-void note_resume(const RunConfig& config, const fs::path& checkpoint) {
-  std::string message = fmt::format("resumed from {}", checkpoint.filename().string());
-  const fs::path before = config.run.directory / "config.yaml";
-  std::vector<std::string> keys;
-  try {
-    keys = changed_keys(config, parse_effective_yaml(read_file(before, 1 << 20)));
-  } catch (const Error& error) {
-    get_logger("run")->warn("what the run was before is not to be read: {}", error.what());
-  }
-  std::erase(keys, "run.steps");  // to go on for longer is what resuming is for
-  if (!keys.empty()) {
-    message += fmt::format(" with other values of {}", fmt::join(keys, ", "));
-    get_logger("run")->warn("{}", message);
-  }
-  note(config, keys.empty() ? Severity::kInfo : Severity::kWarning, "resumed", message);
+void note_resume(const RunConfig& config, const ResumePlan& plan) {
+  if (!plan.changed.empty()) get_logger("run")->warn("{}", plan.message());
+  note(config, plan.changed.empty() ? Severity::kInfo : Severity::kWarning, "resumed",
+       plan.message());
 }
 
 void print_summary(const RunConfig& config, const RunSummary& summary) {
@@ -202,7 +181,8 @@ RunSummary run_loop(const RunConfig& config, Membership& membership, EngineBoard
 }
 
 void run_train(const TrainFlags& flags, bool spawn_workers) {
-  const RunConfig config = load_run_config(flags.config, flags.overrides, read_env());
+  const JobArguments arguments = arguments_of(flags);
+  const RunConfig config = load_run_config(arguments.config, flags.overrides, read_env());
   check_inputs(config);
   if (spawn_workers) check_process_count(config);
   Membership membership(
@@ -221,8 +201,9 @@ void run_train(const TrainFlags& flags, bool spawn_workers) {
   const std::array<grpc::Service*, 1> services = {&service.service()};
   RpcServer server(options, services);
   const RunDirectoryLock lock(config.run.directory);
-  const std::vector<fs::path> checkpoints = choose_checkpoints(config, flags.resume);
-  if (!checkpoints.empty()) note_resume(config, checkpoints[0]);
+  const ResumePlan resume = plan_resume(config, arguments.resume);
+  const std::vector<fs::path>& checkpoints = resume.checkpoints;
+  if (!checkpoints.empty()) note_resume(config, resume);
   write_file_atomically(config.run.directory / "config.yaml", effective_yaml(config));
   announce(config, server.address(), id);
   get_logger("run")->info("coordinator address={} trainers={} rollout_workers={} resume={}",
@@ -245,9 +226,15 @@ void run_train(const TrainFlags& flags, bool spawn_workers) {
 }
 
 void add_flags(CLI::App& command, const std::shared_ptr<TrainFlags>& flags) {
-  command.add_option("config", flags->config, "YAML file of the job")->required();
+  command.add_option("config", flags->config, "YAML file of the job");
   command.add_option("--set", flags->overrides, "overrides a key: --set optimizer.lr=1e-5");
-  command.add_flag("--resume", flags->resume, "go on from the newest checkpoint of run.directory");
+  flags->resume =
+      command
+          .add_option("--resume", flags->resume_run,
+                      "go on from the newest checkpoint of run.directory, or of another "
+                      "RUN directory, which is left as it is")
+          ->expected(0, 1)
+          ->type_name("[RUN]");
   command.add_option("--port", flags->port, "port of the coordinator (0: any free one)");
 }
 
@@ -255,7 +242,10 @@ void add_flags(CLI::App& command, const std::shared_ptr<TrainFlags>& flags) {
 
 void add_train_command(CLI::App& app, CommandContext& context) {
   auto* command = app.add_subcommand("train", "run a whole job on this machine");
-  command->footer("Example:\n  nibble train configs/ci/tiny-dense.yaml --set run.steps=4");
+  command->footer(
+      "Example:\n  nibble train configs/ci/tiny-dense.yaml --set run.steps=4\n"
+      "  nibble train job.yaml --resume runs/bf16 --set run.directory=runs/int4   # go on from "
+      "another run");
   auto flags = std::make_shared<TrainFlags>();
   add_flags(*command, flags);
   command->callback([flags, &context] { context.run = [flags] { run_train(*flags, true); }; });

@@ -1,5 +1,6 @@
 #include "cli/checkpoint_summary.h"
 #include "core/base/fail.h"
+#include "core/checkpoint/checkpoint_list.h"
 #include "trainer/state/train_checkpoint.h"
 
 namespace nibble {

@@ -62,6 +62,7 @@ class Roles {
     options.mesh = trainer_mesh(config);
     options.engine = engine_mesh(config.rollout);
     options.trainer = trainer_config(config);
+    options.job_config = effective_yaml(config);
     options.records = record_source(config);
     options.changes_by_layer = config.logging.changes_by_layer;
     options.gpu = on_gpu ? make_backend(config) : nullptr;

@@ -28,6 +28,7 @@ RunLoop::RunLoop(CoordinatorConfig config, SamplingPlan sampling, Membership& me
       membership_(membership),
       board_(board),
       resume_from_(std::move(checkpoints)),
+      is_new_(resume_from_.empty() || begins_elsewhere(config_.run.directory, resume_from_)),
       train_prompts_(
           read_prompts(config_.data.train, config_.data.keys.prompt, config_.data.label_key)),
       held_out_(held_out_sets(config_.eval, sampling_.max_new_tokens)),
@@ -64,8 +65,10 @@ void RunLoop::start_workers() {
     calls.emplace_back([&engine = *engines_[e], at, timeout] { engine.start(at, timeout); });
   }
   run_parallel(calls);
+  checkpoints_ = std::make_unique<CheckpointWriter>(config_.run.directory, config_.checkpoint.keep,
+                                                    *trainers_);
   const CheckpointStart start = trainers_->load_first_whole(resume_from_);
-  begin_at(start.step, resume_from_.empty());
+  begin_at(start.step, is_new_);
   std::vector<RolloutClient*> engines;
   for (auto& engine : engines_) engines.push_back(engine.get());
   publisher_ = std::make_unique<WeightPublisher>(config_.run.directory.filename().string(),
@@ -122,9 +125,13 @@ RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
   feed_->set_serving(publisher_->serving(), published_.version);
   feed_->restore_groups(saved_groups_path(config_.run.directory, summary_.steps));
   summary_.interrupted = interrupt;  // while the job started: nothing to finish, nothing to save
-  if (summary_.steps == 0 && !summary_.interrupted) evaluate(0);
+  if (is_new_ && !summary_.interrupted) {
+    evaluate(summary_.steps);
+    summary_.first_eval = summary_.last_eval;
+  }
   while (summary_.steps < config_.run.steps && !summary_.interrupted) {
     membership_.check_leases();
+    checkpoints_->check();
     const int64_t step = summary_.steps + 1;
     if (!run_step(step)) continue;
     summary_.steps = step;
@@ -133,15 +140,15 @@ RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
     summary_.interrupted = interrupt && !last;
     if (step % config_.checkpoint.every == 0 || last || summary_.interrupted) save(step);
   }
+  checkpoints_->finish();
   publisher_.reset();  // an engine that still catches up must not keep the workers
   membership_.stop();
   return summary_;
 }
 
 void RunLoop::save(int64_t step) {
-  const std::filesystem::path& run = config_.run.directory;
-  const std::string state = feed_->save(saved_groups_path(run, step));
-  write_checkpoint(run, config_.checkpoint, *trainers_, step, published_.version, state);
+  checkpoints_->save(step, published_.version,
+                     [&] { return feed_->save(saved_groups_path(config_.run.directory, step)); });
 }
 
 void RunLoop::publish(int64_t step) {
@@ -207,7 +214,9 @@ std::optional<GuardReport> RunLoop::train_on(const Rollout& rollout, int64_t ste
 }
 
 void RunLoop::roll_back(int64_t step, const GuardReport& guard) {
-  const auto checkpoints = finished_checkpoints(config_.run.directory);
+  checkpoints_->finish();
+  auto checkpoints = finished_checkpoints(config_.run.directory);
+  if (checkpoints.empty()) checkpoints = resume_from_;  // another run's
   if (checkpoints.empty() || ++rollbacks_ > config_.max_rollbacks) {
     fail(ErrorCode::kFailedPrecondition, "guard step {}: {}; {}", step, guard.text(),
          checkpoints.empty()
@@ -280,7 +289,6 @@ void RunLoop::evaluate(int64_t step) {
   row.set("eval_ms", clock.elapsed_ms());
   for (const auto& [name, value] : of_sets.values()) row.set(name, value);
   metrics_->write(row);
-  if (step == 0) summary_.first_eval = reward;
   summary_.last_eval = reward;
   get_logger("run")->info("eval step={} reward={:.3f} samples={} version={}", step, reward, samples,
                           published_.version);

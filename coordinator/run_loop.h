@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "coordinator/checkpoint_writer.h"
 #include "coordinator/engine_board.h"
 #include "coordinator/held_out.h"
 #include "coordinator/membership.h"
@@ -64,12 +65,14 @@ class RunLoop {
   Membership& membership_;
   EngineBoard& board_;
   const std::vector<std::filesystem::path> resume_from_;
+  const bool is_new_;  // nothing of it was there, though it may go on from another run's checkpoint
   std::vector<PromptRecord> train_prompts_;
   std::vector<HeldOutSet> held_out_;
   std::vector<std::vector<PromptRecord>> held_out_prompts_;  // of each
   PromptStream stream_;
   RunStore store_;
   std::optional<TrainerRanks> trainers_;                 // from connect() on
+  std::unique_ptr<CheckpointWriter> checkpoints_;        // from start_workers() on
   std::vector<std::unique_ptr<RolloutClient>> engines_;  // all ranks of the first, of the next...
   std::unique_ptr<RolloutPool> pool_;                    // goes after what gives its calls up
   std::unique_ptr<RolloutFeed> feed_;

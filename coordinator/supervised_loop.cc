@@ -16,26 +16,32 @@ SupervisedLoop::SupervisedLoop(CoordinatorConfig config, SupervisedPlan plan,
       plan_(plan),
       membership_(membership),
       resume_from_(std::move(checkpoints)),
+      is_new_(resume_from_.empty() || begins_elsewhere(config_.run.directory, resume_from_)),
       store_(prepare_run_directory(config_.run.directory) / "run.db") {}
 
 void SupervisedLoop::start() {
   const milliseconds timeout(config_.cluster.start_timeout_ms);
   membership_.wait_complete(Deadline::after(timeout));
   trainers_.emplace(membership_.trainers(), timeout);
+  checkpoints_.emplace(config_.run.directory, config_.checkpoint.keep, *trainers_);
   const int64_t records = trainers_->start();
   summary_.steps = trainers_->load_first_whole(resume_from_).step;
   stream_.emplace(records, static_cast<uint64_t>(config_.run.seed), config_.data.shuffle);
   store_.rewind_to(summary_.steps);
   metrics_ = std::make_unique<MetricsLog>(config_.run.directory / "metrics.jsonl", store_,
-                                          resume_from_.empty() ? -1 : summary_.steps);
+                                          is_new_ ? -1 : summary_.steps);
 }
 
 RunSummary SupervisedLoop::run(const std::atomic<bool>& interrupt) {
   start();
   summary_.interrupted = interrupt;  // while the job started: nothing to finish, nothing to save
-  if (summary_.steps == 0 && !summary_.interrupted) evaluate(0);
+  if (is_new_ && !summary_.interrupted) {
+    evaluate(summary_.steps);
+    summary_.first_eval = summary_.last_eval;
+  }
   while (summary_.steps < config_.run.steps && !summary_.interrupted) {
     membership_.check_leases();
+    checkpoints_->check();
     const int64_t step = summary_.steps + 1;
     run_step(step);
     summary_.steps = step;
@@ -43,9 +49,10 @@ RunSummary SupervisedLoop::run(const std::atomic<bool>& interrupt) {
     if (step % config_.eval.every == 0 || last) evaluate(step);
     summary_.interrupted = interrupt && !last;
     if (step % config_.checkpoint.every == 0 || last || summary_.interrupted) {
-      write_checkpoint(config_.run.directory, config_.checkpoint, *trainers_, step, 0);
+      checkpoints_->save(step, 0);
     }
   }
+  checkpoints_->finish();
   membership_.stop();
   return summary_;
 }
@@ -82,7 +89,6 @@ void SupervisedLoop::evaluate(int64_t step) {
   row.set("eval_records", static_cast<double>(loss.records));
   row.set("eval_ms", clock.elapsed_ms());
   metrics_->write(row);
-  if (step == 0) summary_.first_eval = loss.loss;
   summary_.last_eval = loss.loss;
   get_logger("run")->info("eval step={} loss={:.4f} tokens={} records={}", step, loss.loss,
                           loss.tokens, loss.records);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 
+#include "coordinator/checkpoint_writer.h"
 #include "coordinator/membership.h"
 #include "coordinator/metrics_log.h"
 #include "coordinator/run_config.h"
@@ -48,8 +49,10 @@ class SupervisedLoop {
   const SupervisedPlan plan_;
   Membership& membership_;
   const std::vector<std::filesystem::path> resume_from_;
+  const bool is_new_;  // nothing of it was there, though it may go on from another run's checkpoint
   RunStore store_;
-  std::optional<TrainerRanks> trainers_;  // these three from start() on
+  std::optional<TrainerRanks> trainers_;  // these four from start() on
+  std::optional<CheckpointWriter> checkpoints_;
   std::optional<PromptStream> stream_;
   std::unique_ptr<MetricsLog> metrics_;
   RunSummary summary_;

@@ -94,15 +94,30 @@ RecordsLoss TrainerClient::evaluate_records(int64_t step, milliseconds timeout) 
   return {response.loss(), response.tokens(), response.records()};
 }
 
-void TrainerClient::save(const std::string& directory, int64_t step, int64_t version,
-                         const std::string& rollout_state, milliseconds timeout) {
-  v1::SaveRequest request;
+void TrainerClient::snapshot(const std::string& directory, int64_t step, int64_t version,
+                             const std::string& rollout_state, milliseconds timeout) {
+  v1::SnapshotRequest request;
   request.set_directory(directory);
   request.set_step(step);
   request.set_weight_version(version);
   request.set_rollout_state(rollout_state);
   v1::Empty response;
-  NIBBLE_CALL(Save, timeout, request, response);
+  NIBBLE_CALL(Snapshot, timeout, request, response);
+}
+
+void TrainerClient::write_snapshot(int64_t step, milliseconds timeout) {
+  v1::WriteSnapshotRequest request;
+  request.set_step(step);
+  v1::Empty response;
+  NIBBLE_CALL(WriteSnapshot, timeout, request, response);
+}
+
+void TrainerClient::finish_snapshot(int64_t step, bool publish, milliseconds timeout) {
+  v1::FinishSnapshotRequest request;
+  request.set_step(step);
+  request.set_publish(publish);
+  v1::Empty response;
+  NIBBLE_CALL(FinishSnapshot, timeout, request, response);
 }
 
 void TrainerClient::join_engine(int engine, const MeetingPoint& at) {

@@ -9,6 +9,16 @@
 namespace nibble {
 namespace {
 
+// Calls `body` for every client at once.
+template <typename Body>
+void call_each(const std::vector<std::unique_ptr<TrainerClient>>& clients, const Body& body) {
+  std::vector<std::function<void()>> calls;
+  for (const auto& client : clients) {
+    calls.emplace_back([&] { body(*client); });
+  }
+  run_parallel(calls);
+}
+
 // What `body` returns for every client, called at once.
 template <typename Body>
 auto call_all(const std::vector<std::unique_ptr<TrainerClient>>& clients, const Body& body) {
@@ -98,14 +108,26 @@ RecordsLoss TrainerRanks::evaluate_records(int64_t step, std::chrono::millisecon
   })[0];
 }
 
-void TrainerRanks::save(const std::string& directory, int64_t step, int64_t version,
-                        const std::string& rollout_state) {
-  std::vector<std::function<void()>> calls;
-  for (auto& trainer : trainers_) {
-    calls.emplace_back(
-        [&] { trainer->save(directory, step, version, rollout_state, start_timeout_); });
-  }
-  run_parallel(calls);
+void TrainerRanks::snapshot(const std::filesystem::path& directory, int64_t step, int64_t version,
+                            const std::string& rollout_state) {
+  call_each(trainers_, [&](TrainerClient& trainer) {
+    trainer.snapshot(directory.string(), step, version, rollout_state, start_timeout_);
+  });
+}
+
+void TrainerRanks::write_snapshot(int64_t step) {
+  call_each(trainers_,
+            [&](TrainerClient& trainer) { trainer.write_snapshot(step, start_timeout_); });
+}
+
+void TrainerRanks::finish_snapshot(int64_t step, bool publish) {
+  call_each(trainers_, [&](TrainerClient& trainer) {
+    trainer.finish_snapshot(step, publish, start_timeout_);
+  });
+}
+
+void TrainerRanks::give_up() {
+  for (auto& trainer : trainers_) trainer->give_up();
 }
 
 std::vector<TrainerClient*> TrainerRanks::clients() const {

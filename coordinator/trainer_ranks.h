@@ -13,7 +13,8 @@
 namespace nibble {
 
 /// All trainer ranks of a job, called at once. A call returns when every rank has answered, and
-/// throws the first error of a rank. One thread.
+/// throws the first error of a rank. One thread; another one may call write_snapshot() and
+/// finish_snapshot().
 class TrainerRanks {
  public:
   /// `start_timeout` is for loading and for checkpoints.
@@ -35,8 +36,14 @@ class TrainerRanks {
   std::map<std::string, double> figures(
       const std::function<std::map<std::string, double>(TrainerClient&)>& body);
   RecordsLoss evaluate_records(int64_t step, std::chrono::milliseconds timeout);
-  void save(const std::string& directory, int64_t step, int64_t version,
-            const std::string& rollout_state);
+  /// Copies the state of all for a checkpoint, for the next two.
+  void snapshot(const std::filesystem::path& directory, int64_t step, int64_t version,
+                const std::string& rollout_state);
+  void write_snapshot(int64_t step);
+  /// The checkpoint appears, or (not `publish`) nothing is left of it.
+  void finish_snapshot(int64_t step, bool publish);
+  /// Ends calls under way, and every later one, with Error{kCancelled}. Safe from any thread.
+  void give_up();
   std::vector<TrainerClient*> clients() const;
 
  private:

@@ -115,9 +115,13 @@ class TrainerClient {
   std::map<std::string, double> train_records(int64_t step, const std::vector<int64_t>& records,
                                               std::chrono::milliseconds timeout);
   RecordsLoss evaluate_records(int64_t step, std::chrono::milliseconds timeout);
-  /// `rollout_state`: JSON of the coordinator's, kept as it is.
-  void save(const std::string& directory, int64_t step, int64_t version,
-            const std::string& rollout_state, std::chrono::milliseconds timeout);
+  /// Copies the rank's state for a checkpoint. `rollout_state`: JSON of the coordinator's, kept as
+  /// it is. The next two may run beside any other call.
+  void snapshot(const std::string& directory, int64_t step, int64_t version,
+                const std::string& rollout_state, std::chrono::milliseconds timeout);
+  void write_snapshot(int64_t step, std::chrono::milliseconds timeout);
+  /// After all ranks have written; not `publish`: because one has not.
+  void finish_snapshot(int64_t step, bool publish, std::chrono::milliseconds timeout);
   void join_engine(int engine, const MeetingPoint& at);
   PlanAnswer plan(int64_t epoch, int engine, const std::vector<std::string>& membership,
                   std::chrono::milliseconds timeout);

@@ -205,13 +205,17 @@ std::vector<float> Trainer::log_probs(std::span<const int32_t> ids) {
   return forward_log_probs(own_model(), pack_sequence(ids));
 }
 
-void Trainer::save(const std::filesystem::path& directory, const TrainProgress& progress) {
+std::unique_ptr<const CheckpointSnapshot> Trainer::snapshot(const TrainProgress& progress) const {
   const OrderedJson config = served_config(read_hf_config(config_.model), config_.serve_plan);
   TrainProgress complete = progress;
   complete.updates = state_.updates;
   complete.recent_grad_norms = guard_.recent_norms();
-  save_train_checkpoint(directory, train_layout_, state_, complete, config.dump(2) + "\n", group_,
-                        backend_.weight_kernels());
+  return std::make_unique<const CheckpointSnapshot>(
+      train_layout_, state_, complete, config.dump(2) + "\n", group_.rank(), group_.world());
+}
+
+void Trainer::save(const std::filesystem::path& directory, const TrainProgress& progress) {
+  save_train_checkpoint(directory, *snapshot(progress), group_);
 }
 
 TrainProgress Trainer::load(const std::filesystem::path& directory) {

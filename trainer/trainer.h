@@ -24,6 +24,7 @@
 #include "trainer/guard.h"
 #include "trainer/parallel/gathered_weights.h"
 #include "trainer/routing_replay.h"
+#include "trainer/state/checkpoint_snapshot.h"
 #include "trainer/state/optimizer_state.h"
 #include "trainer/state/train_checkpoint.h"
 
@@ -148,6 +149,10 @@ class Trainer {
   const ShardLayout& serving_layout() const { return serve_layout_; }
   const ModelSpec& spec() const { return spec_; }
 
+  /// This rank's part of a checkpoint of now; must not outlive this. Updates and gradient norms of
+  /// `progress` are filled in.
+  std::unique_ptr<const CheckpointSnapshot> snapshot(const TrainProgress& progress) const;
+  /// A whole checkpoint, at once. Collective.
   void save(const std::filesystem::path& directory, const TrainProgress& progress);
   /// Throws Error{kFailedPrecondition} if one of checkpoint and configuration holds scales and the
   /// other does not.

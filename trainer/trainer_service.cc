@@ -18,6 +18,7 @@
 #include "trainer/batching.h"
 #include "trainer/metrics_codec.h"
 #include "trainer/sample_client.h"
+#include "trainer/snapshot_slot.h"
 #include "weight_sync/group_transport.h"
 #include "weight_sync/held_transport.h"
 #include "weight_sync/sender.h"
@@ -44,8 +45,11 @@ struct Source {
 class TrainerService::Impl final : public v1::Trainer::Service {
  public:
   explicit Impl(TrainerServiceOptions options)
-      : options_(std::move(options)), log_(get_logger(fmt::format("trainer/{}", options_.rank))) {}
+      : options_(std::move(options)),
+        log_(get_logger(fmt::format("trainer/{}", options_.rank))),
+        snapshots_(options_.rank) {}
   ~Impl() override {
+    snapshots_.clear();
     thread_.run([&] { trainer_.reset(); });
   }
 
@@ -105,13 +109,36 @@ class TrainerService::Impl final : public v1::Trainer::Service {
     });
   }
 
-  grpc::Status Save(grpc::ServerContext*, const v1::SaveRequest* request, v1::Empty*) override {
+  grpc::Status Snapshot(grpc::ServerContext*, const v1::SnapshotRequest* request,
+                        v1::Empty*) override {
     return run_rpc([&] {
-      thread_.run([&] {
-        trainer().save(
-            request->directory(),
-            {request->step(), request->weight_version(), 0, {}, request->rollout_state()});
+      snapshots_.take(request->directory(), request->step(), [&] {
+        return thread_.run([&] {
+          return trainer().snapshot({request->step(),
+                                     request->weight_version(),
+                                     0,
+                                     {},
+                                     request->rollout_state(),
+                                     options_.job_config});
+        });
       });
+    });
+  }
+
+  grpc::Status WriteSnapshot(grpc::ServerContext*, const v1::WriteSnapshotRequest* request,
+                             v1::Empty*) override {
+    return run_rpc([&] {
+      failpoint(name("write_snapshot"));
+      snapshots_.write(request->step());
+      failpoint(name("snapshot_written"));
+    });
+  }
+
+  grpc::Status FinishSnapshot(grpc::ServerContext*, const v1::FinishSnapshotRequest* request,
+                              v1::Empty*) override {
+    return run_rpc([&] {
+      failpoint(name("finish_snapshot"));
+      snapshots_.finish(request->step(), request->publish());
     });
   }
 
@@ -344,6 +371,7 @@ class TrainerService::Impl final : public v1::Trainer::Service {
   std::unique_ptr<nibble::Trainer> trainer_;  // lives on thread_
   JointParameters joint_;                     // what is published
   std::unique_ptr<WeightSender> sender_;
+  SnapshotSlot snapshots_;
   std::mutex mutex_;
   std::map<int, std::shared_ptr<EngineLink>> engines_;  // guarded by mutex_; shared: with transfers
   int64_t published_ = 0;                               // guarded by mutex_

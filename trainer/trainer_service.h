@@ -21,6 +21,7 @@ struct TrainerServiceOptions {
   Mesh mesh;
   Mesh engine;  ///< ranks of one rollout engine; engines' numbers count them all
   TrainerConfig trainer;
+  std::string job_config;               ///< YAML of the whole job, kept in checkpoints
   std::optional<RecordSource> records;  ///< of supervised training; empty: rollouts
   const ops::Backend* gpu = nullptr;    ///< a CUDA backend, borrowed; null: the CPU
   GpuWire gpu_wire = GpuWire::kNccl;    ///< what carries GPU memory

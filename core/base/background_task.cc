@@ -12,7 +12,15 @@ BackgroundTask::BackgroundTask(std::function<void(std::stop_token)> body)
           const std::lock_guard lock(mutex_);
           error_ = std::current_exception();
         }
+        const std::lock_guard lock(mutex_);
+        ended_ = true;
+        changed_.notify_all();
       }) {}
+
+bool BackgroundTask::wait_until(Deadline deadline) const {
+  std::unique_lock lock(mutex_);
+  return changed_.wait_until(lock, deadline.time(), [this] { return ended_; });
+}
 
 void BackgroundTask::check() const {
   const std::lock_guard lock(mutex_);

@@ -151,8 +151,13 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view c
 
 void publish_directory(const std::filesystem::path& from, const std::filesystem::path& to) {
   sync_directory(from);
-  if (::rename(from.c_str(), to.c_str()) != 0) fail_errno("rename to", to, errno);
+  const bool replaces = std::filesystem::exists(to);
+  const bool exchanged =
+      replaces && ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0;
+  if (replaces && !exchanged) std::filesystem::remove_all(to);
+  if (!exchanged && ::rename(from.c_str(), to.c_str()) != 0) fail_errno("rename to", to, errno);
   sync_directory(parent_of(to));
+  if (exchanged) std::filesystem::remove_all(from);
 }
 
 MappedFile::MappedFile(const std::filesystem::path& path) {

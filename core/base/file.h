@@ -19,7 +19,9 @@ std::string read_file(const std::filesystem::path& path, int64_t max_bytes);
 /// removes the temporary file in both cases.
 void write_file_atomically(const std::filesystem::path& path, std::string_view content);
 
-/// Renames a finished directory to its final name and makes that durable. `to` must not exist.
+/// Renames a finished directory to its final name and makes that durable. A directory `to` that is
+/// there is replaced and removed: where the file system can exchange names a crash leaves the one
+/// or the other under `to`, elsewhere perhaps neither.
 void publish_directory(const std::filesystem::path& from, const std::filesystem::path& to);
 
 /// A file being written without a name; commit() makes it appear under `path` durably. Without

@@ -32,12 +32,19 @@ struct LoadedConfig {
   ConfigSource source;
 };
 
+/// A key whose value differs between two configurations; values as in YAML.
+struct ChangedValue {
+  std::string key;  ///< dotted path
+  std::string before;
+  std::string after;
+};
+
 namespace detail {
 ConfigSource read_fields(const Fields& fields, std::string_view text, std::string_view name,
                          std::span<const std::string> overrides);
 std::string read_config_text(const std::filesystem::path& file);
 std::string dump_fields(const Fields& fields, const Fields& defaults);
-std::vector<std::string> changed_fields(const Fields& fields, const Fields& defaults);
+std::vector<ChangedValue> changed_fields(const Fields& fields, const Fields& before);
 std::string fields_reference(const Fields& defaults);
 std::string fields_json_schema(const Fields& defaults, std::string_view title);
 }  // namespace detail
@@ -69,11 +76,21 @@ std::string dump_config(Config config) {
   return detail::dump_fields(fields_of(config), fields_of(defaults));
 }
 
-/// Dotted paths of all keys whose values are not those of `from` (the defaults), in the order of
-/// the dump. A list of sections counts as changed where it is not empty.
+/// All keys whose values are not those of `before`, in the order of the dump. A list of sections is
+/// one value.
 template <typename Config>
-std::vector<std::string> changed_keys(Config config, Config from = {}) {
-  return detail::changed_fields(fields_of(config), fields_of(from));
+std::vector<ChangedValue> changed_values(Config config, Config before) {
+  return detail::changed_fields(fields_of(config), fields_of(before));
+}
+
+/// Dotted paths of all keys whose values are not the defaults, in the order of the dump.
+template <typename Config>
+std::vector<std::string> changed_keys(Config config) {
+  std::vector<std::string> keys;
+  for (const ChangedValue& value : changed_values(std::move(config), Config{})) {
+    keys.push_back(value.key);
+  }
+  return keys;
 }
 
 /// A Markdown page with one table per section.

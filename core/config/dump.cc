@@ -53,17 +53,31 @@ void write_section(const Fields& fields, const Fields* defaults, std::string lea
   }
 }
 
-void add_changed(const Fields& fields, const Fields& defaults, const std::string& prefix,
-                 std::vector<std::string>& keys) {
+// A list of sections on one line.
+std::string list_of(const Field& field) {
+  std::vector<std::string> elements;
+  for (size_t i = 0; i < field.section_elements.size(); ++i) {
+    std::vector<std::string> values;
+    for (const Field& inner : field.section_elements.at(i)) {
+      values.push_back(fmt::format("{}: {}", inner.key, value_of(inner)));
+    }
+    elements.push_back(fmt::format("{{{}}}", fmt::join(values, ", ")));
+  }
+  return fmt::format("[{}]", fmt::join(elements, ", "));
+}
+
+void add_changed(const Fields& fields, const Fields& before, const std::string& prefix,
+                 std::vector<ChangedValue>& changed) {
   for (size_t i = 0; i < fields.size(); ++i) {
     const std::string key = prefix + fields[i].key;
     if (fields[i].kind == Field::Kind::kSection) {
-      add_changed(fields[i].section, defaults[i].section, key + ".", keys);
-    } else if (fields[i].kind == Field::Kind::kSectionList) {
-      if (fields[i].section_elements.size() > 0) keys.push_back(key);
-    } else if (value_of(fields[i]) != value_of(defaults[i])) {
-      keys.push_back(key);
+      add_changed(fields[i].section, before[i].section, key + ".", changed);
+      continue;
     }
+    const bool is_list = fields[i].kind == Field::Kind::kSectionList;
+    std::string now = is_list ? list_of(fields[i]) : value_of(fields[i]);
+    std::string then = is_list ? list_of(before[i]) : value_of(before[i]);
+    if (now != then) changed.push_back({key, std::move(then), std::move(now)});
   }
 }
 
@@ -71,10 +85,10 @@ void add_changed(const Fields& fields, const Fields& defaults, const std::string
 
 namespace detail {
 
-std::vector<std::string> changed_fields(const Fields& fields, const Fields& defaults) {
-  std::vector<std::string> keys;
-  add_changed(fields, defaults, "", keys);
-  return keys;
+std::vector<ChangedValue> changed_fields(const Fields& fields, const Fields& before) {
+  std::vector<ChangedValue> changed;
+  add_changed(fields, before, "", changed);
+  return changed;
 }
 
 std::string dump_fields(const Fields& fields, const Fields& defaults) {

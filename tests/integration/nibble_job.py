@@ -296,8 +296,9 @@ def reached_step(directory):
 
 
 def last_checkpoint(directory):
-    found = sorted(path for path in (Path(directory) / "checkpoints").glob("step-*")
-                   if (path / "meta.json").exists())
+    found = sorted((path for path in (Path(directory) / "checkpoints").glob("step-*[0-9]")
+                    if (path / "meta.json").exists()),
+                   key=lambda path: int(path.name.removeprefix("step-")))
     if not found:
         raise AssertionError(f"{directory} has no checkpoint")
     return found[-1]

@@ -125,11 +125,12 @@ class Resume(JobTest):
         result = self.run_nibble("train", TINY_DENSE, "--resume", *settings(
             run__directory=directory, run__steps=4, optimizer__lr=0.002, run__seed=9))
         self.assertEqual(result.code, 0, result.err)
-        self.assertIn("run.seed, optimizer.lr", result.err)
+        changed = "run.seed: 7 -> 9, optimizer.lr: 0.001 -> 0.002"
+        self.assertIn(changed, result.err)
         events = query(directory, "SELECT kind, message FROM events ORDER BY rowid")
         self.assertEqual([kind for kind, _ in events], ["resumed", "resumed"])
         self.assertNotIn("run.", events[0][1])
-        self.assertIn("run.seed, optimizer.lr", events[1][1])
+        self.assertIn(changed, events[1][1])
 
     def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(self):
         reference = self.folder / "reference"

@@ -8,6 +8,7 @@
 #include <random>
 
 #include "core/base/fail.h"
+#include "core/checkpoint/checkpoint_list.h"
 #include "core/kernels/linear.h"
 #include "core/models/rope_table.h"
 #include "core/models/tape_executor.h"

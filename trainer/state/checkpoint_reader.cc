@@ -73,6 +73,14 @@ std::vector<double> read_norms(const OrderedJson& meta, const fs::path& path) {
   }
 }
 
+std::string read_job_config(const OrderedJson& meta, const fs::path& path) {
+  const OrderedJson text = meta.value("job_config", OrderedJson(""));
+  if (!text.is_string()) {
+    fail(ErrorCode::kInvalidArgument, "'{}': job_config is no text", path.string());
+  }
+  return text.get<std::string>();
+}
+
 }  // namespace
 
 bool is_train_checkpoint(const fs::path& directory) {
@@ -112,8 +120,10 @@ CheckpointReader::CheckpointReader(const fs::path& directory) : directory_(direc
   constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
   progress_ = {read_count(meta, "step", kAny, meta_path),
                read_count(meta, "weight_version", kAny, meta_path),
-               read_count(meta, "updates", kAny, meta_path), read_norms(meta, meta_path),
-               meta.contains("rollout") ? meta["rollout"].dump() : ""};
+               read_count(meta, "updates", kAny, meta_path),
+               read_norms(meta, meta_path),
+               meta.contains("rollout") ? meta["rollout"].dump() : "",
+               read_job_config(meta, meta_path)};
   const fs::path config_path = directory / "config.json";
   const std::string config_text = read_file(config_path, kMaxConfigBytes);
   if (meta.value("sha256", OrderedJson()) != checkpoint_meta_sha256(meta, config_text)) {

@@ -24,6 +24,7 @@ struct TrainProgress {
   int64_t updates = 0;                    ///< optimizer steps taken
   std::vector<double> recent_grad_norms;  ///< that guards compare with (Guard)
   std::string rollout_state;              ///< JSON of the coordinator's, as it is; empty: none
+  std::string job_config;                 ///< YAML of the job that wrote it; empty: not kept
 };
 
 /// Whether a directory is a training checkpoint, finished or not, rather than a Hugging Face one.

@@ -31,6 +31,7 @@ struct OptimizerState {
   std::vector<Array<uint16_t>> held_scale;  ///< HeldScales; empty if scales are not held
   int64_t updates = 0;                      ///< optimizer steps taken
 
+  OptimizerState() = default;  ///< nothing
   /// Zero moments, masters of the layout's sizes.
   explicit OptimizerState(const ShardLayout& layout, DeviceKind device = DeviceKind::kCpu,
                           MomentType moments = MomentType::kFp32);

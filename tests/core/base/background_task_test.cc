@@ -30,6 +30,19 @@ TEST(BackgroundTask, KeepsWhatTheBodyThrewForCheck) {
   EXPECT_EQ(seen, ErrorCode::kDataLoss);
 }
 
+TEST(BackgroundTask, IsWaitedForAsLongAsTheDeadlineSays) {
+  std::latch may_end(1);
+  const BackgroundTask task([&](const std::stop_token&) {
+    may_end.wait();
+    fail(ErrorCode::kDataLoss, "lost");
+  });
+  EXPECT_FALSE(task.wait_until(Deadline::after(std::chrono::milliseconds(1))));
+  task.check();
+  may_end.count_down();
+  EXPECT_TRUE(task.wait_until(Deadline::after(std::chrono::seconds(60))));
+  EXPECT_THROW(task.check(), Error);
+}
+
 TEST(BackgroundTask, DestructorStopsTheBody) {
   std::atomic<bool> stopped = false;
   {

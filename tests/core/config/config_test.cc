@@ -296,5 +296,19 @@ TEST(ChangedKeys, AreThoseWhoseValuesAreNotTheDefaults) {
               ::testing::ElementsAre("seed", "betas", "sampling.top_p", "sources"));
 }
 
+TEST(ChangedValues, SayWhatWasAndWhatIs) {
+  const Train before = parse("seed: 3\nsources: [{path: a}]\n");
+  EXPECT_TRUE(changed_values(before, before).empty());
+  std::vector<std::string> said;
+  for (const ChangedValue& value :
+       changed_values(parse("seed: 4\nsampling: {top_p: 0.5}\nsources: [{path: b}]\n"), before)) {
+    said.push_back(value.key + ": " + value.before + " -> " + value.after);
+  }
+  ASSERT_EQ(said.size(), 3u);
+  EXPECT_EQ(said[0], "seed: 3 -> 4");
+  EXPECT_EQ(said[1], "sampling.top_p: 1.0 -> 0.5");
+  EXPECT_EQ(said[2], "sources: [{path: a, weight: 1.0}] -> [{path: b, weight: 1.0}]");
+}
+
 }  // namespace
 }  // namespace nibble
