@@ -36,12 +36,13 @@ void check_same_model(const RunConfig& c, const ModelConfig& model, const Parame
   }
 }
 
-DraftPart draft_part(const RunConfig& c, const std::filesystem::path& directory,
-                     const QuantizationPlan& serve) {
+DraftPart draft_part(const std::filesystem::path& directory, const QuantizationPlan& serve) {
   return with_context("rollout.draft_model", [&] {
-    const ModelConfig model = model_of(c, directory);
-    const QuantizationPlan stored = checkpoint_plan(
-        model_json(c, directory), (directory / "config.json").string(), model_parameters(model));
+    // Weights need not be there but where trainer rank 0 is.
+    const Json json = read_hf_config(directory);
+    const std::string name = (directory / "config.json").string();
+    const ModelConfig model = parse_model_config(json, name);
+    const QuantizationPlan stored = checkpoint_plan(json, name, model_parameters(model));
     return DraftPart{directory, model, draft_plan(model, stored, serve)};
   });
 }
@@ -80,9 +81,16 @@ JobPlans job_plans(const RunConfig& config) {
   const QuantizationPlan plain = plan_bf16(table);
   // A supervised job serves nobody: its checkpoint holds what it trained.
   const bool serve_int4 = config.qat.enabled || (config.rollout.quantize && !is_supervised(config));
+  if (serve_int4 && int4.any() && int4.config.bits != 4) {
+    fail(ErrorCode::kInvalidArgument,
+         "{} '{}' has {} bits; only INT4 is trained and served packed: convert the model with "
+         "--quant-type W4A16, or set qat.enabled and rollout.quantize to false",
+         config.model.int4.empty() ? "model.path" : "model.int4", directory.string(),
+         int4.config.bits);
+  }
   JobPlans plans{config.qat.enabled ? int4 : plain, serve_int4 ? int4 : plain, {}};
   if (!config.rollout.draft_model.empty() && !is_supervised(config)) {
-    plans.draft = draft_part(config, config.rollout.draft_model, plans.serve);
+    plans.draft = draft_part(config.rollout.draft_model, plans.serve);
   }
   return plans;
 }

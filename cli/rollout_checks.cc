@@ -13,6 +13,11 @@ void check_drafts(const RolloutConfig& rollout, const ConfigSource& source) {
          "as to 4, or remove the draft model",
          source.where("rollout.draft_model"));
   }
+  if (!rollout.draft_adapts && rollout.max_draft_tokens == 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "rollout.draft_adapts ({}) means nothing while rollout.max_draft_tokens is 0: remove it",
+         source.where("rollout.draft_adapts"));
+  }
   if (rollout.draft_head.empty()) {
     if (!rollout.train_draft_head) return;
     fail(ErrorCode::kInvalidArgument,

@@ -27,6 +27,7 @@ EngineConfig engine_config(const RolloutConfig& c) {
   config.kv_slots = c.kv_tokens;
   config.max_positions = c.max_positions;
   config.max_draft_tokens = c.max_draft_tokens;
+  config.drafts_adapt = c.draft_adapts;
   config.max_requests = kMostRequests;
   config.mesh = engine_mesh(c);
   return config;

@@ -45,6 +45,7 @@ struct RolloutConfig {
   int64_t graph_max_batch = 256;
   int64_t max_positions = 2048;
   int64_t max_draft_tokens = 0;
+  bool draft_adapts = true;
   std::filesystem::path draft_model;
   std::string draft_head;
   bool train_draft_head = false;
@@ -131,6 +132,8 @@ void visit_fields(Visitor& v, RolloutConfig& c) {
           "sibling samples and earlier epochs); samples stay as they are, and only what pays is "
           "guessed; 0: none",
           Range{0, 64});
+  v.field("draft_adapts", c.draft_adapts, "",
+          "guess only what pays; false: all there is, to measure guesses rather than time");
   v.field("draft_model", c.draft_model, "",
           "Hugging Face directory, BF16 or INT4, of a small model with the same tokenizer that "
           "guesses too (max_draft_tokens); trainers publish it with the model, in INT4 where the "

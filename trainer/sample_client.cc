@@ -2,6 +2,9 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <thread>
+
+#include "core/base/clock.h"
 #include "core/base/fail.h"
 #include "core/data/sample_codec.h"
 #include "core/rpc/channel.h"
@@ -10,15 +13,16 @@
 
 namespace nibble {
 
-std::vector<SampleGroup> fetch_samples(const std::string& engine_address,
-                                       const std::vector<uint64_t>& prompt_ids,
-                                       std::chrono::milliseconds timeout) {
-  const auto stub = v1::Rollout::NewStub(make_channel(engine_address));
+namespace {
+
+std::vector<SampleGroup> try_to_fetch(v1::Rollout::Stub& stub, const std::string& engine_address,
+                                      const std::vector<uint64_t>& prompt_ids,
+                                      std::chrono::milliseconds timeout) {
   v1::FetchSamplesRequest request;
   request.mutable_prompt_ids()->Add(prompt_ids.begin(), prompt_ids.end());
   std::vector<SampleGroup> groups;
   call_rpc("FetchSamples", engine_address, timeout, [&](grpc::ClientContext& context) {
-    const auto reader = stub->FetchSamples(&context, request);
+    const auto reader = stub.FetchSamples(&context, request);
     v1::SampleGroupMessage message;
     try {
       while (reader->Read(&message)) {
@@ -36,6 +40,24 @@ std::vector<SampleGroup> fetch_samples(const std::string& engine_address,
     return reader->Finish();
   });
   return groups;
+}
+
+}  // namespace
+
+std::vector<SampleGroup> fetch_samples(const std::string& engine_address,
+                                       const std::vector<uint64_t>& prompt_ids,
+                                       std::chrono::milliseconds timeout) {
+  constexpr auto kPause = std::chrono::milliseconds(100);
+  const auto stub = v1::Rollout::NewStub(make_channel(engine_address));
+  const Deadline deadline = Deadline::after(timeout);
+  while (true) {
+    try {
+      return try_to_fetch(*stub, engine_address, prompt_ids, deadline.remaining());
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kUnavailable || deadline.remaining() <= kPause) throw;
+      std::this_thread::sleep_for(kPause);
+    }
+  }
 }
 
 }  // namespace nibble

@@ -1,8 +1,22 @@
 #include "core/spec/joint_parameters.h"
 
+#include <algorithm>
+
 #include "core/base/fail.h"
 
 namespace nibble {
+namespace {
+
+bool is_divided(const ParameterTable& table, int64_t group_size) {
+  return std::all_of(table.parameters.begin(), table.parameters.end(), [&](const auto& parameter) {
+    const bool is_matrix = parameter.role == ParameterRole::kAttention ||
+                           parameter.role == ParameterRole::kMlp ||
+                           parameter.role == ParameterRole::kExpert;
+    return !is_matrix || parameter.cols % group_size == 0;
+  });
+}
+
+}  // namespace
 
 JointParameters join_parameters(const ParameterTable& table, const QuantizationPlan& plan,
                                 const DraftPart* draft) {
@@ -26,7 +40,7 @@ QuantizationPlan draft_plan(const ModelConfig& draft, const QuantizationPlan& st
   constexpr int kBits = 4;
   // A checkpoint of 8 bits is read as the BF16 weights that it stands for.
   if (!stored.any() || stored.config.bits != kBits) {
-    if (!serve.any()) return plan_bf16(table);
+    if (!serve.any() || !is_divided(table, serve.config.group_size)) return plan_bf16(table);
     return plan_quantization(table, default_targets(draft), kBits, serve.config.group_size);
   }
   if (serve.any() && stored.config.group_size != serve.config.group_size) {

@@ -28,9 +28,8 @@ JointParameters join_parameters(const ParameterTable& table, const QuantizationP
 
 /// How a draft model is served beside a model of plan `serve`, in whose format all that is
 /// published is: as `stored` says, if anything of it is quantized; else like a fresh conversion in
-/// the model's groups; not quantized beside a model that is not.
-/// Throws Error{kInvalidArgument} naming both group sizes if they differ, or the tensor that a
-/// group does not divide.
+/// the model's groups; not quantized beside a model that is not, nor where such groups do not
+/// divide its matrices. Throws Error{kInvalidArgument} naming both group sizes if they differ.
 QuantizationPlan draft_plan(const ModelConfig& draft, const QuantizationPlan& stored,
                             const QuantizationPlan& serve);
 

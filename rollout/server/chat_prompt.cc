@@ -1,5 +1,9 @@
 #include "rollout/server/chat_prompt.h"
 
+#include <algorithm>
+#include <array>
+#include <string_view>
+
 #include "core/base/error.h"
 #include "rollout/server/request_error.h"
 
@@ -42,6 +46,15 @@ void parse_arguments(OrderedJson& calls, const std::string& field) {
   }
 }
 
+// A template would pass over a message of a role that it does not know.
+void check_role(const std::string& role, const std::string& field) {
+  constexpr std::array<std::string_view, 5> kRoles = {"system", "developer", "user", "assistant",
+                                                      "tool"};
+  if (std::find(kRoles.begin(), kRoles.end(), role) != kRoles.end()) return;
+  refuse_field(field, "{} is '{}'; it must be system, developer, user, assistant or tool", field,
+               role.substr(0, 40));
+}
+
 OrderedJson checked_messages(const OrderedJson& given) {
   if (!given.is_array() || given.empty() || given.size() > kMaxMessages) {
     refuse_field("messages", "messages must be a list of 1 to {} messages", kMaxMessages);
@@ -53,6 +66,7 @@ OrderedJson checked_messages(const OrderedJson& given) {
     if (!message.is_object() || !message.contains("role") || !message["role"].is_string()) {
       refuse_field(field, "{} must be an object with a role", field);
     }
+    check_role(message["role"].get_ref<const std::string&>(), field + ".role");
     if (message.contains("tool_calls") && !message["tool_calls"].is_null()) {
       parse_arguments(message["tool_calls"], field + ".tool_calls");
     }

@@ -9,6 +9,7 @@
 #include <boost/beast/http/error.hpp>
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/write.hpp>
+#include <optional>
 #include <sstream>
 #include <utility>
 
@@ -30,6 +31,29 @@ constexpr std::chrono::milliseconds kLook{500};
 
 bool is_too_long_head(const error_code& error) {
   return error == http::error::header_limit || error == http::error::buffer_overflow;
+}
+
+struct HeadProblem {
+  int status;
+  std::string message;
+};
+
+// What another reader of the same bytes, a proxy, might understand otherwise (RFC 9112, 3.2, 6.3),
+// and what we would read as something that it is not.
+std::optional<HeadProblem> framing_problem(const http::fields& head, bool is_chunked) {
+  if (head.count(http::field::transfer_encoding) > 0 && !is_chunked) {
+    return HeadProblem{400, "Transfer-Encoding is not chunked: where the body ends is not said"};
+  }
+  if (head.count(http::field::host) > 1) return HeadProblem{400, "more than one Host"};
+  const auto coding = head[http::field::content_encoding];
+  if (!coding.empty() && !boost::beast::iequals(coding, "identity")) {
+    return HeadProblem{415, "Content-Encoding: send the body as it is"};
+  }
+  const auto expect = head[http::field::expect];
+  if (!expect.empty() && !boost::beast::iequals(expect, "100-continue")) {
+    return HeadProblem{417, "Expect: only 100-continue is known"};
+  }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -134,6 +158,11 @@ void HttpConnection::head_read(const error_code& error) {
   if (phase_ == Phase::kClosed) return;
   if (error) return reading_failed(error);
   is_http_1_0_ = parser_->get().version() < 11;
+  // Where its end is not certain, what follows on the connection is nobody's.
+  if (const auto problem = framing_problem(parser_->get(), parser_->chunked())) {
+    keeps_alive_ = false;
+    return refuse(host_.handlers.make_error(problem->status, problem->message));
+  }
   if (const auto refusal = host_.handlers.screen(head())) {
     keeps_alive_ = parser_->is_done() && parser_->keep_alive();
     return refuse(*refusal);

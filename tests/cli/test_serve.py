@@ -281,7 +281,7 @@ class Refusals(ServeTestCase):
                 self.expect(COMPLETIONS, {"prompt": PROMPT, field: value}, field)
         self.expect(COMPLETIONS, {"prompt": PROMPT, "model": "gpt"}, "model", status=404)
         for messages in (None, [], "hi", [1], [{"content": "x"}], [{"role": "user"}],
-                         [{"role": "user", "content": 3}],
+                         [{"role": "user", "content": 3}], [{"role": "bogus", "content": "x"}],
                          [{"role": "user", "content": [{"type": "image_url"}]}]):
             with self.subTest(messages=messages):
                 status, error = self.server.refusal(CHAT, {"messages": messages})

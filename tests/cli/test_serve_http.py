@@ -53,10 +53,21 @@ class Http(unittest.TestCase):
                      b"POST /v1/completions HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
                      b"POST /v1/completions HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n"
                      b"\r\n", b"GET /health HTTP/1.1\r\nbad header\r\n\r\n",
+                     b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
                      b"POST /v1/completions HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"):
             answer = self.exchange(data)
             self.assertEqual(status_of(answer), 400, (data, answer))
             self.assertIn(b'"error"', answer)
+        self.expect_healthy()
+
+    def test_what_is_not_certain_to_be_a_body_is_not_the_next_request(self):
+        smuggled = b"POST /pause HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"
+        for header, status in ((b"Transfer-Encoding: gzip", 400), (b"Transfer-Encoding: chunked, gzip", 400),
+                               (b"Content-Encoding: gzip", 415), (b"Expect: luck", 417)):
+            answer = self.exchange(b"GET /health HTTP/1.1\r\nHost: a\r\n" + header + b"\r\n\r\n" + smuggled)
+            self.assertEqual(status_of(answer), status, (header, answer))
+            self.assertEqual(answer.count(b"HTTP/1.1 "), 1, "one answer, then the end")
+            self.assertIn(b"false", self.server.raw(b"GET /is_paused HTTP/1.0\r\n\r\n"))
         self.expect_healthy()
 
     def test_truncated_requests_are_dropped(self):

@@ -6,12 +6,14 @@ import unittest
 from nibble_job import JobTest, last_checkpoint, query, read_metrics, settings, state_sha256
 
 STEPS = 6
-FEW_STEPS = settings(run__steps=STEPS, eval__every=100, checkpoint__every=100)
 MODELS = "tests/oracles/models/dense_untied"
+# Next to nothing is learned, so that a draft model that began as the model still is as good as the model.
+FEW_STEPS = settings(run__steps=STEPS, eval__every=100, checkpoint__every=100, optimizer__lr=1e-6)
 
 
 def drafts(directory=f"{MODELS}/int4_sym7"):
-    return settings(rollout__draft_model=directory, rollout__max_draft_tokens=3)
+    return settings(rollout__draft_model=directory, rollout__max_draft_tokens=3,
+                    rollout__draft_adapts="false")
 
 
 class DraftModel(JobTest):
@@ -21,12 +23,16 @@ class DraftModel(JobTest):
         return directory
 
     def expect_run_of(self, directory, reference):
+        """The same samples and state, drawn with guesses that come true: with the model's weights as they
+        are served, in every step. Other weights would guess one in 512, and look-up guesses little in
+        answers of 8 tokens."""
         self.assertEqual(state_sha256(last_checkpoint(directory)),
                          state_sha256(last_checkpoint(reference)))
         rows = read_metrics(directory)[0]
         self.assertEqual(len(rows), STEPS)
-        # Whether it guesses is up to what pays on this machine; that it is asked is not.
-        self.assertTrue(all(row["draft_ms"] > 0 for row in rows))
+        for row in rows:
+            self.assertGreater(row["guessed_tokens"], 40)
+            self.assertGreater(row["accepted_tokens"], 0.8 * row["guessed_tokens"], row["step"])
 
     def sync_bytes(self, directory):
         return [row["sync_bytes"] for row in read_metrics(directory)[0]]
@@ -50,22 +56,11 @@ class DraftModel(JobTest):
                     # The same sizes once more.
                     self.assertEqual(self.sync_bytes(directory), [2 * n for n in plain])
 
-    def test_one_that_is_the_model_itself_guesses_what_is_drawn(self):
-        """Its weights arrived as they are, or were rounded as the model's are. Nothing is learned, so
-        that they stay the model's. It does not pay, but is tried, in answers that are long enough."""
-        still = settings(optimizer__lr=0, rollout__max_new_tokens=200, rollout__max_positions=256,
-                         rollout__kv_tokens=8192, parallel__max_tokens_per_device=1024)
-        for directory in (f"{MODELS}/int4_sym7", f"{MODELS}/bf16"):
-            with self.subTest(directory):
-                self.fresh_folder()
-                run = self.folder / "run"
-                self.train(run, *FEW_STEPS, *still, *drafts(directory))
-                rows = read_metrics(run)[0]
-                guessed = sum(row["guessed_tokens"] for row in rows)
-                accepted = sum(row["accepted_tokens"] for row in rows)
-                self.assertGreater(guessed, 0)
-                # Look-up guesses too, and not always rightly; other weights would guess one in 640.
-                self.assertGreater(accepted / guessed, 0.6)
+    def test_bf16_weights_are_rounded_as_the_models_are(self):
+        reference = self.reference()
+        directory = self.folder / "run"
+        self.train(directory, *FEW_STEPS, *drafts(f"{MODELS}/bf16"))
+        self.expect_run_of(directory, reference)
 
     def test_an_unchanged_draft_model_costs_a_delta_nothing(self):
         deltas = settings(weight_sync__delta="true", weight_sync__whole_every=100)
@@ -108,7 +103,8 @@ class DraftModel(JobTest):
                 self.fresh_folder()
                 reference = self.reference(*settings(**values))
                 directory = self.folder / "run"
-                self.train(directory, *FEW_STEPS, *settings(**values), *drafts())
+                own = "bf16" if "rollout__quantize" in values else "int4_sym7"
+                self.train(directory, *FEW_STEPS, *settings(**values), *drafts(f"{MODELS}/{own}"))
                 self.expect_run_of(directory, reference)
 
     def test_groups_of_another_size_are_refused_with_both(self):

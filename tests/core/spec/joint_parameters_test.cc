@@ -62,6 +62,11 @@ TEST(DraftPlan, FollowsTheModelUnlessTheDraftModelIsQuantizedAlready) {
   EXPECT_FALSE(draft_plan(model, wide, plain).any());
   EXPECT_EQ(draft_plan(model, plain, linear_plan(model, 64)).config.group_size, 64);
   EXPECT_EQ(draft_plan(model, wide, linear_plan(model, 64)).config.bits, 4);
+  const ModelConfig odd = config_of("llama_smol");  // 96 inputs
+  const ParameterTable odd_table = model_parameters(odd);
+  QuantizationPlan wide_groups = stored;
+  wide_groups.config.group_size = 64;
+  EXPECT_FALSE(draft_plan(odd, plan_bf16(odd_table), wide_groups).any());
   EXPECT_EQ(draft_plan(model, stored, plain).quantized, stored.quantized);
   EXPECT_EQ(draft_plan(model, stored, stored).quantized, stored.quantized);
   try {
