@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
-"""Jobs whose processes are killed or stopped at random moments of publications, again and again.
+"""Jobs whose processes are killed or stopped at random moments, again and again.
 
-Every trial runs the tiny dense job with one or two faults at named failpoints (core/base/failpoint.h)
+--moments publications: every trial runs the tiny dense job with one or two faults at named failpoints (core/base/failpoint.h)
 of a random worker or of the coordinator, and resumes it if it ended. A trial fails if no fault happened, if
 a process ended by another signal than the one that was sent, or if what is left is not right: the state
 must be that of a run without faults, every version that an engine said to serve must be in the log as
 committed, and no sample may have been made by other weights than the trainer's: their log-probabilities
 agree to the bit, so one that does not is counted as a mixed version.
+--moments any: every trial kills the coordinator, a trainer rank or an engine up to three times at a moment drawn from the
+job's whole time, start and end included, while checkpoints are written beside every step or every second one, and resumes it
+until it is done: nothing half written may be left, and again the state must be that of a run without faults.
 One JSON line at the end; exit code 1 at the first trial that fails, whose seed it prints.
 
-  tools/random_kills.py --binary build/cpu/bin/nibble [--trials 1000] [--seed 1] [--jobs 1]
+  tools/random_kills.py --binary build/cpu/bin/nibble [--moments any] [--trials 1000] [--seed 1] [--jobs 1]
 """
 
 import argparse
@@ -29,6 +32,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 6
+ANY_STEPS = 20
 ENGINE_STATES = ("reserve", "receive", "received", "prepare", "prepared", "commit", "committed")
 SENDER_STATES = ("send", "sent")
 COORDINATOR_STATES = ("decide", "decided")
@@ -38,6 +42,7 @@ LONGEST_TRIAL_S = 120
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--binary", required=True)
+    parser.add_argument("--moments", choices=("publications", "any"), default="publications")
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=1, help="trials side by side")
@@ -154,6 +159,54 @@ def run_trial(number, seed, want):
     return trial
 
 
+def run_killed(number, seed, references):
+    """A trial of --moments any."""
+    from killed_run import KilledRun
+    rng = random.Random(f"{seed}/{number}")
+    every = rng.choice(sorted(references))
+    want, seconds = references[every]
+    for attempt in range(5):
+        folder = Path(tempfile.mkdtemp(prefix="nibble-kills-"))
+        run = KilledRun(folder, rng, any_settings(every), seconds * 0.7**attempt)
+        try:
+            run.run(kills=rng.randint(1, 3))
+            run.check(ANY_STEPS, want)
+        except Exception as error:
+            print(f"trial {number} of seed {seed} in {folder}: {error}", file=sys.stderr)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        if run.killed:
+            return run
+    raise AssertionError(f"trial {number} of seed {seed}: the job always ended before it was to be killed")
+
+
+def any_settings(every):
+    return settings(run__steps=ANY_STEPS, eval__data='""', checkpoint__every=every, cluster__lease_ms=30000)
+
+
+def kill_at_any_moment(flags):
+    from killed_run import run_unbroken
+    began = time.monotonic()
+    references = {}
+    for every in (1, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            references[every] = run_unbroken(Path(folder), any_settings(every))
+    killed, starts, torn, done = collections.Counter(), 0, 0, 0
+    with ThreadPoolExecutor(flags.jobs) as pool:
+        for run in pool.map(lambda n: run_killed(n, flags.seed, references), range(flags.trials)):
+            killed += run.killed
+            starts += run.starts
+            torn += run.torn
+            done += 1
+            if done % 10 == 0:
+                print(f"{done} trials, {killed.total()} kills, {torn} in the middle of a checkpoint, "
+                      f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    print(json.dumps({"bench": "random_kills", "moments": "any", "trials": done, "seed": flags.seed,
+                      "steps": ANY_STEPS, "kills": killed.total(), "by_victim": dict(sorted(killed.items())),
+                      "checkpoints_torn": torn, "resumed_jobs": starts - done,
+                      "same_state_sha256": done, "s": round(time.monotonic() - began)}))
+
+
 def main():
     flags = arguments()
     os.environ["NIBBLE_BIN"] = str(Path(flags.binary).resolve())
@@ -162,6 +215,9 @@ def main():
     from nibble_job import (TINY_DENSE, Job, become_subreaper, last_checkpoint, parents, query, read_metrics,
                             settings, state_sha256, wait_until)
     become_subreaper()
+    if flags.moments == "any":
+        kill_at_any_moment(flags)
+        return
     COMMON = settings(run__steps=STEPS, eval__data='""', checkpoint__every=1, weight_sync__timeout_ms=4000,
                       weight_sync__retries=5, cluster__lease_ms=30000)
     began = time.monotonic()
