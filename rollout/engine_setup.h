@@ -23,6 +23,16 @@ ModelSpec model_spec(const std::filesystem::path& directory);
 EngineConfig plan_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
                          const DraftModel* draft);
 
+/// What one rank of a job's engine takes of memory; drafts and heads come on top.
+struct EngineRankMemory {
+  int64_t weight_bytes = 0;  ///< of one version; a shadow takes as much again
+  int64_t kv_bytes = 0;      ///< of rollout.kv_tokens; 0 where they are what is left of a GPU
+  int64_t kv_bytes_per_token = 0;
+  int64_t buffer_bytes = 0;  ///< activations, logits, the table of cache slots
+};
+EngineRankMemory engine_rank_memory(const RolloutConfig& rollout, const ModelSpec& spec,
+                                    const QuantizationPlan& plan, DeviceKind device, int rank);
+
 /// Makes this process's runner, or this rank's part of one. `options` outlives the result.
 StepRunnerFactory engine_runner(const RolloutWorkerOptions& options,
                                 std::vector<int64_t> graph_batches);
