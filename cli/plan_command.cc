@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/memory_report.h"
 #include "cli/planned_model.h"
 #include "core/base/fail.h"
 #include "core/base/json.h"
@@ -20,25 +21,19 @@ namespace nibble {
 namespace {
 
 struct PlanFlags {
-  std::filesystem::path config;
   std::filesystem::path cluster;
   std::filesystem::path model;
   int64_t group_size = 0;
   std::string targets;
   bool all = false;
-  bool json = false;
+  MemoryReportFlags job;  // its json is of both plans
 };
 
 void check_flags(const PlanFlags& flags) {
-  if (flags.cluster.empty()) {
-    fail(ErrorCode::kUnimplemented,
-         "`nibble plan` plans weight sync only; memory is not planned yet: use `nibble plan --sync "
-         "CLUSTER.yaml --model DIR`");
-  }
-  if (!flags.config.empty()) {
+  if (!flags.job.config.empty()) {
     fail(ErrorCode::kInvalidArgument,
          "--sync takes a cluster file and --model; leave '{}' out (a job's file is not read)",
-         flags.config.string());
+         flags.job.config.string());
   }
   if (flags.model.empty()) {
     fail(ErrorCode::kInvalidArgument,
@@ -190,11 +185,15 @@ void print_plans(const std::vector<FanoutPlan>& plans, const ClusterSpec& cluste
 }
 
 void run_plan(const PlanFlags& flags) {
+  if (flags.cluster.empty()) {
+    run_memory_report(flags.job);
+    return;
+  }
   check_flags(flags);
   const ClusterSpec cluster = load_cluster(flags.cluster);
   const PlannedModel model = plan_model(flags.model, flags.group_size, flags.targets);
   const std::vector<FanoutPlan> plans = fanout_plans(cluster, model, flags);
-  if (flags.json) {
+  if (flags.job.json) {
     fmt::print("{}\n", plans_json(plans, cluster, model));
   } else {
     print_plans(plans, cluster, model, flags);
@@ -205,9 +204,13 @@ void run_plan(const PlanFlags& flags) {
 
 void add_plan_command(CLI::App& app, CommandContext& context) {
   CLI::App* command = app.add_subcommand(
-      "plan", "how weights get from trainers to replicas in a cluster, and how long that takes");
+      "plan", "memory and gathered bytes of a job; or a cluster's publications and their time");
   auto flags = std::make_shared<PlanFlags>();  // shared: parse and work are two callbacks
-  command->add_option("config", flags->config, "YAML file of a job (memory is not planned yet)");
+  command->add_option("config", flags->job.config, "YAML file of a job: its memory, rank by rank");
+  command->add_option("--set", flags->job.overrides, "overrides a key of the job");
+  command->add_option("--device", flags->job.device, "cpu or cuda; default: the job's");
+  command->add_option("--micro-batches", flags->job.micro_batches,
+                      "of one optimizer step on a rank, for what is gathered (1)");
   command->add_option("--sync", flags->cluster, "YAML file of a cluster: nodes, GPUs, link rates");
   command->add_option("--model", flags->model,
                       "Hugging Face directory; config.json is enough, weights are not read");
@@ -218,11 +221,17 @@ void add_plan_command(CLI::App& app, CommandContext& context) {
                       "as in convert");
   command->add_flag("--all", flags->all,
                     "print every link and edge, not only sums and the first ones");
-  command->add_flag("--json", flags->json, "print one JSON object, with all links and edges");
+  command->add_flag("--json", flags->job.json, "print one JSON object, with all ranks or links");
   command->footer(
-      "Example:\n  nibble plan --sync configs/clusters/one-node-4-4.yaml --model "
+      "Example:\n  nibble plan configs/ci/tiny-moe.yaml --set trainer.recompute=full\n"
+      "  nibble plan --sync configs/clusters/one-node-4-4.yaml --model "
       "models/Qwen3-30B-A3B --group-size 128");
-  command->callback([flags, &context] { context.run = [flags] { run_plan(*flags); }; });
+  command->callback([flags, &context] {
+    if (flags->job.config.empty() && flags->cluster.empty()) {
+      throw CLI::RequiredError("a job's file or --sync");
+    }
+    context.run = [flags] { run_plan(*flags); };
+  });
 }
 
 }  // namespace nibble

@@ -21,11 +21,13 @@
 #include "core/base/clock.h"
 #include "core/base/fail.h"
 #include "core/base/json.h"
+#include "core/base/memory_count.h"
 #include "core/comm/process_group.h"
 #include "core/comm/reduce.h"
 #include "core/device/cuda_device.h"
 #include "core/ops/cpu_backend.h"
 #include "core/ops/torch_parallel.h"
+#include "core/tensor/tensor_memory.h"
 #include "trainer/token_records.h"
 #include "trainer/trainer.h"
 
@@ -54,6 +56,17 @@ bool has_weights(const std::filesystem::path& model) {
                      [](const auto& file) { return file.path().extension() == ".safetensors"; });
 }
 
+// The value of a configuration's enum.
+template <typename Enum>
+Enum named(const char* flag, const std::string& name) {
+  std::string all;
+  for (const auto& [value, its_name] : enum_names(Enum{})) {
+    if (its_name == name) return value;
+    all += (all.empty() ? "" : ", ") + std::string(its_name);
+  }
+  fail(ErrorCode::kInvalidArgument, "{} is '{}'; it must be one of {}", flag, name, all);
+}
+
 TrainerConfig trainer_config(const TrainBenchFlags& flags, const PlannedModel& model,
                              bool is_quantized) {
   TrainerConfig config;
@@ -66,6 +79,8 @@ TrainerConfig trainer_config(const TrainBenchFlags& flags, const PlannedModel& m
   config.algorithm.loss.objective = PolicyObjective::kSft;
   config.algorithm.loss.aggregation = Aggregation::kTokenMean;
   config.optimizer.lr = 1e-5;
+  config.optimizer.state = named<MomentType>("--state", flags.state);
+  config.recompute = named<Recompute>("--recompute", flags.recompute);
   config.max_tokens_per_device = flags.max_tokens_per_device;
   config.max_positions = flags.sequence + 1;
   return config;
@@ -96,6 +111,7 @@ class RankBench {
     const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
     ops::set_num_threads(std::max(1, cores / mesh.world));
     if (gpu_) ops::bind_cuda_thread();
+    count_tensor_memory();
     group_ = mesh.world == 1 ? solo_group("trainers")
                              : join_gloo_group(meeting("trainers"), rank, mesh.world);
     groups_ = std::make_unique<MeshGroups>(mesh, *group_,
@@ -132,7 +148,12 @@ class RankBench {
                         {"tokens", flags_.tokens},
                         {"sequence", flags_.sequence},
                         {"rounds", rounds}};
-    json["peak_rss_bytes"] = all_reduce_max(*group_, peak_resident_bytes());  // of the largest rank
+    // Of the largest rank.
+    json["recompute"] = flags_.recompute;
+    json["state"] = flags_.state;
+    json["peak_bytes"] = all_reduce_max(
+        *group_, gpu_ ? ops::peak_cuda_bytes() : memory_count(DeviceKind::kCpu).peak_bytes());
+    json["peak_rss_bytes"] = all_reduce_max(*group_, peak_resident_bytes());
     for (const Side& side : sides_) {
       if (side.trainer) json[side.is_quantized ? "qat" : "bf16"] = figures(side);
     }
@@ -250,6 +271,8 @@ Mesh check_flags(const TrainBenchFlags& flags, const PlannedModel& model) {
          "scripts/gpu_report_multi.sh",
          flags.ranks);
   }
+  (void)named<Recompute>("--recompute", flags.recompute);
+  (void)named<MomentType>("--state", flags.state);
   const Mesh mesh{flags.ranks, flags.tensor, flags.expert};
   if (const auto problem = mesh_problem(model.config, mesh)) {
     fail(ErrorCode::kInvalidArgument, "--ranks, --tensor, --expert: {}", *problem);
@@ -285,7 +308,8 @@ void print_text(const OrderedJson& json) {
         "pairs\n",
         it["ratio"].get<double>(), it["upper_95"].get<double>(), it["pairs"].get<int64_t>());
   }
-  fmt::print("  peak memory {:.1f} MB of the largest rank\n",
+  fmt::print("  peak memory {:.1f} MB allocated by the largest rank, {:.1f} MB resident\n",
+             static_cast<double>(json["peak_bytes"].get<int64_t>()) / 1e6,
              static_cast<double>(json["peak_rss_bytes"].get<int64_t>()) / 1e6);
 }
 
@@ -305,6 +329,8 @@ void add_train_bench_flags(CLI::App& command, TrainBenchFlags& flags) {
   command.add_option("--tensor", flags.tensor, "ranks that work on the same tokens (1)");
   command.add_option("--expert", flags.expert, "ranks that hold a layer's experts together (1)");
   command.add_option("--max-tokens", flags.max_tokens_per_device, "of a micro-batch (4096)");
+  command.add_option("--recompute", flags.recompute, "none, selective or full (none)");
+  command.add_option("--state", flags.state, "type of the moments: fp32 or bf16 (fp32)");
   command.add_option("--rounds", flags.rounds, "steps that count (5; both: 30 pairs)");
   command.add_option("--device", flags.device, "auto, cpu or cuda, which measures one rank (auto)");
   command.add_flag("--json", flags.json, "one line of JSON");

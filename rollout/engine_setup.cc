@@ -20,7 +20,7 @@ namespace {
 // The coordinator bounds what is under way in training; an evaluation comes as a whole.
 constexpr int64_t kMostRequests = int64_t{1} << 20;
 
-EngineConfig engine_config(const RolloutConfig& c) {
+EngineConfig engine_config(const RolloutConfig& c, DeviceKind device) {
   EngineConfig config;
   config.max_running = c.max_running;
   config.max_step_tokens = c.max_step_tokens;
@@ -30,44 +30,48 @@ EngineConfig engine_config(const RolloutConfig& c) {
   config.drafts_adapt = c.draft_adapts;
   config.max_requests = kMostRequests;
   config.mesh = engine_mesh(c);
+  if (device == DeviceKind::kCpu) return config;
+  // On a GPU there are logits for every sequence of a batch.
+  config.max_logit_rows =
+      std::max<int64_t>(config.max_logit_rows, std::min<int64_t>(config.max_running, 1024));
+  // Guesses are checked in steps that CUDA graphs cover too.
+  if (config.max_draft_tokens > 0) {
+    config.max_logit_rows =
+        std::max(config.max_logit_rows, std::min(config.max_step_tokens, c.graph_max_batch));
+  }
   return config;
+}
+
+int64_t rank_weight_bytes(const JointParameters& published, const Mesh& mesh, int rank) {
+  const Manifest manifest = make_manifest(published.table, published.plan);
+  return slices_bytes(manifest, engine_slices(manifest, published.table, mesh, rank));
 }
 
 // Weights of both, buffers and cache of the engine, and of the draft model beside it.
 struct EngineMemory {
   int64_t weights = 0;
-  CudaEngineMemory runners;
+  RunnerMemory runners;
 };
 EngineMemory memory_of(const ModelSpec& spec, const EngineConfig& config, int64_t weights,
                        const ModelSpec* draft) {
   EngineMemory memory{weights, cuda_engine_memory(spec, config)};
   if (draft == nullptr) return memory;
-  const CudaEngineMemory own = cuda_engine_memory(*draft, cuda_draft_config(config, *draft));
+  const RunnerMemory own = cuda_engine_memory(*draft, cuda_draft_config(config, *draft));
   memory.runners.fixed_bytes += own.fixed_bytes;
   memory.runners.bytes_per_slot += own.bytes_per_slot;
   return memory;
 }
 
-// Sizes on a GPU: KV slots from what is left, logits for every sequence of a batch.
+// Sizes on a GPU: KV slots from what is left.
 EngineConfig plan_gpu_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
                              const ModelSpec* draft) {
-  EngineConfig config = engine_config(options.rollout);
-  config.max_logit_rows =
-      std::max<int64_t>(config.max_logit_rows, std::min<int64_t>(config.max_running, 1024));
-  // Guesses are checked in steps that CUDA graphs cover too.
-  if (config.max_draft_tokens > 0) {
-    config.max_logit_rows = std::max(
-        config.max_logit_rows, std::min(config.max_step_tokens, options.rollout.graph_max_batch));
-  }
+  EngineConfig config = engine_config(options.rollout, DeviceKind::kCuda);
   // Without a trainer beside it: what is served, and a shadow.
   const SharedGpu gpu = options.shared_gpu
                             ? *options.shared_gpu
                             : SharedGpu{ops::free_cuda_bytes(), 0, options.in_place ? 1 : 2};
-  const JointParameters joint = job_parameters(options, spec);
-  const Manifest manifest = make_manifest(joint.table, joint.plan);
   const int rank = options.rank != nullptr ? options.rank->rank() : 0;
-  const int64_t own_bytes =
-      slices_bytes(manifest, engine_slices(manifest, joint.table, config.mesh, rank));
+  const int64_t own_bytes = rank_weight_bytes(job_parameters(options, spec), config.mesh, rank);
   const auto [weights, memory] = memory_of(spec, config, gpu.weight_buffers * own_bytes, draft);
   const int64_t own_part = gpu.free_bytes / options.gpu_sharers;
   const auto budget =
@@ -177,7 +181,17 @@ EngineConfig plan_engine(const RolloutWorkerOptions& options, const ModelSpec& s
     fail(ErrorCode::kInvalidArgument,
          "rollout.kv_tokens: 0 means what GPU memory is left; on a CPU name a number of tokens");
   }
-  return engine_config(options.rollout);
+  return engine_config(options.rollout, DeviceKind::kCpu);
+}
+
+EngineRankMemory engine_rank_memory(const RolloutConfig& rollout, const ModelSpec& spec,
+                                    const JointParameters& published, DeviceKind device, int rank) {
+  const EngineConfig config = engine_config(rollout, device);
+  const RunnerMemory runner = device == DeviceKind::kCpu ? cpu_runner_memory(spec, config)
+                                                         : cuda_engine_memory(spec, config);
+  return {rank_weight_bytes(published, config.mesh, rank),
+          in_whole_blocks(config).kv_slots * runner.bytes_per_slot, runner.bytes_per_slot,
+          runner.fixed_bytes};
 }
 
 StepRunnerFactory engine_runner(const RolloutWorkerOptions& options,

@@ -31,6 +31,16 @@ JointParameters job_parameters(const RolloutWorkerOptions& options, const ModelS
 EngineConfig plan_engine(const RolloutWorkerOptions& options, const ModelSpec& spec,
                          const ModelSpec* draft);
 
+/// What one rank of a job's engine takes of memory; a draft model's cache and a head come on top.
+struct EngineRankMemory {
+  int64_t weight_bytes = 0;  ///< of one version; a shadow takes as much again
+  int64_t kv_bytes = 0;      ///< of rollout.kv_tokens; 0 where they are what is left of a GPU
+  int64_t kv_bytes_per_token = 0;
+  int64_t buffer_bytes = 0;  ///< activations, logits, the table of cache slots
+};
+EngineRankMemory engine_rank_memory(const RolloutConfig& rollout, const ModelSpec& spec,
+                                    const JointParameters& published, DeviceKind device, int rank);
+
 /// Makes this process's runner, or this rank's part of one. `options` outlives the result.
 StepRunnerFactory engine_runner(const RolloutWorkerOptions& options,
                                 std::vector<int64_t> graph_batches);

@@ -37,11 +37,10 @@ int64_t arena_floats_per_token(const ModelConfig& config) {
   return std::max(joined, attention + std::max(dense, routed) + config.hidden);
 }
 
-int64_t arena_floats(const ModelConfig& whole, const ModelConfig& own, int64_t max_tokens,
-                     const StepRanks& ranks) {
-  if (ranks.group == nullptr) return max_tokens * arena_floats_per_token(own);
-  return (max_tokens + ranks.world()) *
-         (arena_floats_per_token(own) + gathered_floats_per_token(whole));
+int64_t arena_floats(const ModelConfig& whole, int64_t max_tokens, const Mesh& mesh) {
+  const int64_t own = arena_floats_per_token(rank_config(whole, mesh));
+  if (mesh.world == 1) return max_tokens * own;
+  return (max_tokens + mesh.world) * (own + gathered_floats_per_token(whole));
 }
 
 std::span<const std::byte> bytes_of(const float* values, int64_t count) {
@@ -74,10 +73,17 @@ ArenaExecutor::ArenaExecutor(const ModelSpec& spec, Limits limits,
       activations_(activations),
       rope_(make_rope_table(spec.config.rope, spec.config.head_dim, limits.max_positions)),
       residual_(static_cast<size_t>(limits.max_tokens * spec.config.hidden)),
-      arena_(static_cast<size_t>(arena_floats(spec.config, config_, limits.max_tokens, ranks))),
+      arena_(static_cast<size_t>(arena_floats(spec.config, limits.max_tokens, ranks.mesh()))),
       routes_(
           static_cast<size_t>(spec.config.num_moe_layers()),
           std::vector<int32_t>(static_cast<size_t>(limits.max_tokens * spec.config.moe.top_k))) {}
+
+int64_t ArenaExecutor::num_bytes(const ModelSpec& spec, Limits limits, const Mesh& mesh) {
+  const ModelConfig& config = spec.config;
+  return 4 * (limits.max_tokens * config.hidden + arena_floats(config, limits.max_tokens, mesh) +
+              config.num_moe_layers() * limits.max_tokens * config.moe.top_k +
+              limits.max_positions * config.head_dim);
+}
 
 const float* ArenaExecutor::run(const ArenaStep& step, const ops::WeightSource& weights,
                                 KvCache& cache) {

@@ -47,6 +47,9 @@ class ArenaExecutor {
   ArenaExecutor(const ModelSpec& spec, Limits limits, const kernels::Parallel& parallel,
                 ActivationType activations = ActivationType::kFloat32, StepRanks ranks = {});
 
+  /// What an executor of these sizes takes, the cache apart.
+  static int64_t num_bytes(const ModelSpec& spec, Limits limits, const Mesh& mesh = {});
+
   /// Final hidden states float32 [T, hidden], valid until the next call. `weights` may differ from
   /// step to step: that is how a new version is swapped in.
   const float* run(const ArenaStep& step, const ops::WeightSource& weights, KvCache& cache);

@@ -48,6 +48,20 @@ class CpuStepRunner final : public StepRunner {
 
 }  // namespace
 
+RunnerMemory cpu_runner_memory(const ModelSpec& spec, const EngineConfig& config) {
+  const int64_t world = config.mesh.world;
+  // Of several ranks each has a part of the logits, everybody's parts and the whole.
+  const int64_t parts =
+      world == 1 ? 0 : (world + 1) * head_share(spec.config.vocab, 0, config.mesh.world).rows();
+  const int64_t logits =
+      4 * config.max_logit_rows * (spec.config.vocab + parts + spec.config.hidden);
+  const int64_t table = 4 * config.max_running * config.max_positions;
+  return {
+      ArenaExecutor::num_bytes(spec, {config.max_step_tokens, config.max_positions}, config.mesh) +
+          logits + table,
+      KvCache::bytes_per_slot(rank_config(spec.config, config.mesh))};
+}
+
 std::unique_ptr<StepRunner> make_cpu_step_runner(const ModelSpec& spec, const EngineConfig& config,
                                                  const kernels::Parallel& parallel,
                                                  ActivationType activations, StepRanks ranks) {

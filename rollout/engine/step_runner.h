@@ -33,6 +33,14 @@ class StepRunner {
   virtual std::span<const int32_t> routes(int64_t moe_layer) const = 0;
 };
 
+/// What a runner takes of its device's memory, weights apart.
+struct RunnerMemory {
+  int64_t fixed_bytes = 0;     ///< activations, logits, staging
+  int64_t bytes_per_slot = 0;  ///< a token in the cache
+};
+/// Of a runner on the CPU, on each of its ranks; the table of slots too.
+RunnerMemory cpu_runner_memory(const ModelSpec& spec, const EngineConfig& config);
+
 /// On the CPU. `spec`, `parallel` and the group of `ranks` must outlive the result. Of several
 /// ranks each runs the same plans; the first has the draws.
 std::unique_ptr<StepRunner> make_cpu_step_runner(

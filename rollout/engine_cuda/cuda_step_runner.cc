@@ -438,7 +438,7 @@ class CudaStepRunner final : public StepRunner {
 
 }  // namespace
 
-CudaEngineMemory cuda_engine_memory(const ModelSpec& spec, const EngineConfig& config) {
+RunnerMemory cuda_engine_memory(const ModelSpec& spec, const EngineConfig& config) {
   // Of several ranks each has a part of the logits, everybody's parts and the whole.
   const int64_t world = config.mesh.world;
   const int64_t parts =

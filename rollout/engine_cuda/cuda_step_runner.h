@@ -20,12 +20,8 @@ struct CudaEngineOptions {
   StepRanks ranks;
 };
 
-/// What a runner takes of the GPU's memory, weights apart.
-struct CudaEngineMemory {
-  int64_t fixed_bytes = 0;     ///< activations, logits, staging
-  int64_t bytes_per_slot = 0;  ///< a token in the cache
-};
-CudaEngineMemory cuda_engine_memory(const ModelSpec& spec, const EngineConfig& config);
+/// Of the GPU's memory; zeros in a build without CUDA.
+RunnerMemory cuda_engine_memory(const ModelSpec& spec, const EngineConfig& config);
 
 /// 1, 2, 4, 8, then every 8 to `most`.
 std::vector<int64_t> default_graph_batches(int64_t most);

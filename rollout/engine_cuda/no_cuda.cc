@@ -3,7 +3,7 @@
 
 namespace nibble {
 
-CudaEngineMemory cuda_engine_memory(const ModelSpec& /*spec*/, const EngineConfig& /*config*/) {
+RunnerMemory cuda_engine_memory(const ModelSpec& /*spec*/, const EngineConfig& /*config*/) {
   return {};
 }
 

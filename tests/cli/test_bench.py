@@ -197,11 +197,19 @@ class BenchTrain(CliTestCase):
                 self.assertNotIn("bf16", line)
                 for key in ("tokens_per_s", "step_ms", "forward_backward_ms", "optimizer_ms"):
                     self.assertGreater(qat[key], 0, key)
-                self.assertGreater(line["peak_rss_bytes"], 1 << 20)
+                self.assertGreater(line["peak_rss_bytes"], line["peak_bytes"])
+                self.assertGreater(line["peak_bytes"], 1 << 20)
                 self.assertEqual(qat["gathered_quantized_bytes"] > 0, flags == ("--ranks", 2))
                 losses.append(qat["loss"])
         self.assertAlmostEqual(losses[0], losses[1], delta=1e-4)
         self.assertAlmostEqual(losses[0], losses[2], delta=1e-4)
+
+    def test_what_is_computed_again_is_not_allocated_and_changes_no_bit(self):
+        none, full = self.bench(), self.bench("--recompute", "full")
+        self.assertEqual((none["recompute"], full["recompute"]), ("none", "full"))
+        self.assertLess(full["peak_bytes"], none["peak_bytes"])
+        self.assertEqual(full["qat"]["loss"], none["qat"]["loss"])
+        self.assertLess(self.bench("--state", "bf16")["peak_bytes"], none["peak_bytes"])
 
     def test_both_in_turn_and_what_int4_saves_in_gathers(self):
         line = self.bench("--qat", "both", "--ranks", 2, "--group-size", 32)
@@ -225,6 +233,8 @@ class BenchTrain(CliTestCase):
         train = ("bench", "train", "--model", MODELS / "dense_tied/bf16")
         self.refuse(*train, "--qat", "maybe", says=["--qat is 'maybe'"])
         self.refuse(*train, "--ranks", 0, says=["--ranks is 0"])
+        self.refuse(*train, "--recompute", "some", says=["--recompute is 'some'", "selective"])
+        self.refuse(*train, "--state", "int8", says=["--state is 'int8'", "bf16"])
         self.refuse(*train, "--tokens", 0, says=["--tokens is 0"])
         self.refuse(*train, "--tokens", 64, "--sequence", 64, "--ranks", 2,
                     says=["--tokens 64", "too few for 2 ranks"])

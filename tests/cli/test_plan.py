@@ -1,6 +1,7 @@
 """`nibble plan --sync`, and the clusters under configs/clusters/."""
 
 import json
+import os
 import unittest
 
 from nibble_cli import MODELS, ROOT, CliTestCase
@@ -72,10 +73,6 @@ class Plan(CliTestCase):
         for part in (*STRATEGIES, "gpu 0 nvlink out", "from GPU", "fastest: direct"):
             self.assertIn(part, text)
 
-    def test_memory_planning_is_said_to_be_missing(self):
-        self.refuse("plan", says=["memory is not planned yet", "--sync"])
-        self.refuse("plan", "job.yaml", says=["memory is not planned yet"])
-
     def test_bad_input_is_named(self):
         self.refuse("plan", "--sync", CLUSTERS[0], says=["--model"])
         self.refuse("plan", "--sync", "none.yaml", "--model", MODEL, says=["none.yaml"])
@@ -91,6 +88,83 @@ class Plan(CliTestCase):
                     says=[f"{path}:1: nodes.0.rolout: unknown key", "nodes.0.rollout"])
         path = self.cluster("nodes: [{ trainers: 16, rollout: 4 }]\ntrainer: { expert: 16 }\n" + links)
         self.refuse("plan", "--sync", path, "--model", MODEL, says=[f"{path}: trainer", "expert"])
+
+    def test_a_job_or_a_cluster_must_be_named(self):
+        self.refuse("plan", code=2, says=["--sync"])
+        self.refuse("plan", "none.yaml", says=["none.yaml"])
+
+
+class MemoryReport(CliTestCase):
+    """`nibble plan CONFIG`: memory and gathered bytes of a job's ranks."""
+
+    DENSE, MOE = ROOT / "configs/ci/tiny-dense.yaml", ROOT / "configs/ci/tiny-moe.yaml"
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(ROOT)  # the paths in these files begin there
+
+    def plan(self, config, *flags, **keys):
+        sets = [arg for key, value in keys.items() for arg in ("--set", f"{key.replace('__', '.')}={value}")]
+        return json.loads(self.succeed("plan", config, "--device", "cpu", "--json", *sets, *flags))
+
+    def test_parts_add_up_and_elements_are_the_models(self):
+        for config in (self.DENSE, self.MOE):
+            for trainers in (1, 2):
+                with self.subTest(config=config.name, trainers=trainers):
+                    plan = self.plan(config, cluster__trainers=trainers)
+                    self.assertEqual(len(plan["trainers"]), trainers)
+                    for rank in plan["trainers"]:
+                        self.assertEqual(rank["moments_bytes"], 2 * rank["masters_bytes"])
+                        self.assertEqual(rank["gradients_bytes"], rank["masters_bytes"])
+                        self.assertEqual(rank["ring_bytes"] > 0, trainers > 1)
+                        parts = sum(rank[f"{part}_bytes"] for part in
+                                    ("masters", "moments", "gradients", "packed", "reference", "ring", "activations"))
+                        self.assertEqual(rank["total_bytes"], parts)
+                        gathered = rank["gathered_per_step"]
+                        self.assertEqual(gathered["whole_bytes"], gathered["quantized_bytes"] +
+                                         gathered["rest_bytes"] + gathered["reference_bytes"])
+                        self.assertEqual(gathered["quantized_bytes"] > 0, trainers > 1)
+                    for rank in plan["engine_ranks"]:
+                        self.assertEqual(rank["weight_buffers"], 2)
+                        self.assertEqual(rank["total_bytes"],
+                                         rank["weights_bytes"] + rank["kv_cache_bytes"] + rank["buffers_bytes"])
+                        self.assertEqual(rank["kv_cache_bytes"] % rank["kv_bytes_per_token"], 0)
+
+    def test_options_that_save_memory_save_it(self):
+        def rank(**keys):
+            return self.plan(self.MOE, **keys)["trainers"][0]
+        none, full = rank(), rank(trainer__recompute="full")
+        selective = rank(trainer__recompute="selective")
+        self.assertLess(full["activations_bytes"], selective["activations_bytes"])
+        self.assertLess(selective["activations_bytes"], none["activations_bytes"])
+        self.assertEqual(rank(optimizer__state="bf16")["moments_bytes"], none["masters_bytes"])
+        mapped = rank(optimizer__mapped_in=self.folder)
+        self.assertEqual(mapped["state_in"], "mapped_file")
+        self.assertEqual(mapped["total_bytes"],
+                         none["total_bytes"] - none["masters_bytes"] - none["moments_bytes"])
+        in_place = self.plan(self.MOE, weight_sync__in_place="true")["engine_ranks"][0]
+        self.assertEqual(in_place["weight_buffers"], 1)
+
+    def test_more_micro_batches_gather_more(self):
+        def gathered(count):
+            plan = self.plan(self.MOE, "--micro-batches", count, cluster__trainers=2)
+            return plan["trainers"][0]["gathered_per_step"]["whole_bytes"]
+        self.assertLessEqual(gathered(1), gathered(2))
+        self.assertEqual(gathered(3) - gathered(2), gathered(2) - gathered(1))
+
+    def test_the_table_names_its_columns(self):
+        text = self.succeed("plan", self.MOE, "--set", "cluster.trainers=2")
+        for part in ("masters", "moments", "gradients", "packed", "reference", "ring", "activations",
+                     "quantized", "rest", "whole", "KV cache", "buffers"):
+            self.assertIn(part, text)
+
+    def test_bad_flags_are_named(self):
+        self.refuse("plan", self.MOE, "--device", "tpu", says=["--device", "tpu"])
+        self.refuse("plan", self.MOE, "--micro-batches", 0, says=["--micro-batches"])
+        self.refuse("plan", self.MOE, "--set", "trainer.recompute=some", says=["trainer.recompute", "selective"])
+        self.refuse("plan", self.MOE, "--set", f"optimizer.mapped_in={self.folder}/none",
+                    says=["optimizer.mapped_in", "none"])
 
 
 if __name__ == "__main__":
