@@ -4,11 +4,12 @@
     benchmarks/three_seeds.py --output DIR [--seeds 1,2,3] [--steps 400] [--pretrain-steps 1000]
 
 Pretrains a mixture of experts on sums from random weights (supervised, BF16) by a teacher who is right in 4 of 10 cases
-only, so that there is something to learn from rewards, rounds its experts to INT4, and trains the result by GRPO with QAT, and the BF16 model by the same job: two trainer ranks that share the experts
-(parallel.expert: 2) and two rollout workers. Every step of every run is checked: the gap between trainer and rollout
-must be 0. Writes DIR/curves.json (held-out reward by step of every run, the rewards trained on in blocks of steps, means
-over seeds, the paired difference at the end with its 95 % interval) and DIR/curves.png (`nibble plot`); prints one JSON line. What is in DIR already is not
-made again, so that an interrupted call goes on.
+only, so that there is something to learn from rewards, rounds its experts to INT4, and trains the result by GRPO with
+QAT, and the BF16 model by the same job: two trainer ranks that share the experts (parallel.expert: 2) and two rollout
+workers. Every step of every run is checked: the gap between trainer and rollout must be 0. Writes DIR/curves.json
+(held-out reward by step of every run, the rewards trained on in blocks of steps, means over seeds, the paired difference
+at the end with its 95 % interval) and DIR/curves.png (`nibble plot`); prints one JSON line. What is in DIR already is
+not made again, so that an interrupted call goes on.
 """
 
 import argparse
@@ -36,7 +37,8 @@ qat: {{ enabled: false }}
 data: {{ train: {folder}/sums/noisy.jsonl }}
 rollout: {{ max_positions: 64 }}
 algorithm: {{ loss: sft }}
-optimizer: {{ lr: 0.004, schedule: cosine, warmup_steps: 20, decay_steps: {steps}, min_lr: 0.0001, beta2: 0.95, global_batch: 128 }}
+optimizer:
+  {{ lr: 0.004, schedule: cosine, warmup_steps: 20, decay_steps: {steps}, min_lr: 0.0001, beta2: 0.95, global_batch: 128 }}
 parallel: {{ max_tokens_per_device: 4096 }}
 eval: {{ data: {folder}/sums/heldout.jsonl, every: 100 }}
 checkpoint: {{ every: {steps}, keep: 1 }}
@@ -47,7 +49,8 @@ cluster: {{ trainers: 2, rollout_workers: 2, threads_per_worker: 1 }}
 parallel: {{ expert: 2, max_tokens_per_device: 4096 }}
 model: {{ path: {folder}/bf16, int4: {folder}/int4 }}
 data: {{ train: {folder}/sums/train.jsonl }}
-rollout: {{ prompts_per_step: 16, samples_per_prompt: 8, max_new_tokens: 6, max_running: 64, max_positions: 64, kv_tokens: 4096 }}
+rollout:
+  {{ prompts_per_step: 16, samples_per_prompt: 8, max_new_tokens: 6, max_running: 64, max_positions: 64, kv_tokens: 4096 }}
 reward: {{ type: last_number }}
 algorithm: {{ clip_low: 0.2, clip_high: 0.28, kl_estimator: k3, kl_loss_coef: 0.001 }}
 optimizer: {{ lr: 0.0003, beta2: 0.98, weight_decay: 0.1, global_batch: 128 }}
