@@ -149,4 +149,14 @@ int64_t peak_activation_bytes(const ModelConfig& whole, const ModelConfig& own, 
   return sizes.outside() + std::max(peak, kept + sizes.head_backward());
 }
 
+int64_t largest_layer_bytes(const ModelConfig& whole, const ModelConfig& own, const Mesh& mesh,
+                            const ActivationLoad& load) {
+  const ActivationSizes sizes(whole, own, mesh, load);
+  int64_t largest = 0;
+  for (const bool is_moe : whole.layer_is_moe) {
+    largest = std::max(largest, sizes.layer(is_moe).kept());
+  }
+  return largest;
+}
+
 }  // namespace nibble

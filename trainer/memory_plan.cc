@@ -69,14 +69,24 @@ int64_t packing_bytes(const TrainerConfig& config, const SharedModel& shared) {
   return bytes;
 }
 
-int64_t activation_bytes(const TrainerConfig& config, const SharedModel& shared, const Mesh& mesh,
-                         DeviceKind device, int64_t expert_skew) {
+void add_activations(const TrainerConfig& config, const SharedModel& shared, const Mesh& mesh,
+                     TrainerMemory& memory) {
+  constexpr int64_t kSkew = 2;
+  constexpr int64_t kGpuWorkspaces = int64_t{256} << 20;
+  const ModelConfig own = rank_config(shared.model, mesh);
   const int64_t tokens = config.max_tokens_per_device;
-  const int64_t peak =
-      peak_activation_bytes(shared.model, rank_config(shared.model, mesh), mesh,
-                            {tokens, tokens, config.recompute, device, expert_skew});
-  if (!config.algorithm.routing_replay) return peak;
-  return peak + kFloatBytes * tokens * shared.model.moe.top_k * shared.model.num_moe_layers();
+  ActivationLoad load{tokens, tokens, config.recompute, memory.device};
+  memory.activation_bytes = peak_activation_bytes(shared.model, own, mesh, load);
+  load.expert_skew = kSkew;
+  memory.margin_bytes =
+      peak_activation_bytes(shared.model, own, mesh, load) - memory.activation_bytes;
+  if (memory.device == DeviceKind::kCuda) {
+    memory.margin_bytes += 2 * largest_layer_bytes(shared.model, own, mesh, load) + kGpuWorkspaces;
+  }
+  if (config.algorithm.routing_replay) {
+    memory.activation_bytes +=
+        kFloatBytes * tokens * shared.model.moe.top_k * shared.model.num_moe_layers();
+  }
 }
 
 }  // namespace
@@ -103,10 +113,7 @@ TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh,
     memory.reference_bytes = shard_bytes(shared.reference);
     memory.ring_bytes += ring_bytes(shared.reference, false, home);  // one of its own
   }
-  constexpr int64_t kSkew = 2;
-  memory.activation_bytes = activation_bytes(config, shared, mesh, device, 1);
-  memory.skew_bytes =
-      activation_bytes(config, shared, mesh, device, kSkew) - memory.activation_bytes;
+  add_activations(config, shared, mesh, memory);
   return memory;
 }
 
