@@ -114,7 +114,7 @@ class LayoutBench {
     for (const Weights& weights : kWeights) {
       const TrainerMemory memory =
           plan_trainer_memory(config(weights), mesh_, rank_, DeviceKind::kCuda);
-      const int64_t own = memory.activation_bytes + memory.skew_bytes;
+      const int64_t own = memory.activation_bytes + memory.margin_bytes;
       wanted += memory.total() - own;
       activations = std::max(activations, own);
     }

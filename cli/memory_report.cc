@@ -125,7 +125,7 @@ OrderedJson trainer_json(const TrainerMemory& memory, const StepGathers& step, s
           {"ring_bytes", memory.ring_bytes},
           {"activations_bytes", memory.activation_bytes},
           {"total_bytes", memory.bytes_in(memory.device)},
-          {"expert_skew_bytes", memory.skew_bytes},
+          {"margin_bytes", memory.margin_bytes},
           {"gathered_per_step", gathers_json(step)}};
 }
 
@@ -184,9 +184,11 @@ void print_trainers(const MemoryReport& plan) {
         megabytes(memory.activation_bytes), megabytes(memory.bytes_in(memory.device)));
   }
   print_more(plan.trainers.size());
-  if (first.skew_bytes > 0) {
-    fmt::print("  {:.2f} MB more where an expert rank gets twice its even part of the tokens\n",
-               megabytes(first.skew_bytes));
+  if (first.margin_bytes > 0) {
+    fmt::print("  up to {:.2f} MB more: {}\n", megabytes(first.margin_bytes),
+               plan.device == DeviceKind::kCpu
+                   ? "for an expert rank that gets twice its even part of the tokens"
+                   : "for libraries, fragments, and experts that get twice their part");
   }
 }
 

@@ -107,7 +107,7 @@ class Roles {
         "trainer memory plan: state_mib={} packed_mib={} reference_mib={} ring_mib={} "
         "activations_mib={}",
         state_bytes / kMib, trainer.packed_bytes / kMib, reference_bytes / kMib,
-        trainer.ring_bytes / kMib, (trainer.activation_bytes + trainer.skew_bytes) / kMib);
+        trainer.ring_bytes / kMib, (trainer.activation_bytes + trainer.margin_bytes) / kMib);
     return {ops::free_cuda_bytes(), trainer.total(),
             store_->mesh().world == 1     ? 0
             : config.weight_sync.in_place ? 1

@@ -149,12 +149,21 @@ int64_t peak_activation_bytes(const ModelConfig& whole, const ModelConfig& own, 
   return sizes.outside() + std::max(peak, kept + sizes.head_backward());
 }
 
+int64_t largest_layer_bytes(const ModelConfig& whole, const ModelConfig& own, const Mesh& mesh,
+                            const ActivationLoad& load) {
+  const ActivationSizes sizes(whole, own, mesh, load);
+  int64_t largest = 0;
+  for (const bool is_moe : whole.layer_is_moe) {
+    largest = std::max(largest, sizes.layer(is_moe).kept());
+  }
+  return largest;
+}
+
 int64_t forward_activation_bytes(const ModelConfig& whole, const ModelConfig& own, const Mesh& mesh,
                                  const ActivationLoad& load) {
   const ActivationSizes sizes(whole, own, mesh, load);
-  int64_t peak = sizes.head_backward();
-  for (const bool is_moe : whole.layer_is_moe) peak = std::max(peak, sizes.layer(is_moe).kept());
-  return sizes.outside() + sizes.stream() + peak;
+  return sizes.outside() + sizes.stream() +
+         std::max(sizes.head_backward(), largest_layer_bytes(whole, own, mesh, load));
 }
 
 }  // namespace nibble

@@ -24,6 +24,9 @@ struct ActivationLoad {
 ///   own  rank_config(): sizes of one tensor rank
 int64_t peak_activation_bytes(const ModelConfig& whole, const ModelConfig& own, const Mesh& mesh,
                               const ActivationLoad& load);
+/// What the tape keeps of the largest layer if nothing is dropped; arguments as above.
+int64_t largest_layer_bytes(const ModelConfig& whole, const ModelConfig& own, const Mesh& mesh,
+                            const ActivationLoad& load);
 
 /// The same of a forward pass without a tape, which keeps one layer at a time.
 int64_t forward_activation_bytes(const ModelConfig& whole, const ModelConfig& own, const Mesh& mesh,

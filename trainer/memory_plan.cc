@@ -77,14 +77,24 @@ int64_t packing_bytes(const TrainerConfig& config, const SharedModel& shared) {
   return bytes;
 }
 
-int64_t activation_bytes(const TrainerConfig& config, const SharedModel& shared, const Mesh& mesh,
-                         DeviceKind device, int64_t expert_skew) {
+void add_activations(const TrainerConfig& config, const SharedModel& shared, const Mesh& mesh,
+                     TrainerMemory& memory) {
+  constexpr int64_t kSkew = 2;
+  constexpr int64_t kGpuWorkspaces = int64_t{256} << 20;
+  const ModelConfig own = rank_config(shared.model, mesh);
   const int64_t tokens = config.max_tokens_per_device;
-  const int64_t peak =
-      peak_activation_bytes(shared.model, rank_config(shared.model, mesh), mesh,
-                            {tokens, tokens, config.recompute, device, expert_skew});
-  if (!config.algorithm.routing_replay) return peak;
-  return peak + kFloatBytes * tokens * shared.model.moe.top_k * shared.model.num_moe_layers();
+  ActivationLoad load{tokens, tokens, config.recompute, memory.device};
+  memory.activation_bytes = peak_activation_bytes(shared.model, own, mesh, load);
+  load.expert_skew = kSkew;
+  memory.margin_bytes =
+      peak_activation_bytes(shared.model, own, mesh, load) - memory.activation_bytes;
+  if (memory.device == DeviceKind::kCuda) {
+    memory.margin_bytes += 2 * largest_layer_bytes(shared.model, own, mesh, load) + kGpuWorkspaces;
+  }
+  if (config.algorithm.routing_replay) {
+    memory.activation_bytes +=
+        kFloatBytes * tokens * shared.model.moe.top_k * shared.model.num_moe_layers();
+  }
 }
 
 // A frozen model, and a ring of its own.
@@ -135,10 +145,7 @@ TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh,
   memory.ring_bytes = ring_bytes(shared.train, true, ShardHome::kDevice);
   if (config.offload_reference) memory.reference_home = offload_kind(device);
   if (may_need_reference(config.algorithm)) add_frozen(config, shared.reference, memory);
-  constexpr int64_t kSkew = 2;
-  memory.activation_bytes = activation_bytes(config, shared, mesh, device, 1);
-  memory.skew_bytes =
-      activation_bytes(config, shared, mesh, device, kSkew) - memory.activation_bytes;
+  add_activations(config, shared, mesh, memory);
   if (!config.teacher.empty()) {
     const Teacher teacher(config, mesh, rank);
     add_frozen(config, teacher.layout, memory);

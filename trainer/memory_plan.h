@@ -19,9 +19,10 @@ struct TrainerMemory {
   int64_t reference_bytes = 0;   ///< BF16; the teacher's too
   int64_t ring_bytes = 0;        ///< layers gathered or uploaded, and their gradients
   int64_t activation_bytes = 0;  ///< of one full micro-batch: peak_activation_bytes()
-  /// More of them where a router sends twice an even part of the rows to one of several expert
-  /// ranks; one that sends still more takes more.
-  int64_t skew_bytes = 0;
+  /// More of them, to be on the safe side: where a router sends twice an even part of the rows to
+  /// one of several expert ranks (one that sends still more takes more); on a GPU for workspaces of
+  /// libraries and fragments of the allocator.
+  int64_t margin_bytes = 0;
   DeviceKind device = DeviceKind::kCpu;
   DeviceKind state_home = DeviceKind::kCpu;  ///< of masters, moments and held scales
   DeviceKind reference_home = DeviceKind::kCpu;
@@ -29,7 +30,7 @@ struct TrainerMemory {
   /// Of memory of one kind; rows are even.
   int64_t bytes_in(DeviceKind kind) const;
   /// Of the device's own, to be on the safe side.
-  int64_t total() const { return bytes_in(device) + skew_bytes; }
+  int64_t total() const { return bytes_in(device) + margin_bytes; }
 };
 
 /// `config.model` needs its config.json only. Throws Error as parse_model_config().

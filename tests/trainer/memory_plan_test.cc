@@ -133,6 +133,30 @@ TEST(TrainerMemory, KnowsTheTypeOfMomentsAndMappedFiles) {
   EXPECT_EQ(state_bytes(mapped), 4 * job.num_elements());
 }
 
+TEST(TrainerMemory, AMarginIsForUnevenExpertsAndForGpus) {
+  const Job job("moe_norm");
+  const auto on_cpu = [&](const Mesh& mesh) {
+    return plan_trainer_memory(job.config, mesh, 0, DeviceKind::kCpu);
+  };
+  EXPECT_EQ(on_cpu({2}).margin_bytes, 0);
+  EXPECT_GT(on_cpu({2, 1, 2}).margin_bytes, 0);
+  const TrainerMemory gpu = plan(job, {2});
+  EXPECT_GT(gpu.margin_bytes, 0);
+  EXPECT_EQ(gpu.total(), gpu.bytes_in(DeviceKind::kCuda) + gpu.margin_bytes);
+}
+
+TEST(TrainerMemory, WhatIsComputedAgainIsNotKept) {
+  for (const char* name : {"dense_untied", "moe_norm"}) {
+    Job job(name);
+    const auto activations = [&](Recompute recompute) {
+      job.config.recompute = recompute;
+      return plan(job, {1}).activation_bytes;
+    };
+    EXPECT_LT(activations(Recompute::kSelective), activations(Recompute::kNone));
+    EXPECT_LT(activations(Recompute::kFull), activations(Recompute::kSelective));
+  }
+}
+
 TEST(TrainerMemory, KnowsTheReferenceAndASecondPlan) {
   Job job("dense_untied");
   const int64_t packed = plan(job, Mesh{1}).packed_bytes;
