@@ -19,13 +19,14 @@ namespace {
 
 using namespace std::chrono_literals;
 constexpr const char* kModel = "dense_untied";
+constexpr const char* kTeacher = "moe_norm";  // of another architecture, the same vocabulary
 
 TrainerConfig reinforce_config(AdvantageType type) {
   TrainerConfig config = make_config(kModel, Mode::kQat);
   config.algorithm.loss.kl_coef = 0.0;
   config.algorithm.advantage.type = type;
   if (type == AdvantageType::kOpd) {
-    config.teacher = make_config("dense_tied", Mode::kQat).model;  // other layers, same vocabulary
+    config.teacher = make_config(kTeacher, Mode::kQat).model;
     return config;
   }
   config.algorithm.advantage.kl_reward_coef = 0.1;
@@ -114,7 +115,7 @@ TEST(Distillation, AdvantagesAreTheTeachersLogProbabilitiesLessTheStudents) {
   auto groups = make_groups(2, 6);
   const TrainMetrics metrics = one_step(config, groups);
   // The teacher as a trainer of its own, in BF16.
-  TrainerConfig alone = make_config("dense_tied", Mode::kBf16);
+  TrainerConfig alone = make_config(kTeacher, Mode::kBf16);
   const auto group = solo_group("teacher");
   const MeshGroups ranks(*group);
   Trainer teacher(alone, ranks), student(config, ranks);
