@@ -125,6 +125,7 @@ OrderedJson trainer_json(const TrainerMemory& memory, const StepGathers& step, s
           {"ring_bytes", memory.ring_bytes},
           {"activations_bytes", memory.activation_bytes},
           {"total_bytes", memory.bytes_in(memory.device)},
+          {"checkpoint_bytes", memory.checkpoint_bytes()},
           {"margin_bytes", memory.margin_bytes},
           {"gathered_per_step", gathers_json(step)}};
 }
@@ -184,6 +185,9 @@ void print_trainers(const MemoryReport& plan) {
         megabytes(memory.activation_bytes), megabytes(memory.bytes_in(memory.device)));
   }
   print_more(plan.trainers.size());
+  fmt::print("  {:.2f} MB of {} more while a checkpoint is written\n",
+             megabytes(first.checkpoint_bytes()),
+             first.state_home == DeviceKind::kMappedFile ? "mapped files" : "host memory");
   if (first.margin_bytes > 0) {
     fmt::print("  up to {:.2f} MB more: {}\n", megabytes(first.margin_bytes),
                plan.device == DeviceKind::kCpu

@@ -177,11 +177,6 @@ void check_calibrated_files(const RunConfig& c, const ConfigSource& source,
   }
   const auto stored = parse_quantization_config(model_json(c, c.model.int4),
                                                 (c.model.int4 / "config.json").string());
-  if (stored && stored->bits != 4) {
-    fail(ErrorCode::kInvalidArgument,
-         "qat.start is calibrated ({}), but model.int4 '{}' has {} bits; only INT4 is trained",
-         source.where("qat.start"), c.model.int4.string(), stored->bits);
-  }
   if (stored && stored->group_size != plan.config.group_size) {
     fail(ErrorCode::kInvalidArgument,
          "qat.group_size is {} ({}), but the scales of model.int4 '{}' are of groups of {} and "

@@ -105,7 +105,6 @@ class RankBench {
             int port)
       : flags_(flags),
         mesh_(mesh),
-        rank_(rank),
         port_(port),
         gpu_(mesh.world == 1 ? open_gpu(flags.device, Numerics::kFast) : nullptr) {
     const int cores = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -242,7 +241,6 @@ class RankBench {
 
   const TrainBenchFlags& flags_;
   const Mesh mesh_;
-  const int rank_;
   const int port_;
   const std::unique_ptr<const ops::Backend> gpu_;
   std::unique_ptr<ProcessGroup> group_;
@@ -324,7 +322,7 @@ void add_train_bench_flags(CLI::App& command, TrainBenchFlags& flags) {
   command.add_option("--sequence", flags.sequence, "tokens of a sequence (512)");
   command.add_option("--qat", flags.qat, "on, off, or both in turn (on)");
   command.add_option("--group-size", flags.group_size, "of the quantizer");
-  command.add_option("--targets", flags.targets, "what is quantized: experts, mlp or all");
+  command.add_option("--targets", flags.targets, "what is quantized: experts, mlp or linear");
   command.add_option("--ranks", flags.ranks, "processes of this machine (1)");
   command.add_option("--tensor", flags.tensor, "ranks that work on the same tokens (1)");
   command.add_option("--expert", flags.expert, "ranks that hold a layer's experts together (1)");
@@ -340,6 +338,7 @@ void run_train_bench(const TrainBenchFlags& flags) {
   const PlannedModel model = plan_model(flags.model, flags.group_size, flags.targets);
   const Mesh mesh = check_flags(flags, model);
   std::vector<ForkedRank> ranks;
+  ranks.reserve(static_cast<size_t>(mesh.world));
   for (int rank = 0; rank < mesh.world; ++rank) {
     ranks.push_back({fmt::format("trainer {}", rank), [&, rank](int port) {
                        return RankBench(flags, model, mesh, rank, port).run();

@@ -13,6 +13,7 @@ namespace {
 template <typename Body>
 void call_each(const std::vector<std::unique_ptr<TrainerClient>>& clients, const Body& body) {
   std::vector<std::function<void()>> calls;
+  calls.reserve(clients.size());
   for (const auto& client : clients) {
     calls.emplace_back([&] { body(*client); });
   }

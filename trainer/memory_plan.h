@@ -27,6 +27,9 @@ struct TrainerMemory {
   DeviceKind state_home = DeviceKind::kCpu;  ///< of masters, moments and held scales
   DeviceKind reference_home = DeviceKind::kCpu;
 
+  /// Of host memory, or files where masters are in files: what a checkpoint copies, and holds until
+  /// it is written (CheckpointSnapshot). In no total.
+  int64_t checkpoint_bytes() const { return master_bytes + moment_bytes; }
   /// Of memory of one kind; rows are even.
   int64_t bytes_in(DeviceKind kind) const;
   /// Of the device's own, to be on the safe side.

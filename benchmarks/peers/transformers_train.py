@@ -75,7 +75,7 @@ class Peer:
 def bench_nibble(binary: pathlib.Path, folder: pathlib.Path, tokens: int, sequence: int) -> dict:
     done = subprocess.run(
         [binary, "bench", "train", "--model", folder, "--tokens", str(tokens), "--sequence", str(sequence),
-         "--group-size", "32", "--targets", "all", "--rounds", "3", "--device", "cpu", "--json"],
+         "--group-size", "32", "--targets", "linear", "--rounds", "3", "--device", "cpu", "--json"],
         check=True, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     return json.loads(done.stdout)["qat"]

@@ -143,7 +143,7 @@ TapeExecutor::Value TapeExecutor::router_logits(const Value& x, int64_t paramete
 }
 
 TapeExecutor::Value TapeExecutor::rope(const Value& x) {
-  const Value y = rounded(ops::rope(backend_, x, index_, rope_));
+  Value y = rounded(ops::rope(backend_, x, index_, rope_));
   // Without a norm before it, what it is given is kept by nobody else.
   if (spec_.config.qk_norm) {
     drop(y, [backend = &backend_, x = x.detach(), index = index_, table = rope_] {
@@ -163,7 +163,7 @@ TapeExecutor::Value TapeExecutor::attention(int64_t /*layer*/, const Value& q, c
 }
 
 TapeExecutor::Value TapeExecutor::silu_mul(const Value& gate, const Value& up) {
-  const Value y = rounded(ops::silu_mul(backend_, gate, up));
+  Value y = rounded(ops::silu_mul(backend_, gate, up));
   // Of several ranks' columns, the product that is kept is the one that was gathered.
   if (groups().tensor == nullptr) {
     drop(y, [backend = &backend_, gate = gate.detach(), up = up.detach()] {

@@ -117,6 +117,7 @@ class MemoryReport(CliTestCase):
                     for rank in plan["trainers"]:
                         self.assertEqual(rank["moments_bytes"], 2 * rank["masters_bytes"])
                         self.assertEqual(rank["gradients_bytes"], rank["masters_bytes"])
+                        self.assertEqual(rank["checkpoint_bytes"], 3 * rank["masters_bytes"])
                         self.assertEqual(rank["ring_bytes"] > 0, trainers > 1)
                         parts = sum(rank[f"{part}_bytes"] for part in
                                     ("masters", "moments", "gradients", "packed", "reference", "ring", "activations"))

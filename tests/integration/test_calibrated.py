@@ -171,7 +171,10 @@ class Calibrated(JobTest):
         result = self.run_nibble("convert", "--method", "rtn", "--quant-type", "W8A16",
                                  "--input-dir", BF16, "--output-dir", eight)
         self.assertEqual(result.code, 0, result.err)
-        self.refused("8 bits", arguments=settings(model__int4=eight))
+        for start in ("calibrated", "rtn"):
+            result = self.run_nibble("train", TINY_DENSE, *settings(
+                run__directory=self.folder / "run", qat__start=start, model__int4=eight))
+            self.expect_refusal(result, 2, "model.int4", "8 bits")
         result = self.run_nibble("train", TINY_DENSE, *settings(
             run__directory=self.folder / "run", qat__rescale_every=2))
         self.expect_refusal(result, 2, "qat.rescale_every", "qat.start")
