@@ -7,7 +7,8 @@ RunnerMemory cuda_engine_memory(const ModelSpec& /*spec*/, const EngineConfig& /
   return {};
 }
 
-StepRunnerFactory cuda_step_runner(const ops::Backend& /*backend*/, CudaEngineOptions /*options*/) {
+StepRunnerFactory cuda_step_runner(const ops::Backend& /*backend*/,
+                                   CudaEngineOptions /*options*/) {  // NOLINT: as on a GPU
   fail(ErrorCode::kUnimplemented, "this nibble was built without CUDA");
 }
 

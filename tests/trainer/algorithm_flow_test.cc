@@ -59,6 +59,7 @@ Figures of_ranks(const Mesh& mesh, AdvantageType type) {
     auto samples = make_groups(5, 6);
     fill_log_probs(trainer, samples);
     std::vector<int64_t> tokens;
+    tokens.reserve(samples.size());
     for (const SampleGroup& group : samples) tokens.push_back(group_tokens(group));
     std::vector<SampleGroup> mine;
     const auto shares = balance_groups(tokens, mesh.num_data());

@@ -99,6 +99,7 @@ std::vector<double> losses_of(const std::string& model, MomentType state, const 
   Trainer trainer(sft_config(model, state, mapped_in), groups);
   const auto records = oracle_records(model);
   std::vector<double> losses;
+  losses.reserve(static_cast<size_t>(steps));
   for (int step = 0; step < steps; ++step) {
     losses.push_back(trainer.train_records(pointers(records)).tokens.loss);
   }

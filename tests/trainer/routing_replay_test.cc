@@ -20,6 +20,7 @@ constexpr const char* kModel = "moe_norm";
 
 std::vector<MicroBatch> batches_of(const std::vector<SampleGroup>& groups, int64_t max_tokens) {
   std::vector<ScoredGroup> scored;
+  scored.reserve(groups.size());
   for (const SampleGroup& group : groups) {
     scored.push_back({&group, std::vector<double>(group.samples.size(), 1.0)});
   }
