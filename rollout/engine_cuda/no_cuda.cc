@@ -7,8 +7,9 @@ RunnerMemory cuda_engine_memory(const ModelSpec& /*spec*/, const EngineConfig& /
   return {};
 }
 
-StepRunnerFactory cuda_step_runner(const ops::Backend& /*backend*/,
-                                   CudaEngineOptions /*options*/) {  // NOLINT: as on a GPU
+StepRunnerFactory cuda_step_runner(
+    const ops::Backend& /*backend*/,
+    CudaEngineOptions /*options*/) {  // NOLINT(performance-unnecessary-value-param): as on a GPU
   fail(ErrorCode::kUnimplemented, "this nibble was built without CUDA");
 }
 
