@@ -67,7 +67,7 @@ class Http(unittest.TestCase):
             answer = self.exchange(b"GET /health HTTP/1.1\r\nHost: a\r\n" + header + b"\r\n\r\n" + smuggled)
             self.assertEqual(status_of(answer), status, (header, answer))
             self.assertEqual(answer.count(b"HTTP/1.1 "), 1, "one answer, then the end")
-            self.assertIn(b"false", self.server.raw(b"GET /is_paused HTTP/1.0\r\n\r\n"))
+            self.assertIn("false", self.server.request("GET", "/is_paused")[2])
         self.expect_healthy()
 
     def test_truncated_requests_are_dropped(self):

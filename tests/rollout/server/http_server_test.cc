@@ -87,9 +87,9 @@ class HttpServerTest : public ::testing::Test {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::shared_ptr<HttpReply> kept_;  // guarded by mutex_
-  bool is_gone_ = false;             // guarded by mutex_
+  bool is_gone_ = false;  // guarded by mutex_
   std::optional<HttpServer> server_;
+  std::shared_ptr<HttpReply> kept_;  // guarded by mutex_; goes before the server
 };
 
 TEST_F(HttpServerTest, AHandlerSeesTheRequestAndAnswersIt) {
