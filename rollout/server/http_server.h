@@ -37,7 +37,7 @@ struct HttpHandlers {
   std::function<std::optional<HttpResponse>(const HttpRequest& head)> screen;
   /// Answers a request, now or later. On a worker thread; what it throws becomes a 500.
   std::function<void(const HttpRequest&, const std::shared_ptr<HttpReply>&)> handle;
-  /// The answer to what is wrong below the API: 400, 408, 413, 431, 500, 503.
+  /// The answer to what is wrong below the API: 400, 408, 413, 415, 417, 431, 500, 503.
   std::function<HttpResponse(int status, const std::string& message)> make_error;
 };
 
