@@ -124,6 +124,7 @@ OrderedJson trainer_json(const TrainerMemory& memory, const StepGathers& step, s
           {"reference_in", home_name(memory.reference_home)},
           {"ring_bytes", memory.ring_bytes},
           {"activations_bytes", memory.activation_bytes},
+          {"workspace_bytes", memory.workspace_bytes},
           {"total_bytes", memory.bytes_in(memory.device)},
           {"checkpoint_bytes", memory.checkpoint_bytes()},
           {"margin_bytes", memory.margin_bytes},
@@ -185,6 +186,10 @@ void print_trainers(const MemoryReport& plan) {
         megabytes(memory.activation_bytes), megabytes(memory.bytes_in(memory.device)));
   }
   print_more(plan.trainers.size());
+  if (first.workspace_bytes > 0) {
+    fmt::print("  {:.2f} MB of each total are the workspace of matrix products\n",
+               megabytes(first.workspace_bytes));
+  }
   fmt::print("  {:.2f} MB of {} more while a checkpoint is written\n",
              megabytes(first.checkpoint_bytes()),
              first.state_home == DeviceKind::kMappedFile ? "mapped files" : "host memory");

@@ -80,7 +80,9 @@ int64_t packing_bytes(const TrainerConfig& config, const SharedModel& shared) {
 void add_activations(const TrainerConfig& config, const SharedModel& shared, const Mesh& mesh,
                      TrainerMemory& memory) {
   constexpr int64_t kSkew = 2;
-  constexpr int64_t kGpuWorkspaces = int64_t{256} << 20;
+  // cuBLAS' of a handle and stream as PyTorch sizes it for compute capability 9; less before.
+  constexpr int64_t kGpuWorkspace = int64_t{32} << 20;
+  constexpr int64_t kGpuFragments = int64_t{224} << 20;
   const ModelConfig own = rank_config(shared.model, mesh);
   const int64_t tokens = config.max_tokens_per_device;
   ActivationLoad load{tokens, tokens, config.recompute, memory.device};
@@ -89,7 +91,8 @@ void add_activations(const TrainerConfig& config, const SharedModel& shared, con
   memory.margin_bytes =
       peak_activation_bytes(shared.model, own, mesh, load) - memory.activation_bytes;
   if (memory.device == DeviceKind::kCuda) {
-    memory.margin_bytes += 2 * largest_layer_bytes(shared.model, own, mesh, load) + kGpuWorkspaces;
+    memory.workspace_bytes = kGpuWorkspace;
+    memory.margin_bytes += 2 * largest_layer_bytes(shared.model, own, mesh, load) + kGpuFragments;
   }
   if (config.algorithm.routing_replay) {
     memory.activation_bytes +=
@@ -126,7 +129,9 @@ struct Teacher {
 
 int64_t TrainerMemory::bytes_in(DeviceKind kind) const {
   int64_t bytes = 0;
-  if (kind == device) bytes += gradient_bytes + packed_bytes + ring_bytes + activation_bytes;
+  if (kind == device) {
+    bytes += gradient_bytes + packed_bytes + ring_bytes + activation_bytes + workspace_bytes;
+  }
   if (kind == state_home) bytes += master_bytes + moment_bytes;
   if (kind == reference_home) bytes += reference_bytes;
   return bytes;

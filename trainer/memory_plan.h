@@ -19,6 +19,7 @@ struct TrainerMemory {
   int64_t reference_bytes = 0;   ///< BF16; the teacher's too
   int64_t ring_bytes = 0;        ///< layers gathered or uploaded, and their gradients
   int64_t activation_bytes = 0;  ///< of one full micro-batch: peak_activation_bytes()
+  int64_t workspace_bytes = 0;   ///< of a GPU's matrix products, on one stream
   /// More of them, to be on the safe side: where a router sends twice an even part of the rows to
   /// one of several expert ranks (one that sends still more takes more); on a GPU for workspaces of
   /// libraries and fragments of the allocator.
