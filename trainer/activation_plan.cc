@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/ops/logit_chunk.h"
+
 namespace nibble {
 namespace {
 
@@ -53,10 +55,9 @@ class ActivationSizes {
   /// Of the head's backward pass: its matrix, the gradient of hidden states, a chunk of logits.
   int64_t head_backward() const {
     const bool on_cpu = load_.device == DeviceKind::kCpu;
-    const int64_t least = on_cpu ? 16 : 64;
-    const int64_t most = int64_t{on_cpu ? 4 : 64} << 20;
-    // core/ops/cpu_log_probs.cc, core/ops_cuda/cuda_log_probs.cc
-    const int64_t rows = std::min(load_.targets, std::max(least, most / whole_.vocab));
+    const int64_t chunk =
+        on_cpu ? ops::cpu_logit_rows(whole_.vocab) : ops::gpu_logit_rows(whole_.vocab);
+    const int64_t rows = std::min(load_.targets, chunk);
     const int64_t logits = rows * whole_.vocab * (on_cpu ? kFloatBytes : kFloatBytes + element_);
     const int64_t hidden = rows * whole_.hidden * element_;
     if (on_cpu) return stream() + panel(whole_.vocab, whole_.hidden) + logits + 2 * hidden;

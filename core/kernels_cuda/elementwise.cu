@@ -98,23 +98,38 @@ struct ScatterBody {
   }
 };
 
-// One thread a pair. `turn` is 1 or -1: the sign of the sine.
-__global__ void rope_kernel(uint16_t* __restrict__ x, const int32_t* __restrict__ position,
+// Consecutive pairs of a head whose values lie `half` apart.
+template <int kPairs>
+struct Pairs {
+  alignas(kPairs * 2) uint16_t value[kPairs];
+};
+template <int kPairs>
+struct Angles {
+  alignas(kPairs >= 4 ? 16 : 4) float value[kPairs];
+};
+
+// kPairs pairs a thread, from x to y, which may be one. `turn` is 1 or -1: the sign of the sine.
+template <int kPairs>
+__global__ void rope_kernel(const uint16_t* x, uint16_t* y, const int32_t* __restrict__ position,
                             int64_t pairs, int64_t heads, RopeTable table, float turn) {
-  for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < pairs;
-       i += int64_t{gridDim.x} * kThreads) {
-    const int64_t head = i / table.half;
-    const int64_t k = i % table.half;
-    const int64_t angle = int64_t{position[head / heads]} * table.half + k;
-    const float c = table.cosine[angle];
-    const float s = table.sine[angle] * turn;
-    uint16_t* low = x + head * 2 * table.half + k;
-    uint16_t* high = low + table.half;
-    const float a = to_float(*low);
-    const float b = to_float(*high);
-    *low = to_bf16(fmaf(a, c, -(b * s)));
-    *high = to_bf16(fmaf(b, c, a * s));
+  const int64_t i = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * kPairs;
+  if (i >= pairs) return;
+  const int64_t head = i / table.half;
+  const int64_t k = i % table.half;
+  const int64_t angle = int64_t{position[head / heads]} * table.half + k;
+  const auto c = *reinterpret_cast<const Angles<kPairs>*>(table.cosine + angle);
+  const auto s = *reinterpret_cast<const Angles<kPairs>*>(table.sine + angle);
+  const int64_t at = head * 2 * table.half + k;
+  auto low = *reinterpret_cast<const Pairs<kPairs>*>(x + at);
+  auto high = *reinterpret_cast<const Pairs<kPairs>*>(x + at + table.half);
+  for (int p = 0; p < kPairs; ++p) {
+    const float a = to_float(low.value[p]), b = to_float(high.value[p]);
+    const float sine = s.value[p] * turn;
+    low.value[p] = to_bf16(fmaf(a, c.value[p], -(b * sine)));
+    high.value[p] = to_bf16(fmaf(b, c.value[p], a * sine));
   }
+  *reinterpret_cast<Pairs<kPairs>*>(y + at) = low;
+  *reinterpret_cast<Pairs<kPairs>*>(y + at + table.half) = high;
 }
 
 }  // namespace
@@ -152,13 +167,20 @@ void silu_mul_backward(const uint16_t* gate, const uint16_t* up, const uint16_t*
   for_eights(count, stream, SiluMulBackwardBody{gate, up, dout, dgate, dup});
 }
 
-void rope(uint16_t* x, const int32_t* position, int64_t tokens, int64_t heads,
+void rope(const uint16_t* x, uint16_t* y, const int32_t* position, int64_t tokens, int64_t heads,
           const RopeTable& table, RopeDirection direction, cudaStream_t stream) {
   const int64_t pairs = tokens * heads * table.half;
   if (pairs == 0) return;
   const float turn = direction == RopeDirection::kForward ? 1.0f : -1.0f;
-  rope_kernel<<<grid_size(pairs, kThreads), kThreads, 0, stream>>>(x, position, pairs, heads, table,
-                                                                   turn);
+  const auto run = [&](auto kernel, int64_t pairs_per_thread) {
+    const auto blocks = grid_size(pairs, kThreads * pairs_per_thread, int64_t{1} << 30);
+    kernel<<<blocks, kThreads, 0, stream>>>(x, y, position, pairs, heads, table, turn);
+  };
+  if (table.half % 8 == 0) {
+    run(rope_kernel<8>, 8);
+  } else {
+    run(rope_kernel<1>, 1);
+  }
   NIBBLE_CUDA_CHECK(cudaGetLastError());
 }
 

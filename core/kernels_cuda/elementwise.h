@@ -38,11 +38,11 @@ void silu_mul(const uint16_t* gate, const uint16_t* up, int64_t count, uint16_t*
 void silu_mul_backward(const uint16_t* gate, const uint16_t* up, const uint16_t* dout,
                        int64_t count, uint16_t* dgate, uint16_t* dup, cudaStream_t stream);
 
-/// Rotates pairs (i, i + half) of every head in place; backward turns the other way.
-///   x         [tokens, heads, 2 * half]
+/// Rotates pairs (i, i + half) of every head; backward turns the other way.
+///   x, y      [tokens, heads, 2 * half], may be the same array
 ///   position  device int32 [tokens], each in [0, table.num_positions)
 ///   table     device arrays
-void rope(uint16_t* x, const int32_t* position, int64_t tokens, int64_t heads,
+void rope(const uint16_t* x, uint16_t* y, const int32_t* position, int64_t tokens, int64_t heads,
           const RopeTable& table, RopeDirection direction, cudaStream_t stream);
 
 /// cache[slot[t]] = x[t], rows of `cols`; cols a multiple of 8.

@@ -8,29 +8,84 @@ namespace {
 constexpr int kThreads = 512;
 constexpr int kBlockWarps = kThreads / kWarp;
 
+// What a thread has seen of a row of scaled logits z: sums are relative to its own maximum.
+struct Seen {
+  float max = -INFINITY;
+  float sum = 0.0f;       // of exp(z - max)
+  float weighted = 0.0f;  // of exp(z - max) * (z - max)
+
+  // Moves the sums to another maximum.
+  __device__ void rebase(float other) {
+    if (sum != 0.0f) {
+      const float shift = max - other;
+      const float factor = expf(shift);
+      weighted = factor * fmaf(shift, sum, weighted);
+      sum *= factor;
+    }
+    max = other;
+  }
+  template <int kCount>
+  __device__ void add(const float (&logits)[kCount], float scale) {
+    float top = max;
+    for (const float logit : logits) top = fmaxf(top, logit * scale);
+    if (top != max) rebase(top);
+    for (const float logit : logits) {
+      const float z = logit * scale - max;
+      const float e = expf(z);
+      sum += e;
+      weighted = fmaf(e, z, weighted);
+    }
+  }
+};
+
+// Calls `visit` with the place of this thread's next logits and with them, several at a time where
+// rows begin at multiples of 16 bytes.
+template <typename Visit>
+__device__ void for_logits(const float* logits, int64_t vocab, Visit visit) {
+  constexpr int kLoads = 4;
+  if (vocab % 4 != 0 || reinterpret_cast<uintptr_t>(logits) % 16 != 0) {
+    for (int64_t i = threadIdx.x; i < vocab; i += kThreads) {
+      const float one[1] = {logits[i]};
+      visit(i, one);
+    }
+    return;
+  }
+  const auto* quads = reinterpret_cast<const float4*>(logits);
+  const int64_t count = vocab / 4;
+  int64_t i = threadIdx.x;
+  for (; i + (kLoads - 1) * kThreads < count; i += kLoads * kThreads) {
+    float4 loaded[kLoads];
+    for (int k = 0; k < kLoads; ++k) loaded[k] = quads[i + k * kThreads];
+    for (int k = 0; k < kLoads; ++k) {
+      const float four[4] = {loaded[k].x, loaded[k].y, loaded[k].z, loaded[k].w};
+      visit((i + k * kThreads) * 4, four);
+    }
+  }
+  for (; i < count; i += kThreads) {
+    const float4 quad = quads[i];
+    const float four[4] = {quad.x, quad.y, quad.z, quad.w};
+    visit(i * 4, four);
+  }
+}
+
 // One block, one row; `scratch` has kBlockWarps floats.
 __device__ RowStats row_stats(const float* logits, int64_t vocab, float temperature,
                               float (*scratch)[kBlockWarps]) {
-  float top = -INFINITY;
-  for (int64_t i = threadIdx.x; i < vocab; i += kThreads) top = fmaxf(top, logits[i] / temperature);
+  const float scale = 1.0f / temperature;
+  Seen seen;
+  for_logits(logits, vocab, [&](int64_t, const auto& some) { seen.add(some, scale); });
   RowStats stats;
-  stats.max = block_max<kThreads>(top, scratch[0]);
-  float sum = 0.0f;
-  float weighted = 0.0f;
-  for (int64_t i = threadIdx.x; i < vocab; i += kThreads) {
-    const float z = logits[i] / temperature - stats.max;
-    const float e = expf(z);
-    sum += e;
-    weighted = fmaf(e, z, weighted);
-  }
-  const float total = block_sum<kThreads>(sum, scratch[1]);
+  stats.max = block_max<kThreads>(seen.max, scratch[0]);
+  seen.rebase(stats.max);
+  const float total = block_sum<kThreads>(seen.sum, scratch[1]);
   stats.log_sum = logf(total);
-  stats.entropy = stats.log_sum - block_sum<kThreads>(weighted, scratch[2]) / total;
+  stats.entropy = stats.log_sum - block_sum<kThreads>(seen.weighted, scratch[2]) / total;
   return stats;
 }
 
 __device__ float log_prob_of(const RowStats& stats, float logit, float temperature) {
-  return (logit / temperature - stats.max) - stats.log_sum;
+  const float scale = 1.0f / temperature;
+  return (logit * scale - stats.max) - stats.log_sum;
 }
 
 __global__ void stats_kernel(const float* __restrict__ logits, int64_t vocab, float temperature,
@@ -51,22 +106,38 @@ __global__ void target_kernel(const float* __restrict__ logits, const RowStats* 
   entropy[r] = stats[r].entropy;
 }
 
+// BF16 values that are written at once.
+template <int kCount>
+struct alignas(kCount * 2) Halves {
+  uint16_t value[kCount];
+};
+
 __global__ void backward_kernel(const float* __restrict__ logits,
                                 const RowStats* __restrict__ stats,
                                 const int32_t* __restrict__ target, RowGrads grads, int64_t vocab,
                                 float temperature, uint16_t* __restrict__ dlogits) {
   const int64_t r = blockIdx.x;
+  logits += r * vocab;
+  dlogits += r * vocab;
+  const float scale = 1.0f / temperature;
   const float shift = stats[r].max + stats[r].log_sum;
-  const float g = grads.log_prob[r] / temperature;
+  const float g = grads.log_prob[r] * scale;
   const bool has_entropy = grads.entropy != nullptr;
-  const float e = has_entropy ? grads.entropy[r] / temperature : 0.0f;
-  for (int64_t i = threadIdx.x; i < vocab; i += kThreads) {
-    const float log_p = logits[r * vocab + i] / temperature - shift;
-    const float p = expf(log_p);
-    float gradient = g * ((i == target[r] ? 1.0f : 0.0f) - p);
-    if (has_entropy) gradient -= e * p * (log_p + stats[r].entropy);
-    dlogits[r * vocab + i] = to_bf16(gradient);
-  }
+  const float e = has_entropy ? grads.entropy[r] * scale : 0.0f;
+  const float entropy = stats[r].entropy;
+  const int64_t wanted = target[r];
+  for_logits(logits, vocab, [&](int64_t first, const auto& some) {
+    constexpr int kCount = sizeof(some) / sizeof(float);
+    Halves<kCount> out;
+    for (int k = 0; k < kCount; ++k) {
+      const float log_p = some[k] * scale - shift;
+      const float p = expf(log_p);
+      float gradient = g * ((first + k == wanted ? 1.0f : 0.0f) - p);
+      if (has_entropy) gradient -= e * p * (log_p + entropy);
+      out.value[k] = to_bf16(gradient);
+    }
+    *reinterpret_cast<Halves<kCount>*>(dlogits + first) = out;
+  });
 }
 
 // Order-preserving map of floats to unsigned integers, and back.
@@ -97,11 +168,11 @@ __device__ double block_sum_double(double x, double* scratch) {
 struct Row {
   const float* logits;
   int64_t vocab;
-  float temperature;
-  float max;  // of logits / temperature
+  float scale;  // 1 / temperature
+  float max;    // of scaled logits
   double* scratch;
 
-  __device__ float weight(float logit) const { return expf(logit / temperature - max); }
+  __device__ float weight(float logit) const { return expf(logit * scale - max); }
 
   // Sum over tokens whose logit is at least `floor` of their weight, or of 1.
   __device__ double mass(float floor, bool counted) const {
@@ -221,7 +292,7 @@ __global__ void __launch_bounds__(kThreads)
   } else if (greedy) {
     token = highest(logits, vocab, stats.max, &answer);
   } else {
-    const Row row{logits, vocab, temperature, stats.max, sums};
+    const Row row{logits, vocab, 1.0f / temperature, stats.max, sums};
     token = invert(row, row.floor_for(draw), draw.uniform, &answer);
   }
   if (threadIdx.x == 0) {

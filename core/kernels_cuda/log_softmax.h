@@ -6,7 +6,8 @@
 
 #include "core/kernels/log_softmax.h"
 
-// All arrays are on the device. A row's results depend on the row only.
+// All arrays are on the device. A row's results depend on the row only. Logits are multiplied by
+// 1 / temperature, rounded, rather than divided: everywhere here alike.
 
 namespace nibble::kernels::cuda {
 

@@ -17,7 +17,7 @@ void rms_norm(const uint16_t* x, const DeviceWeight& weight, const NormShape& sh
               cudaStream_t stream);
 
 /// Gradients of rms_norm, in one order for given sizes.
-///   x, dy    device BF16 bits [rows, cols]
+///   x, dy    device BF16 bits [rows, cols], cols a multiple of 8 and at most kMaxNormColumns
 ///   dx       device BF16 bits [rows, cols], overwritten; not dy
 ///   dweight  device float32 [cols], added to
 ///   scratch  device float32 [norm_scratch_floats(shape)]
@@ -25,5 +25,6 @@ void rms_norm_backward(const uint16_t* x, const uint16_t* weight, const uint16_t
                        const NormShape& shape, uint16_t* dx, float* dweight, float* scratch,
                        cudaStream_t stream);
 int64_t norm_scratch_floats(const NormShape& shape);
+constexpr int64_t kMaxNormColumns = 16384;
 
 }  // namespace nibble::kernels::cuda

@@ -253,7 +253,7 @@ CudaArena::Value CudaArena::router_logits(Value x, int64_t parameter) {
 }
 
 CudaArena::Value CudaArena::rope(Value x) {
-  kernels::cuda::rope(bf16(x), step_->position, step_->num_tokens, x.width / spec_.config.head_dim,
+  kernels::cuda::rope(bf16(x), bf16(x), step_->position, step_->num_tokens, x.width / spec_.config.head_dim,
                       *rope_, kernels::RopeDirection::kForward, stream_);
   return x;
 }

@@ -10,6 +10,7 @@
 #include "core/kernels/linear.h"
 #include "core/kernels/log_softmax.h"
 #include "core/ops/cpu_backend.h"
+#include "core/ops/logit_chunk.h"
 #include "core/ops/torch_parallel.h"
 #include "core/tensor/check.h"
 
@@ -17,9 +18,6 @@ namespace nibble::ops {
 namespace {
 
 static_assert(sizeof(kernels::RowStats) == 3 * sizeof(float));
-
-// Logits of this many rows exist at a time: 16 MiB of float32.
-int64_t chunk_rows(int64_t vocab) { return std::max<int64_t>(16, (int64_t{4} << 20) / vocab); }
 
 struct Chunk {
   at::Tensor hidden;  // float32 [rows, C], gathered
@@ -50,7 +48,7 @@ Backend::LogProbs CpuBackend::log_probs(const at::Tensor& hidden, const kernels:
                at::empty({count, 3}, hidden.options())};
   auto* stats = reinterpret_cast<kernels::RowStats*>(out.stats.data_ptr<float>());
   const auto* target = targets.target.const_data_ptr<int32_t>();
-  const int64_t step = chunk_rows(head.rows);
+  const int64_t step = cpu_logit_rows(head.rows);
   for (int64_t begin = 0; begin < count; begin += step) {
     const int64_t rows = std::min(step, count - begin);
     const Chunk chunk = make_chunk(hidden, targets.row.narrow(0, begin, rows), head);
@@ -74,7 +72,7 @@ at::Tensor CpuBackend::log_probs_backward(const at::Tensor& hidden, const kernel
   at::Tensor panel = at::empty({head.rows, head.cols}, hidden.options());
   kernels::dequantize(head, panel.data_ptr<float>(), torch_parallel());
   const int64_t count = grads.log_prob.size(0);
-  const int64_t step = chunk_rows(head.rows);
+  const int64_t step = cpu_logit_rows(head.rows);
   for (int64_t begin = 0; begin < count; begin += step) {
     const int64_t rows = std::min(step, count - begin);
     const at::Tensor row = targets.row.narrow(0, begin, rows);

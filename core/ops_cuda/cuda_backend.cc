@@ -79,6 +79,8 @@ at::Tensor CudaBackend::rms_norm_backward(const at::Tensor& x, const kernels::We
                                           const at::Tensor& dy, float eps, float* dweight) const {
   at::Tensor dx = at::empty_like(x);
   const kernels::NormShape shape = norm_shape(x, w, eps);
+  NIBBLE_CHECK(shape.cols <= kernels::cuda::kMaxNormColumns, "rows of {} values, at most {}",
+               shape.cols, kernels::cuda::kMaxNormColumns);
   const at::TensorOptions floats = x.options().dtype(at::kFloat);
   at::Tensor unwanted;
   if (dweight == nullptr) {
@@ -135,10 +137,10 @@ void CudaBackend::add_gram(const at::Tensor& x, at::Tensor& gram) const {
 at::Tensor CudaBackend::rope(const at::Tensor& x, const PlacedIndex& index,
                              const kernels::RopeTable& table,
                              kernels::RopeDirection direction) const {
-  at::Tensor y = x.clone();
+  at::Tensor y = at::empty_like(x);
   const auto& placed = static_cast<const CudaIndex&>(index);
-  kernels::cuda::rope(bf16_bits(y), placed.position.const_data_ptr<int32_t>(), x.size(0),
-                      x.size(1) / (2 * table.half), table, direction, current_stream());
+  kernels::cuda::rope(const_bf16_bits(x), bf16_bits(y), placed.position.const_data_ptr<int32_t>(),
+                      x.size(0), x.size(1) / (2 * table.half), table, direction, current_stream());
   return y;
 }
 

@@ -7,6 +7,7 @@
 
 #include "core/base/fail.h"
 #include "core/kernels_cuda/log_softmax.h"
+#include "core/ops/logit_chunk.h"
 #include "core/ops_cuda/cuda_backend_impl.h"
 #include "core/ops_cuda/gemm.h"
 
@@ -14,9 +15,6 @@ namespace nibble::ops {
 namespace {
 
 static_assert(sizeof(kernels::RowStats) == 3 * sizeof(float));
-
-// Logits of this many rows exist at a time: 256 MiB of float32.
-int64_t chunk_rows(int64_t vocab) { return std::max<int64_t>(64, (int64_t{64} << 20) / vocab); }
 
 kernels::RowGrads rows_from(const Backend::LogProbGrads& grads, int64_t begin) {
   return {grads.log_prob.const_data_ptr<float>() + begin,
@@ -32,7 +30,7 @@ Backend::LogProbs CudaBackend::log_probs(const at::Tensor& hidden, const kernels
   LogProbs out{at::empty({count}, floats), at::empty({count}, floats),
                at::empty({count, 3}, floats)};
   auto* stats = reinterpret_cast<kernels::RowStats*>(out.stats.data_ptr<float>());
-  const int64_t step = chunk_rows(head.rows);
+  const int64_t step = gpu_logit_rows(head.rows);
   for (int64_t begin = 0; begin < count; begin += step) {
     const int64_t rows = std::min(step, count - begin);
     const at::Tensor chunk =
@@ -56,7 +54,7 @@ at::Tensor CudaBackend::log_probs_backward(const at::Tensor& hidden,
   const at::Tensor matrix = weight_matrix(head);
   const int64_t count = grads.log_prob.size(0);
   at::Tensor drows = at::empty({count, hidden.size(1)}, hidden.options());
-  const int64_t step = chunk_rows(head.rows);
+  const int64_t step = gpu_logit_rows(head.rows);
   for (int64_t begin = 0; begin < count; begin += step) {
     const int64_t rows = std::min(step, count - begin);
     const at::Tensor x = hidden.index_select(0, targets.row.narrow(0, begin, rows));

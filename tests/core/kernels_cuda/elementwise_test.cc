@@ -12,7 +12,15 @@ namespace {
 class ElementwiseCuda : public GpuTest {};
 
 TEST_F(ElementwiseCuda, RmsNormIsTheCpusRoundedOnce) {
-  for (const auto& [rows, cols] : {std::pair{3, 64}, {70, 128}, {5, 576}, {33, 4096}, {1, 8192}}) {
+  for (const auto& [rows, cols] : {std::pair{3, 64},
+                                   {7, 16},
+                                   {9, 48},
+                                   {70, 128},
+                                   {5, 256},
+                                   {5, 320},
+                                   {5, 576},
+                                   {33, 4096},
+                                   {1, 8192}}) {
     const NormShape shape{rows, cols, 1e-6f};
     const auto x = random_bf16(rows * cols, 1, 3.0f), weight = random_bf16(cols, 2);
     const auto y = poisoned<uint16_t>(rows * cols);
@@ -26,7 +34,17 @@ TEST_F(ElementwiseCuda, RmsNormIsTheCpusRoundedOnce) {
 }
 
 TEST_F(ElementwiseCuda, RmsNormBackwardIsTheCpusAndRepeatable) {
-  for (const auto& [rows, cols] : {std::pair{3, 64}, {700, 128}, {300, 576}}) {
+  for (const auto& [rows, cols] : {std::pair{3, 64},
+                                   {7, 16},
+                                   {9, 48},
+                                   {2501, 128},
+                                   {5, 256},
+                                   {5, 320},
+                                   {1200, 576},
+                                   {3, 2048},
+                                   {30, 3008},
+                                   {2, 8192},
+                                   {2, 16384}}) {
     const NormShape shape{rows, cols, 1e-6f};
     const auto x = random_bf16(rows * cols, 1, 3.0f), weight = random_bf16(cols, 2);
     const auto dy = random_bf16(rows * cols, 3);
@@ -67,8 +85,10 @@ TEST_F(ElementwiseCuda, SiluMulAndItsBackwardAreTheCpus) {
   EXPECT_LT(relative_error(widened(on_host(du)), want_du), kOneRounding);
 }
 
-TEST_F(ElementwiseCuda, RopeIsTheCpusAndBackwardTurnsBack) {
-  const int64_t tokens = 37, heads = 3, half = 32, positions = 50;
+class RopeCuda : public GpuTest, public ::testing::WithParamInterface<int64_t> {};
+
+TEST_P(RopeCuda, IsTheCpusAndBackwardTurnsBack) {
+  const int64_t tokens = 37, heads = 3, half = GetParam(), positions = 50;
   std::vector<float> cosine, sine;
   for (int64_t i = 0; i < positions * half; ++i) {
     const double angle = static_cast<double>(i / half) / (1.0 + static_cast<double>(i % half));
@@ -80,16 +100,21 @@ TEST_F(ElementwiseCuda, RopeIsTheCpusAndBackwardTurnsBack) {
   const auto x = random_bf16(tokens * heads * 2 * half, 1);
   const auto dc = on_device(cosine), ds = on_device(sine);
   const auto dp = on_device(position);
-  const auto y = on_device(x);
+  const auto d_x = on_device(x);
+  const auto y = poisoned<uint16_t>(std::ssize(x));
   const RopeTable on_gpu{dc.data(), ds.data(), half, positions};
-  cuda::rope(y.data(), dp.data(), tokens, heads, on_gpu, RopeDirection::kForward, nullptr);
+  cuda::rope(d_x.data(), y.data(), dp.data(), tokens, heads, on_gpu, RopeDirection::kForward,
+             nullptr);
   std::vector<float> want = widened(x);
   rope(want.data(), position.data(), tokens, heads, {cosine.data(), sine.data(), half, positions},
        RopeDirection::kForward, serial);
   EXPECT_LT(relative_error(widened(on_host(y)), want), kOneRounding);
-  cuda::rope(y.data(), dp.data(), tokens, heads, on_gpu, RopeDirection::kBackward, nullptr);
+  cuda::rope(y.data(), y.data(), dp.data(), tokens, heads, on_gpu, RopeDirection::kBackward,
+             nullptr);
   EXPECT_LT(relative_error(widened(on_host(y)), widened(x)), 2 * kOneRounding);
 }
+
+INSTANTIATE_TEST_SUITE_P(Halves, RopeCuda, ::testing::Values(4, 8, 20, 32, 64));
 
 TEST_F(ElementwiseCuda, EmbedAddAndScatterMoveTheRightRows) {
   const int64_t tokens = 5, cols = 16, vocab = 9;
