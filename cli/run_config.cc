@@ -312,7 +312,7 @@ TrainerConfig trainer_config(const RunConfig& c) {
 
 Mesh trainer_mesh(const RunConfig& c) {
   return {static_cast<int>(c.cluster.trainers), static_cast<int>(c.parallel.tensor),
-          static_cast<int>(c.parallel.expert)};
+          static_cast<int>(c.parallel.expert), static_cast<int>(c.parallel.context)};
 }
 
 int worker_threads(const RunConfig& config, WorkerRole role) {

@@ -144,6 +144,7 @@ class RankBench {
                         {"ranks", mesh_.world},
                         {"tensor", mesh_.tensor},
                         {"expert", mesh_.expert},
+                        {"context", mesh_.context},
                         {"tokens", flags_.tokens},
                         {"sequence", flags_.sequence},
                         {"rounds", rounds}};
@@ -271,9 +272,9 @@ Mesh check_flags(const TrainBenchFlags& flags, const PlannedModel& model) {
   }
   (void)named<Recompute>("--recompute", flags.recompute);
   (void)named<MomentType>("--state", flags.state);
-  const Mesh mesh{flags.ranks, flags.tensor, flags.expert};
+  const Mesh mesh{flags.ranks, flags.tensor, flags.expert, flags.context};
   if (const auto problem = mesh_problem(model.config, mesh)) {
-    fail(ErrorCode::kInvalidArgument, "--ranks, --tensor, --expert: {}", *problem);
+    fail(ErrorCode::kInvalidArgument, "--ranks, --tensor, --expert, --context: {}", *problem);
   }
   if ((flags.tokens + flags.sequence - 1) / flags.sequence < mesh.num_data()) {
     fail(ErrorCode::kInvalidArgument,
@@ -326,6 +327,7 @@ void add_train_bench_flags(CLI::App& command, TrainBenchFlags& flags) {
   command.add_option("--ranks", flags.ranks, "processes of this machine (1)");
   command.add_option("--tensor", flags.tensor, "ranks that work on the same tokens (1)");
   command.add_option("--expert", flags.expert, "ranks that hold a layer's experts together (1)");
+  command.add_option("--context", flags.context, "ranks that share the tokens of a sequence (1)");
   command.add_option("--max-tokens", flags.max_tokens_per_device, "of a micro-batch (4096)");
   command.add_option("--recompute", flags.recompute, "none, selective or full (none)");
   command.add_option("--state", flags.state, "type of the moments: fp32 or bf16 (fp32)");

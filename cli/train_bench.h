@@ -25,6 +25,7 @@ struct TrainBenchFlags {
   int ranks = 1;
   int tensor = 1;
   int expert = 1;
+  int context = 1;
   int rounds = 0;  ///< 0: 5, of both 30
   bool json = false;
 };

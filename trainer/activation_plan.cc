@@ -70,14 +70,16 @@ class ActivationSizes {
 
   void add_attention(LayerBytes& bytes) const {
     const int64_t q = values(own_.q_rows()), kv = values(own_.kv_rows());
-    const int64_t turned = q + kv;  // by RoPE
+    const int64_t turned = q + kv;                        // by RoPE
+    const int64_t others = 2 * kv * (mesh_.context - 1);  // keys and values of other ranks' tokens
     const int64_t gathered = mesh_.tensor > 1 ? values(whole_.q_rows()) : 0;
-    bytes.attention = stream() + (own_.qk_norm ? q + kv : 0) + turned + kv + q +
+    bytes.attention = stream() + (own_.qk_norm ? q + kv : 0) + turned + kv + others + q +
                       kFloatBytes * load_.tokens * own_.num_heads + gathered + stream();
     bytes.attention_dropped = stream() + (own_.qk_norm ? turned : 0);
     const int64_t output = 2 * gathered + panel(whole_.hidden / mesh_.tensor, whole_.q_rows());
     const int64_t input = 2 * stream() + q + 2 * kv + panel(own_.q_rows(), whole_.hidden);
-    bytes.attention_backward = std::max({stream() + q + output, stream() + 2 * q + 2 * kv, input});
+    bytes.attention_backward =
+        std::max({stream() + q + output, stream() + 2 * q + 2 * kv + others, input});
   }
 
   void add_dense(LayerBytes& bytes) const {

@@ -30,7 +30,7 @@ std::vector<UpdateWork> Trainer::plan_updates(std::span<const std::vector<Sample
   std::vector<UpdateWork> plan;
   for (const std::vector<SampleGroup>& groups : updates) {
     const auto scored = score_groups(groups, algorithm, config_.max_new_tokens);
-    UpdateWork work{make_micro_batches(scored, config_.max_tokens_per_device), {}, {}, {}};
+    UpdateWork work{make_micro_batches(scored, micro_batch_tokens()), {}, {}, {}};
     work.totals = agree_on(work.batches);
     plan.push_back(std::move(work));
   }

@@ -21,7 +21,7 @@ struct Trainer::RecordPass {
 
 Trainer::RecordPass Trainer::plan_pass(std::span<const TokenRecord* const> records) {
   RecordPass pass;
-  pass.batches = make_record_batches(records, config_.max_tokens_per_device);
+  pass.batches = make_record_batches(records, micro_batch_tokens());
   pass.totals = agree_on(pass.batches);
   return pass;
 }

@@ -194,7 +194,7 @@ TapeResult Trainer::run_tape(const TapeModel& model, const PackedBatch& batch,
                              std::vector<at::Tensor> replay) {
   model.weights.begin_pass();
   TapeInputs inputs{batch, std::move(replay), &backend_};
-  inputs.groups = {groups_.tensor(), groups_.expert()};
+  inputs.groups = {groups_.tensor(), groups_.expert(), groups_.context()};
   inputs.wants_routes = false;
   inputs.recompute = config_.recompute;
   return run_log_probs(model.spec, model.weights, model.rope, inputs,

@@ -53,7 +53,7 @@ struct TrainerConfig {
   AlgorithmConfig algorithm;
   OptimizerConfig optimizer;
   double temperature = 1.0;              ///< of sampling; log-probabilities are taken there
-  int64_t max_tokens_per_device = 4096;  ///< of one micro-batch
+  int64_t max_tokens_per_device = 4096;  ///< of one micro-batch, of each rank that shares it
   Recompute recompute = Recompute::kNone;
   int64_t max_positions = 2048;  ///< longest prompt + response
   int64_t max_new_tokens = 0;    ///< longest response; for overlong penalties
@@ -115,8 +115,8 @@ struct SupervisedMetrics {
 };
 
 /// One trainer rank: float32 masters of its rows, the model's forward and backward passes over
-/// gathered packed weights, AdamW. All ranks call the same methods in the same order; tensor ranks
-/// pass the same samples. One thread.
+/// gathered packed weights, AdamW. All ranks call the same methods in the same order; ranks of
+/// one tensor or context group pass the same samples. One thread.
 class Trainer {
  public:
   /// Loads masters and, if it may be needed, the reference, on `backend`'s device. `group` moves
@@ -163,7 +163,13 @@ class Trainer {
   struct RecordPass;
   bool needs_reference(int64_t step) const;
   // Of the ranks that work on the same samples, the one whose figures count.
-  bool counts_figures() const { return groups_.mesh().tensor_rank(groups_.rank()) == 0; }
+  bool counts_figures() const {
+    const Mesh& mesh = groups_.mesh();
+    return groups_.rank() % (mesh.tensor * mesh.context) == 0;
+  }
+  int64_t micro_batch_tokens() const {
+    return config_.max_tokens_per_device * groups_.mesh().context;
+  }
   struct Step {
     UpdateStats update;
     PackChanges changes;

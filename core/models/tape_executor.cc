@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/index_select.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 
 #include "core/base/fail.h"
 #include "core/kernels/activation.h"
+#include "core/models/context_share.h"
 #include "core/ops/cpu_backend.h"
 #include "core/ops/torch_parallel.h"
 
@@ -159,7 +161,12 @@ TapeExecutor::Value TapeExecutor::attention(int64_t /*layer*/, const Value& q, c
   const kernels::AttentionShape shape{q.size(0), config.num_heads / num_tensor_ranks(),
                                       config.num_kv_heads / num_tensor_ranks(), config.head_dim,
                                       1.0f / std::sqrt(static_cast<float>(config.head_dim))};
-  return rounded(ops::attention(backend_, q, k, v, index_, shape));
+  const auto of_all_tokens = [&](const Value& x) {
+    if (!inputs_.keys) return x;
+    return ops::gather_rows(x, *inputs_.keys, *groups().context, ops::RankGradient::kPartial);
+  };
+  const Value keys = of_all_tokens(k), values = of_all_tokens(v);
+  return rounded(ops::attention(backend_, q, keys, values, index_, shape));
 }
 
 TapeExecutor::Value TapeExecutor::silu_mul(const Value& gate, const Value& up) {
@@ -220,9 +227,13 @@ TapeExecutor::Value TapeExecutor::all_tokens(const Value& x) const {
   return ops::gather_rows(x, ops::row_part(num_tokens_, *groups().tensor), *groups().tensor);
 }
 
-TapeResult run_log_probs(const ModelSpec& spec, ops::WeightSource& source,
-                         std::shared_ptr<const kernels::RopeTable> rope, const TapeInputs& inputs,
-                         float temperature, ActivationType activations) {
+namespace {
+
+// Of the targets of a batch's own tokens.
+TapeResult run_own_log_probs(const ModelSpec& spec, ops::WeightSource& source,
+                             std::shared_ptr<const kernels::RopeTable> rope,
+                             const TapeInputs& inputs, float temperature,
+                             ActivationType activations) {
   // Shared: layers that are computed again keep it.
   const auto run =
       std::make_shared<TapeExecutor>(spec, source, std::move(rope), inputs, activations);
@@ -245,6 +256,42 @@ TapeResult run_log_probs(const ModelSpec& spec, ops::WeightSource& source,
     scored.entropy = ops::gather_rows(scored.entropy, *part, *ranks);
   }
   return {scored.log_prob, scored.entropy, run->routes()};
+}
+
+at::Tensor to_places(const std::vector<int64_t>& places, const at::Tensor& like) {
+  return to_tensor(places, at::kLong).to(like.device());
+}
+
+}  // namespace
+
+TapeResult run_log_probs(const ModelSpec& spec, ops::WeightSource& source,
+                         std::shared_ptr<const kernels::RopeTable> rope, const TapeInputs& inputs,
+                         float temperature, ActivationType activations) {
+  ProcessGroup* const ranks = inputs.groups.context;
+  if (ranks == nullptr) {
+    return run_own_log_probs(spec, source, std::move(rope), inputs, temperature, activations);
+  }
+  NIBBLE_CHECK(!inputs.joined.defined(), "a draft head is not split over ranks");
+  const ContextShare share = share_context(inputs.batch, ranks->rank(), ranks->world());
+  TapeInputs own{share.batch,         {}, inputs.backend,   inputs.groups,
+                 inputs.wants_routes, {}, inputs.recompute, share.rows};
+  for (const at::Tensor& chosen : inputs.replay) {
+    own.replay.push_back(chosen.index_select(
+        0, to_places(share.order, chosen).narrow(0, share.rows.begin(), share.rows.rows())));
+  }
+  TapeResult result =
+      run_own_log_probs(spec, source, std::move(rope), own, temperature, activations);
+  const int64_t targets = result.log_prob.size(0);  // of each rank
+  const ops::RowPart part{targets * ranks->world(), ranks->world(), ranks->rank()};
+  const at::Tensor places = to_places(share.target_place, result.log_prob);
+  for (at::Tensor* values : {&result.log_prob, &result.entropy}) {
+    *values = ops::gather_rows(*values, part, *ranks).index_select(0, places);
+  }
+  for (at::Tensor& chosen : result.routes) {
+    chosen = ops::gather_rows(chosen, share.rows, *ranks)
+                 .index_select(0, to_places(share.place, chosen));
+  }
+  return result;
 }
 
 }  // namespace nibble

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -24,6 +25,8 @@ struct TapeInputs {
   bool wants_routes = true;                ///< false: TapeResult::routes stays empty
   at::Tensor joined = {};                  ///< ArenaStep::joined, float32 [T, hidden], or undefined
   Recompute recompute = Recompute::kNone;  ///< of passes under gradients
+  /// Set by run_log_probs(): what of all keys this rank's tokens have, where ranks share them.
+  std::optional<ops::RowPart> keys = {};
 };
 
 /// Runs a decoder under autograd over packed sequences (run_decoder). Source, rope table and replay
@@ -35,6 +38,9 @@ struct TapeInputs {
 /// do not depend on their number. In the backward pass, what a norm of the residual stream gives to
 /// a block gets a summand of its gradient on each rank; the stream's own gradient is whole on all,
 /// and one of them counts it.
+///
+/// Context ranks have some of the tokens each (ContextShare) and all keys and values in attention,
+/// whose gradients they sum; so bits do not depend on their number either.
 class TapeExecutor {
  public:
   using Value = at::Tensor;
@@ -107,7 +113,8 @@ class TapeExecutor {
   ops::Pass pass_ = ops::Pass::kForward;
 };
 
-/// Log-probabilities of a packed batch's targets, and the chosen experts.
+/// Log-probabilities of a packed batch's targets, and the chosen experts. Every rank of a pass gets
+/// all of them.
 struct TapeResult {
   at::Tensor log_prob;  ///< float32 [N] on the backend's device, differentiable if enabled
   at::Tensor entropy;   ///< float32 [N]

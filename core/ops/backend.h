@@ -25,6 +25,8 @@ struct PackedIndex {
   std::vector<int32_t> rows;
   std::vector<int64_t> first;  ///< [T]
   std::vector<int32_t> count;  ///< [T]
+  int64_t other_keys = 0;      ///< rows of the key array if they are not the T tokens' own; else 0
+  int64_t num_keys() const { return other_keys > 0 ? other_keys : tokens(); }
   int64_t tokens() const { return static_cast<int64_t>(position.size()); }
   kernels::KeyIndex keys() const { return {rows.data(), first.data(), count.data()}; }
 };

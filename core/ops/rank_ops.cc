@@ -86,27 +86,43 @@ at::Tensor row_sources(const RowPart& part) {
   at::Tensor source = at::empty({part.total}, at::TensorOptions().dtype(at::kLong));
   auto* to = source.data_ptr<int64_t>();
   for (int64_t t = 0; t < part.total; ++t) {
-    const int64_t rank = t / part.rows();
-    to[t] = rank * part.rows() + t - part.begin_of(static_cast<int>(rank));
+    const int rank = part.taker_of(t);
+    to[t] = rank * part.rows() + t - part.begin_of(rank);
   }
   return source;
 }
 
+// The sum over ranks of what each has of the whole's gradient, on the rows of `part`.
+at::Tensor sum_of_rows(const at::Tensor& whole, const RowPart& part, ProcessGroup& group) {
+  std::vector<int64_t> shape = whole.sizes().vec();
+  shape[0] = part.rows();
+  shape.insert(shape.begin(), part.ranks);
+  at::Tensor by_rank = at::empty(shape, whole.options());
+  for (int r = 0; r < part.ranks; ++r) {
+    by_rank[r].copy_(whole.narrow(0, part.begin_of(r), part.rows()));
+  }
+  return reduce_scatter(by_rank, group);
+}
+
 struct GatherRowsFunction : torch::autograd::Function<GatherRowsFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const RowPart& part,
-                            ProcessGroup* group) {
+                            ProcessGroup* group, RankGradient gradient) {
     keep(context, "part", part);
+    keep(context, "group", group);
+    keep(context, "gradient", gradient);
     at::Tensor all = all_gather(x.contiguous(), *group).flatten(0, 1);
     if (part.rows() * part.ranks == part.total) return all;
     return all.index_select(0, row_sources(part).to(x.device()));
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const RowPart part = kept<RowPart>(context, "part");
-    at::Tensor dx = grads[0].narrow(0, part.begin(), part.rows()).clone();
+    const bool is_partial = kept<RankGradient>(context, "gradient") == RankGradient::kPartial;
+    at::Tensor dx = is_partial ? sum_of_rows(grads[0], part, *kept<ProcessGroup*>(context, "group"))
+                               : grads[0].narrow(0, part.begin(), part.rows()).clone();
     // What a lower rank took too is not this one's.
     const int64_t shared = std::min(part.rank * part.rows() - part.begin(), part.rows());
     if (shared > 0) dx.narrow(0, 0, shared).zero_();
-    return {dx, at::Tensor(), at::Tensor()};
+    return {dx, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -133,8 +149,9 @@ at::Tensor gather_columns(const at::Tensor& x, ProcessGroup& group, RankGradient
   return GatherColumnsFunction::apply(x, &group, gradient);
 }
 
-at::Tensor gather_rows(const at::Tensor& x, const RowPart& part, ProcessGroup& group) {
-  return GatherRowsFunction::apply(x, part, &group);
+at::Tensor gather_rows(const at::Tensor& x, const RowPart& part, ProcessGroup& group,
+                       RankGradient gradient) {
+  return GatherRowsFunction::apply(x, part, &group, gradient);
 }
 
 at::Tensor exchange_rows(const at::Tensor& x, std::span<const int64_t> rows_to,

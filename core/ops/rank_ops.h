@@ -16,8 +16,9 @@ namespace nibble::ops {
 
 /// The ranks of a pass; null where a rank is alone.
 struct RankGroups {
-  ProcessGroup* tensor = nullptr;  ///< they work on the same tokens, each with its rows of weights
-  ProcessGroup* expert = nullptr;  ///< they hold a layer's experts together
+  ProcessGroup* tensor = nullptr;   ///< they work on the same tokens, each with its rows of weights
+  ProcessGroup* expert = nullptr;   ///< they hold a layer's experts together
+  ProcessGroup* context = nullptr;  ///< they share the tokens of the same samples
 };
 
 /// Which gradient of a gathered result each rank has.
@@ -45,13 +46,15 @@ struct RowPart {
   int64_t rows() const { return (total + ranks - 1) / ranks; }
   int64_t begin_of(int of_rank) const { return std::min(of_rank * rows(), total - rows()); }
   int64_t begin() const { return begin_of(rank); }
+  /// The lowest rank that takes a row.
+  int taker_of(int64_t row) const { return static_cast<int>(row / rows()); }
 };
 RowPart row_part(int64_t total, const ProcessGroup& group);
 
-/// [part.rows(), ...] on each rank -> [part.total, ...]; every rank has the whole gradient
-/// (RankGradient::kSame). A row that several ranks took comes from, and has its gradient on, the
-/// lowest.
-at::Tensor gather_rows(const at::Tensor& x, const RowPart& part, ProcessGroup& group);
+/// [part.rows(), ...] on each rank -> [part.total, ...]. A row that several ranks took comes from,
+/// and has its gradient on, the lowest.
+at::Tensor gather_rows(const at::Tensor& x, const RowPart& part, ProcessGroup& group,
+                       RankGradient gradient = RankGradient::kSame);
 
 /// Rows by destination rank -> rows by source rank; not differentiable.
 ///   rows_to, rows_from  one number per rank

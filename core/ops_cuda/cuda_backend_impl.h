@@ -90,7 +90,8 @@ struct CudaIndex final : PlacedIndex {
   at::Tensor first, count;  // int64 [T], int32 [T]
   at::Tensor cum_q, cum_k;  // int32 [segments + 1]
   int64_t max_q = 0, max_k = 0;
-  bool is_shared = false;  // some row is a key of several segments; otherwise rows are 0, 1, ...
+  // Some row is a key of several segments or of none; otherwise rows are 0, 1, ... of the tokens.
+  bool is_shared = false;
   IndexRuns row_runs;      // of rows, if shared
 };
 

@@ -48,7 +48,8 @@ SharedPlacedIndex CudaBackend::place(const SharedIndex& index) const {
     }
     placed->is_shared = placed->is_shared || at >= index->rows.size() || index->rows[at] != t;
   }
-  placed->is_shared = placed->is_shared || static_cast<int64_t>(index->rows.size()) != tokens;
+  placed->is_shared = placed->is_shared || static_cast<int64_t>(index->rows.size()) != tokens ||
+                      index->num_keys() != tokens;
   cum_q.push_back(static_cast<int32_t>(tokens));
   cum_k.push_back(static_cast<int32_t>(index->rows.size()));
   for (size_t s = 0; s + 1 < cum_q.size(); ++s) {
@@ -62,7 +63,7 @@ SharedPlacedIndex CudaBackend::place(const SharedIndex& index) const {
   placed->count = to_gpu(index->count, at::kInt);
   placed->cum_q = to_gpu(cum_q, at::kInt);
   placed->cum_k = to_gpu(cum_k, at::kInt);
-  if (placed->is_shared) placed->row_runs = make_runs(placed->rows, tokens);
+  if (placed->is_shared) placed->row_runs = make_runs(placed->rows, index->num_keys());
   return placed;
 }
 

@@ -82,6 +82,10 @@ std::optional<std::string> mesh_problem(const ModelConfig& config, const Mesh& m
   };
   const char* tensor = "parallel.tensor";
   check(tensor, mesh.tensor, "the number of trainers", mesh.world);
+  if (mesh.context > 1) {
+    check("parallel.context times parallel.tensor", mesh.context * mesh.tensor,
+          "the number of trainers", mesh.world);
+  }
   check("parallel.expert", mesh.expert, "the number of trainers", mesh.world);
   check(tensor, mesh.tensor, "num_attention_heads", config.num_heads);
   check(tensor, mesh.tensor, "num_key_value_heads", config.num_kv_heads);

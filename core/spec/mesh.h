@@ -23,15 +23,18 @@ inline RowShard row_shard(int64_t rows, int rank, int world) {
 
 /// How ranks share a model (docs/decisions/0007-parallel-layouts.md). Rank r is tensor rank
 /// r % tensor of the ranks that work on the same tokens, and expert rank r % expert of those that
-/// hold a layer's experts together. Both sizes divide `world`.
+/// hold a layer's experts together. `context` such tensor groups, one behind the other, share the
+/// tokens of the same samples. tensor * context and expert divide `world`.
 struct Mesh {
   int world = 1;
   int tensor = 1;
   int expert = 1;
+  int context = 1;
 
-  int num_data() const { return world / tensor; }  ///< ranks that differ in their tokens
-  int data_rank(int rank) const { return rank / tensor; }
+  int num_data() const { return world / (tensor * context); }  ///< that differ in their samples
+  int data_rank(int rank) const { return rank / (tensor * context); }
   int tensor_rank(int rank) const { return rank % tensor; }
+  int context_rank(int rank) const { return rank / tensor % context; }
   int expert_rank(int rank) const { return rank % expert; }
   friend bool operator==(const Mesh&, const Mesh&) = default;
 };

@@ -38,9 +38,9 @@ struct Setting {
 };
 
 std::string name_of(const Setting& setting) {
-  return fmt::format("{} on {} ranks, tensor {}, expert {}, recompute {}", setting.like,
+  return fmt::format("{} on {} ranks, tensor {}, expert {}, context {}, recompute {}", setting.like,
                      setting.mesh.world, setting.mesh.tensor, setting.mesh.expert,
-                     static_cast<int>(setting.recompute));
+                     setting.mesh.context, static_cast<int>(setting.recompute));
 }
 
 TrainerConfig config_of(const Setting& setting, const fs::path& model) {
@@ -69,7 +69,7 @@ std::vector<int32_t> random_ids(int64_t count) {
 // Some full micro-batches a rank.
 std::vector<TokenRecord> records_of(const Mesh& mesh) {
   std::vector<TokenRecord> records;
-  const int64_t count = kMicroBatches * mesh.num_data() * kMicroBatch / kSequence;
+  const int64_t count = kMicroBatches * mesh.num_data() * mesh.context * kMicroBatch / kSequence;
   for (int64_t i = 0; i < count; ++i) records.push_back({random_ids(1), random_ids(kSequence)});
   return records;
 }
@@ -115,7 +115,8 @@ TEST_P(MemoryPeak, IsPlannedWithinTenPercentAndGatheredBytesWithinOne) {
   const TempFolder folder;
   write_model(folder.path, like);
   const ModelConfig shape = parse_model_config(read_hf_config(folder.path), like);
-  for (const Mesh mesh : {Mesh{1}, Mesh{2}, Mesh{2, 2, 1}, Mesh{2, 1, 2}}) {
+  for (const Mesh mesh :
+       {Mesh{1}, Mesh{2}, Mesh{2, 2, 1}, Mesh{2, 1, 2}, Mesh{2, 1, 1, 2}, Mesh{3, 1, 1, 3}}) {
     if (mesh_problem(shape, mesh)) continue;
     for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kFull}) {
       const Setting setting{like, mesh, recompute};

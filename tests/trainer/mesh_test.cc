@@ -74,7 +74,8 @@ std::vector<float> route_and_replay(const Run& run, const MeshMember& member) {
   const auto rope =
       backend.place(make_rope_table(spec.config.rope, spec.config.head_dim, config.max_positions));
   const PackedBatch batch = pack_sequence(kIds);
-  const ops::RankGroups ranks{member.groups->tensor(), member.groups->expert()};
+  const ops::RankGroups ranks{member.groups->tensor(), member.groups->expert(),
+                              member.groups->context()};
   const at::NoGradGuard no_grad;
   const auto pass = [&](std::vector<at::Tensor> replay) {
     weights.begin_pass();
@@ -170,13 +171,16 @@ TEST_P(TrainerMesh, AnyMeshTrainsAsOneRankToRoundingAndItsLogProbsAreTheSameBits
   };
   const OptimizerState expected = load(one);
   int tried = 0;
-  for (const Mesh mesh : {Mesh{2}, Mesh{2, 2, 1}, Mesh{2, 1, 2}, Mesh{2, 2, 2}, Mesh{3},
-                          Mesh{4, 2, 1}, Mesh{4, 2, 2}, Mesh{4, 2, 4}, Mesh{4, 1, 2}}) {
+  for (const Mesh mesh :
+       {Mesh{2}, Mesh{2, 2, 1}, Mesh{2, 1, 2}, Mesh{2, 2, 2}, Mesh{3}, Mesh{4, 2, 1}, Mesh{4, 2, 2},
+        Mesh{4, 2, 4}, Mesh{4, 1, 2}, Mesh{2, 1, 1, 2}, Mesh{3, 1, 1, 3}, Mesh{4, 1, 1, 2},
+        Mesh{4, 2, 1, 2}, Mesh{2, 1, 2, 2}, Mesh{4, 2, 2, 2}}) {
     if (mesh_problem(config, mesh)) continue;
     ++tried;
-    SCOPED_TRACE(
-        fmt::format("{} ranks, tensor {}, expert {}", mesh.world, mesh.tensor, mesh.expert));
-    const fs::path out = root / fmt::format("{}-{}-{}", mesh.world, mesh.tensor, mesh.expert);
+    SCOPED_TRACE(fmt::format("{} ranks, tensor {}, expert {}, context {}", mesh.world, mesh.tensor,
+                             mesh.expert, mesh.context));
+    const fs::path out =
+        root / fmt::format("{}-{}-{}-{}", mesh.world, mesh.tensor, mesh.expert, mesh.context);
     ASSERT_EQ(train_in_children({model, wire, mesh, out, one}), mesh.world);
     EXPECT_EQ(read_file(beside(out, ".logprobs"), 1000), read_file(beside(one, ".logprobs"), 1000));
     EXPECT_EQ(read_floats(beside(out, ".routes")), read_floats(beside(one, ".routes")));
@@ -198,7 +202,7 @@ TEST_P(TrainerMesh, AnyMeshTrainsAsOneRankToRoundingAndItsLogProbsAreTheSameBits
     EXPECT_LT(worst, 10 * tolerance * largest) << "first moments";
     EXPECT_EQ(digest_checkpoint(out).progress.updates, 2);
   }
-  EXPECT_GE(tried, config.num_moe_layers() > 0 ? 9 : 4);
+  EXPECT_GE(tried, config.num_moe_layers() > 0 ? 15 : 8);
   fs::remove_all(root);
 }
 

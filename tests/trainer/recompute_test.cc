@@ -54,14 +54,16 @@ TEST_P(TrainerRecompute, LeavesTheSameBitsAndGathersNoMore) {
   const ModelConfig model = parse_model_config(
       read_hf_config(make_config(setting.model, Mode::kQat).model), setting.model);
   int tried = 0;
-  for (const Mesh mesh : {Mesh{1}, Mesh{2}, Mesh{2, 2, 1}, Mesh{2, 1, 2}, Mesh{4, 2, 2}}) {
+  for (const Mesh mesh :
+       {Mesh{1}, Mesh{2}, Mesh{2, 2, 1}, Mesh{2, 1, 2}, Mesh{4, 2, 2}, Mesh{2, 1, 1, 2}}) {
     if (mesh_problem(model, mesh)) continue;
     ++tried;
-    SCOPED_TRACE(
-        fmt::format("{} ranks, tensor {}, expert {}", mesh.world, mesh.tensor, mesh.expert));
+    SCOPED_TRACE(fmt::format("{} ranks, tensor {}, expert {}, context {}", mesh.world, mesh.tensor,
+                             mesh.expert, mesh.context));
     const auto run = [&, &setting = setting, wire = wire](Recompute recompute) {
-      const fs::path out = root / fmt::format("{}-{}-{}-{}", mesh.world, mesh.tensor, mesh.expert,
-                                              static_cast<int>(recompute));
+      const fs::path out =
+          root / fmt::format("{}-{}-{}-{}-{}", mesh.world, mesh.tensor, mesh.expert, mesh.context,
+                             static_cast<int>(recompute));
       EXPECT_EQ(
           run_members(wire, mesh,
                       [&](const MeshMember& member) { train(setting, recompute, out, member); }),
@@ -73,7 +75,7 @@ TEST_P(TrainerRecompute, LeavesTheSameBitsAndGathersNoMore) {
     EXPECT_EQ(run(Recompute::kSelective), want);
     EXPECT_EQ(run(Recompute::kFull), want);
   }
-  EXPECT_GE(tried, model.num_moe_layers() > 0 ? 5 : 3);
+  EXPECT_GE(tried, model.num_moe_layers() > 0 ? 6 : 4);
   fs::remove_all(root);
 }
 

@@ -281,6 +281,7 @@ void visit_fields(Visitor& v, OptimizerConfig& c) {
 struct ParallelConfig {
   int64_t tensor = 1;
   int64_t expert = 1;
+  int64_t context = 1;
   int64_t max_tokens_per_device = 4096;
 };
 
@@ -292,8 +293,12 @@ void visit_fields(Visitor& v, ParallelConfig& c) {
   v.field("expert", c.expert, "ranks",
           "that hold a layer's experts together; each expert is whole on one of them",
           Range{1, 1024});
-  v.field("max_tokens_per_device", c.max_tokens_per_device, "tokens", "of one micro-batch",
-          AtLeast{1});
+  v.field("context", c.context, "ranks",
+          "that share the tokens of the same samples, for long ones; each has the keys and values "
+          "of all in attention",
+          Range{1, 1024});
+  v.field("max_tokens_per_device", c.max_tokens_per_device, "tokens",
+          "of one micro-batch, of each rank that shares it", AtLeast{1});
 }
 
 /// Key `trainer`: what a trainer rank computes again rather than keep.

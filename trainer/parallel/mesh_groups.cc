@@ -4,7 +4,7 @@
 
 namespace nibble {
 
-MeshGroups::MeshGroups(ProcessGroup& all) : mesh_{all.world(), 1, 1}, all_(all) {}
+MeshGroups::MeshGroups(ProcessGroup& all) : mesh_{all.world()}, all_(all) {}
 
 MeshGroups::MeshGroups(const Mesh& mesh, ProcessGroup& all, const JoinGroup& join)
     : mesh_(mesh), all_(all) {
@@ -21,8 +21,12 @@ MeshGroups::MeshGroups(const Mesh& mesh, ProcessGroup& all, const JoinGroup& joi
     return make(kind, block, own.place, own.count);
   };
   if (mesh.tensor > 1) {
-    tensor_ = make("tensor", mesh.data_rank(rank), mesh.tensor_rank(rank), mesh.tensor);
+    tensor_ = make("tensor", rank / mesh.tensor, mesh.tensor_rank(rank), mesh.tensor);
     tensor_owners_ = owners("tensor-owners", Sharing::kTensor, mesh.tensor_rank(rank));
+  }
+  if (mesh.context > 1) {
+    const int block = mesh.data_rank(rank) * mesh.tensor + mesh.tensor_rank(rank);
+    context_ = make("context", block, mesh.context_rank(rank), mesh.context);
   }
   if (mesh.expert > 1) {
     expert_ = make("expert", rank / mesh.expert, mesh.expert_rank(rank), mesh.expert);
@@ -31,8 +35,8 @@ MeshGroups::MeshGroups(const Mesh& mesh, ProcessGroup& all, const JoinGroup& joi
 }
 
 void MeshGroups::check() const {
-  for (const ProcessGroup* group :
-       {&all_, tensor_.get(), tensor_owners_.get(), expert_.get(), expert_owners_.get()}) {
+  for (const ProcessGroup* group : {&all_, tensor_.get(), tensor_owners_.get(), context_.get(),
+                                    expert_.get(), expert_owners_.get()}) {
     if (group != nullptr) group->check();
   }
 }

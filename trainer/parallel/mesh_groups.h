@@ -29,6 +29,8 @@ class MeshGroups {
   void check() const;
   /// The ranks that work on the same tokens; null if there is one.
   ProcessGroup* tensor() const { return tensor_.get(); }
+  /// The ranks that share the tokens of the same samples; null if there is one.
+  ProcessGroup* context() const { return context_.get(); }
   /// The ranks that hold a layer's experts together; null if each holds all.
   ProcessGroup* expert() const { return expert_.get(); }
 
@@ -36,6 +38,7 @@ class MeshGroups {
   const Mesh mesh_;
   ProcessGroup& all_;
   std::unique_ptr<ProcessGroup> tensor_;
+  std::unique_ptr<ProcessGroup> context_;
   std::unique_ptr<ProcessGroup> tensor_owners_;
   std::unique_ptr<ProcessGroup> expert_;
   std::unique_ptr<ProcessGroup> expert_owners_;

@@ -39,7 +39,7 @@ TEST(Mesh, EveryRowHasOneOwnerAndEveryRankUsesWhatItsRoleNeeds) {
   const ModelConfig config = moe_model();
   const ParameterTable table = model_parameters(config);
   for (const Mesh mesh : {Mesh{1}, Mesh{3}, Mesh{2, 2, 1}, Mesh{2, 1, 2}, Mesh{8, 4, 8},
-                          Mesh{8, 2, 4}, Mesh{4, 4, 2}, Mesh{6, 2, 2}}) {
+                          Mesh{8, 2, 4}, Mesh{4, 4, 2}, Mesh{6, 2, 2}, Mesh{8, 2, 4, 2}}) {
     ASSERT_EQ(mesh_problem(config, mesh), std::nullopt);
     for (int64_t p = 0; p < table.size(); ++p) {
       std::vector<int> owners(static_cast<size_t>(table.at(p).rows), 0);
