@@ -10,7 +10,8 @@ namespace nibble {
 namespace {
 
 // What a supervised job does not look at; a name that ends with a dot is a whole section.
-constexpr std::array<std::string_view, 18> kRolloutOnly = {"rollout.",
+constexpr std::array<std::string_view, 19> kRolloutOnly = {"rollout.",
+                                                           "guards.",
                                                            "reward.",
                                                            "cluster.external_engines",
                                                            "algorithm.",

@@ -1,6 +1,9 @@
 #include "cli/resume_plan.h"
 
+#include <climits>
+
 #include "cli/job_kind.h"
+#include "coordinator/run_files.h"
 #include "core/base/fail.h"
 #include "core/base/file.h"
 #include "core/base/log.h"
@@ -106,6 +109,14 @@ void check_changes(const RunConfig& before, const RunConfig& now,
   }
 }
 
+// The run at whose checkpoint this one began, if it ended before it had one of its own; else empty.
+fs::path origin_without_checkpoints(const RunConfig& config) {
+  const fs::path& own = config.run.directory;
+  const fs::path note = origin_file(own);
+  if (!fs::exists(note) || !list_checkpoints(checkpoints_of(own)).empty()) return {};
+  return read_file(note, PATH_MAX);
+}
+
 }  // namespace
 
 std::string ResumePlan::message() const {
@@ -120,8 +131,10 @@ std::string ResumePlan::message() const {
   return text;
 }
 
-ResumePlan plan_resume(const RunConfig& config, const ResumeWish& wish) {
+ResumePlan plan_resume(const RunConfig& config, const ResumeWish& asked) {
   ResumePlan plan;
+  ResumeWish wish = asked;
+  if (wish.wanted && wish.run.empty()) wish.run = origin_without_checkpoints(config);
   plan.from_another_run = wish.wanted && !is_own_directory(config, wish.run);
   check_directory(config, wish, plan.from_another_run);
   if (!wish.wanted) return plan;

@@ -18,7 +18,7 @@ void add_reward_flags(CLI::App& command, const char* type_flag, RewardConfig& fl
   command.add_option("--memory-mb", flags.memory_mb, "memory of the process that scores, in MiB")
       ->capture_default_str();
   command.add_option("--remote-url", flags.url,
-                     "http://HOST:PORT/PATH that scores for type remote");
+                     "http://HOST:PORT/PATH or grpc://HOST:PORT that scores for type remote");
   command.add_option("--remote-timeout-ms", flags.remote_timeout_ms, "for one request to it")
       ->capture_default_str();
   command

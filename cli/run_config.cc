@@ -119,6 +119,43 @@ void check_reward(const RunConfig& c, const ConfigSource& source) {
   }
 }
 
+void check_optimizer(const RunConfig& c, const ConfigSource& source) {
+  const OptimizerConfig& o = c.optimizer;
+  const auto refuse = [&](const char* key, const std::string& why) {
+    fail(ErrorCode::kInvalidArgument, "{} ({}) {}", key, source.where(key), why);
+  };
+  for (const auto& [key, beta] :
+       {std::pair("optimizer.beta1", o.beta1), {"optimizer.beta2", o.beta2}}) {
+    if (beta >= 1.0) refuse(key, "is 1, with which a moment never changes: it must be below 1");
+  }
+  if (o.schedule == LrStyle::kConstant) {
+    if (o.decay_steps != 0) {
+      refuse("optimizer.decay_steps", "means nothing with optimizer.schedule: constant: remove it");
+    }
+    if (o.min_lr != 0.0) {
+      refuse("optimizer.min_lr", "means nothing with optimizer.schedule: constant: remove it");
+    }
+  } else {
+    if (o.decay_steps <= o.warmup_steps) {
+      refuse("optimizer.decay_steps",
+             fmt::format("is {}, at which the learning rate is to have reached min_lr; it must be "
+                         "above optimizer.warmup_steps = {}",
+                         o.decay_steps, o.warmup_steps));
+    }
+    if (o.min_lr > o.lr) {
+      refuse("optimizer.min_lr",
+             fmt::format("is {}, above optimizer.lr = {}: lower it", o.min_lr, o.lr));
+    }
+  }
+  if (o.mapped_in.empty()) return;
+  if (o.offload) refuse("optimizer.mapped_in", "goes without optimizer.offload: remove one");
+  if (c.cluster.device == DeviceChoice::kCuda) {
+    refuse("optimizer.mapped_in",
+           "goes with cluster.device: cpu; a GPU does not reach mapped files: set "
+           "optimizer.offload");
+  }
+}
+
 // What needs no file to see; the rest is in check_calibrated_files().
 void check_guards(const RunConfig& c, const ConfigSource& source) {
   if (c.guards.nonfinite == GuardAction::kWarn) {
@@ -200,6 +237,7 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
     check_algorithm(config, loaded.source);
     check_guards(config, loaded.source);
   }
+  check_optimizer(config, loaded.source);
   check_sizes(config, loaded.source);
   check_eval(config, loaded.source);
   check_reward(config, loaded.source);

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
+#include <boost/math/distributions/students_t.hpp>
 #include <chrono>
 #include <cmath>
 #include <memory>
@@ -215,9 +216,8 @@ class RankBench {
   }
 
   // Of the times of steps in pairs: the mean of their logarithms, and what it is at most with 95 %
-  // of confidence (one-sided, Student's t for many pairs).
+  // of confidence (one-sided, Student's t).
   OrderedJson ratio() const {
-    constexpr double kOneSided95 = 1.70;  // 29 degrees of freedom
     const auto count = static_cast<double>(sides_[0].step_ms.size());
     double sum = 0.0, squares = 0.0;
     for (size_t i = 0; i < sides_[0].step_ms.size(); ++i) {
@@ -228,9 +228,11 @@ class RankBench {
     const double mean = sum / count;
     const double variance =
         std::max(0.0, squares / count - mean * mean) * count / std::max(1.0, count - 1.0);
+    const boost::math::students_t students(std::max(1.0, count - 1.0));
+    const double one_sided_95 = boost::math::quantile(students, 0.95);
     OrderedJson json = {{"pairs", sides_[0].step_ms.size()},
                         {"ratio", std::exp(mean)},
-                        {"upper_95", std::exp(mean + kOneSided95 * std::sqrt(variance / count))}};
+                        {"upper_95", std::exp(mean + one_sided_95 * std::sqrt(variance / count))}};
     // Of the tensors that are quantized, what BF16 moves to what INT4 moves.
     const GatherBytes &int4 = sides_[0].last.gathered, &bf16 = sides_[1].last.gathered;
     if (int4.quantized > 0) {

@@ -92,8 +92,7 @@ void announce(const RunConfig& config, const std::string& address, const std::st
 // A run that goes on as another job is allowed, and said.
 void note_resume(const RunConfig& config, const ResumePlan& plan) {
   if (!plan.changed.empty()) get_logger("run")->warn("{}", plan.message());
-  note(config, plan.changed.empty() ? Severity::kInfo : Severity::kWarning, "resumed",
-       plan.message());
+  note(config, Severity::kInfo, "resumed", plan.message());
 }
 
 void print_summary(const RunConfig& config, const RunSummary& summary) {
@@ -204,6 +203,10 @@ void run_train(const TrainFlags& flags, bool spawn_workers) {
   const ResumePlan resume = plan_resume(config, arguments.resume);
   const std::vector<fs::path>& checkpoints = resume.checkpoints;
   if (!checkpoints.empty()) note_resume(config, resume);
+  if (resume.from_another_run) {
+    const fs::path origin = fs::absolute(checkpoints[0].parent_path().parent_path());
+    write_file_atomically(origin_file(config.run.directory), origin.string());
+  }
   write_file_atomically(config.run.directory / "config.yaml", effective_yaml(config));
   announce(config, server.address(), id);
   get_logger("run")->info("coordinator address={} trainers={} rollout_workers={} resume={}",

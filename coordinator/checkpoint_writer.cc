@@ -56,7 +56,7 @@ void CheckpointWriter::write(const std::filesystem::path& path, int64_t step, do
   get_logger("run")->info("checkpoint step={} path={} blocked_ms={:.0f} written_ms={:.0f}", step,
                           path.string(), blocked_ms, clock.elapsed_ms());
   // Older ones go only now that this one is durable.
-  remove_old_checkpoints(run_directory_, keep_);
+  remove_old_checkpoints(run_directory_, step, keep_);
 }
 
 void CheckpointWriter::check() const {

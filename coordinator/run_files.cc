@@ -1,10 +1,13 @@
 #include "coordinator/run_files.h"
 
 #include <algorithm>
+#include <ranges>
 #include <vector>
 
+#include "core/base/clock.h"
 #include "core/base/fail.h"
 #include "core/checkpoint/checkpoint_list.h"
+#include "core/store/run_store.h"
 
 namespace nibble {
 namespace {
@@ -43,12 +46,14 @@ bool begins_elsewhere(const std::filesystem::path& run_directory,
   return !checkpoints.empty() && checkpoints[0].parent_path() != checkpoints_of(run_directory);
 }
 
-void remove_old_checkpoints(const std::filesystem::path& run_directory, int64_t keep) {
-  const auto finished = finished_checkpoints(run_directory);
-  for (size_t i = static_cast<size_t>(keep); i < finished.size(); ++i) {
-    std::filesystem::remove_all(finished[i]);
-  }
+void remove_old_checkpoints(const std::filesystem::path& run_directory, int64_t newest,
+                            int64_t keep) {
   const std::filesystem::path root = checkpoints_of(run_directory);
+  int64_t kept = 0;
+  for (const CheckpointEntry& entry : list_checkpoints(root) | std::views::reverse) {
+    if (entry.step <= newest && kept++ < keep) continue;
+    std::filesystem::remove_all(entry.path);
+  }
   for (const auto& entry : std::filesystem::directory_iterator(root)) {
     const std::string name = entry.path().filename().string();
     if (name.ends_with(".partial")) std::filesystem::remove_all(entry.path());
@@ -58,6 +63,18 @@ void remove_old_checkpoints(const std::filesystem::path& run_directory, int64_t 
       std::filesystem::remove(entry.path());
     }
   }
+}
+
+void note_fallback(const std::vector<std::filesystem::path>& checkpoints, int64_t step,
+                   RunStore& store) {
+  if (checkpoints.empty() || checkpoints[0].filename() == checkpoint_name(step)) return;
+  store.record_event({unix_ms(), Severity::kWarning, "coordinator", "resumed",
+                      fmt::format("went on from {}: {} is damaged", checkpoint_name(step),
+                                  checkpoints[0].filename().string())});
+}
+
+std::filesystem::path origin_file(const std::filesystem::path& run_directory) {
+  return run_directory / "resumed_from";
 }
 
 std::filesystem::path saved_groups_path(const std::filesystem::path& run_directory, int64_t step) {

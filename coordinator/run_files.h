@@ -6,6 +6,8 @@
 
 namespace nibble {
 
+class RunStore;
+
 /// Makes a run's directory and its folders; returns it. Throws Error{kInvalidArgument} naming it if
 /// it cannot be made.
 std::filesystem::path prepare_run_directory(const std::filesystem::path& directory);
@@ -20,9 +22,21 @@ std::vector<std::filesystem::path> finished_checkpoints(const std::filesystem::p
 bool begins_elsewhere(const std::filesystem::path& run_directory,
                       const std::vector<std::filesystem::path>& checkpoints);
 
-/// Removes finished checkpoints but for the newest `keep`, groups without a checkpoint, and what an
-/// interrupted run left of checkpoints: none may be being written.
-void remove_old_checkpoints(const std::filesystem::path& run_directory, int64_t keep);
+/// After the checkpoint of step `newest` was written: removes those of later steps, from which the
+/// run did not go on (they are damaged, or were rolled back), and of the others all but the last
+/// `keep`; groups without a checkpoint; and what an interrupted run left of checkpoints: none may
+/// be being written.
+void remove_old_checkpoints(const std::filesystem::path& run_directory, int64_t newest,
+                            int64_t keep);
+
+/// Records in the run's store that it went on from `step` rather than from the first of
+/// `checkpoints`, if that is so: that one was damaged.
+void note_fallback(const std::vector<std::filesystem::path>& checkpoints, int64_t step,
+                   RunStore& store);
+
+/// Where a run is noted that began at another run's checkpoint, until it has its own: the path of
+/// that run's directory.
+std::filesystem::path origin_file(const std::filesystem::path& run_directory);
 
 /// Of groups that were whole at a checkpoint and not yet trained on (saved_groups.h):
 /// checkpoints/groups-NNNNNN.bin. It is written before the checkpoint that names its hash.

@@ -69,6 +69,7 @@ void RunLoop::start_workers() {
                                                     *trainers_);
   const CheckpointStart start = trainers_->load_first_whole(resume_from_);
   begin_at(start.step, is_new_);
+  note_fallback(resume_from_, start.step, store_);
   std::vector<RolloutClient*> engines;
   for (auto& engine : engines_) engines.push_back(engine.get());
   publisher_ = std::make_unique<WeightPublisher>(config_.run.directory.filename().string(),
@@ -123,7 +124,10 @@ RunSummary RunLoop::run(const std::atomic<bool>& interrupt) {
   start_workers();
   publish(summary_.steps);
   feed_->set_serving(publisher_->serving(), published_.version);
-  feed_->restore_groups(saved_groups_path(config_.run.directory, summary_.steps));
+  const auto& source = is_new_ && !resume_from_.empty()
+                           ? resume_from_[0].parent_path().parent_path()
+                           : config_.run.directory;
+  feed_->restore_groups(saved_groups_path(source, summary_.steps));
   summary_.interrupted = interrupt;  // while the job started: nothing to finish, nothing to save
   if (is_new_ && !summary_.interrupted) {
     evaluate(summary_.steps);

@@ -3,11 +3,29 @@
 #include "coordinator/run_files.h"
 #include "core/base/clock.h"
 #include "core/base/fail.h"
+#include "core/base/json.h"
 #include "core/base/log.h"
 
 namespace nibble {
 
 using std::chrono::milliseconds;
+
+namespace {
+
+constexpr const char* kNextRecord = "next_record";
+
+// What a checkpoint says; `usual` if it is of an earlier build, which took as many records in every
+// step.
+int64_t place_of(const std::string& state, int64_t usual) {
+  if (state.empty()) return usual;
+  const Json json = parse_json(state, "the checkpoint's place in the data");
+  if (!json.is_object() || !json.contains(kNextRecord) || !json[kNextRecord].is_number_unsigned()) {
+    fail(ErrorCode::kInvalidArgument, "the checkpoint's place in the data is no number: {}", state);
+  }
+  return json[kNextRecord].get<int64_t>();
+}
+
+}  // namespace
 
 SupervisedLoop::SupervisedLoop(CoordinatorConfig config, SupervisedPlan plan,
                                Membership& membership,
@@ -25,7 +43,10 @@ void SupervisedLoop::start() {
   trainers_.emplace(membership_.trainers(), timeout);
   checkpoints_.emplace(config_.run.directory, config_.checkpoint.keep, *trainers_);
   const int64_t records = trainers_->start();
-  summary_.steps = trainers_->load_first_whole(resume_from_).step;
+  const CheckpointStart start = trainers_->load_first_whole(resume_from_);
+  summary_.steps = start.step;
+  next_record_ = place_of(start.rollout_state, start.step * plan_.records_per_step);
+  note_fallback(resume_from_, start.step, store_);
   stream_.emplace(records, static_cast<uint64_t>(config_.run.seed), config_.data.shuffle);
   store_.rewind_to(summary_.steps);
   metrics_ = std::make_unique<MetricsLog>(config_.run.directory / "metrics.jsonl", store_,
@@ -49,7 +70,7 @@ RunSummary SupervisedLoop::run(const std::atomic<bool>& interrupt) {
     if (step % config_.eval.every == 0 || last) evaluate(step);
     summary_.interrupted = interrupt && !last;
     if (step % config_.checkpoint.every == 0 || last || summary_.interrupted) {
-      checkpoints_->save(step, 0);
+      checkpoints_->save(step, 0, [&] { return Json{{kNextRecord, next_record_}}.dump(); });
     }
   }
   checkpoints_->finish();
@@ -62,7 +83,7 @@ void SupervisedLoop::run_step(int64_t step) {
   store_.begin_step(step, unix_ms());
   std::vector<int64_t> records;
   for (int64_t i = 0; i < plan_.records_per_step; ++i) {
-    records.push_back(stream_->index_at((step - 1) * plan_.records_per_step + i));
+    records.push_back(stream_->index_at(next_record_ + i));
   }
   MetricsRow row(step);
   for (const auto& [name, value] : trainers_->figures([&](TrainerClient& trainer) {
@@ -70,6 +91,7 @@ void SupervisedLoop::run_step(int64_t step) {
        })) {
     row.set(name, value);
   }
+  next_record_ += plan_.records_per_step;
   const double step_ms = whole.elapsed_ms();
   row.set("step_ms", step_ms);
   row.set("tokens_per_s", row.get("tokens") / step_ms * 1000.0);

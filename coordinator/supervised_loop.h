@@ -56,6 +56,7 @@ class SupervisedLoop {
   std::optional<PromptStream> stream_;
   std::unique_ptr<MetricsLog> metrics_;
   RunSummary summary_;
+  int64_t next_record_ = 0;  // place in the stream
   StepPace pace_;
 };
 

@@ -1,6 +1,9 @@
 // TrainerClient of worker_client.h.
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
+#include <utility>
+
 #include "coordinator/worker_call.h"
 #include "coordinator/worker_client.h"
 #include "coordinator/worker_codec.h"
@@ -24,13 +27,34 @@ TrainerClient::~TrainerClient() = default;
 
 void TrainerClient::give_up() { stub_->calls.cancel(); }
 
+void GuardReport::add(const std::vector<Suspect>& others) {
+  constexpr size_t kMost = 4;  // as of one rank
+  suspects.insert(suspects.end(), others.begin(), others.end());
+  std::stable_sort(suspects.begin(), suspects.end(), [](const Suspect& a, const Suspect& b) {
+    return std::pair(!a.is_finite, a.measure) > std::pair(!b.is_finite, b.measure);
+  });
+  if (!suspects.empty() && !suspects[0].is_finite) {
+    std::erase_if(suspects, [](const Suspect& suspect) { return suspect.is_finite; });
+  }
+  if (suspects.size() > kMost) suspects.resize(kMost);
+}
+
 std::string GuardReport::text() const {
   std::string out = limit > 0.0 ? fmt::format("{} is {:.4g}, above {:.4g}", watch, value, limit)
                                 : fmt::format("{}: {:.4g}", watch, value);
   std::string names;
   for (const Suspect& suspect : suspects) {
-    names += fmt::format("{}prompt {} sample {} (gap {:.3g})", names.empty() ? "" : ", ",
-                         suspect.prompt_id, suspect.sample_index, suspect.log_prob_diff);
+    names += fmt::format("{}prompt {} sample {} (", names.empty() ? "" : ", ", suspect.prompt_id,
+                         suspect.sample_index);
+    if (!suspect.is_finite) {
+      names += "not finite)";
+    } else if (watch == "kl") {
+      names += fmt::format("KL {:.3g} a token)", suspect.measure);
+    } else if (watch == "grad_norm") {
+      names += fmt::format("|d loss / d log p| {:.3g})", suspect.measure);
+    } else {
+      names += fmt::format("gap {:.3g})", suspect.log_prob_diff);
+    }
   }
   return names.empty() ? out : out + "; look at " + names;
 }
@@ -68,8 +92,9 @@ TrainResult TrainerClient::train(int64_t step, const std::vector<GroupSource>& g
     const v1::GuardReport& guard = response.guard();
     result.guard = {guard.watch(), guard.action(), guard.value(), guard.limit(), {}};
     for (const v1::SuspectSample& suspect : guard.suspects()) {
-      result.guard->suspects.push_back(
-          {suspect.prompt_id(), suspect.sample_index(), suspect.log_prob_diff()});
+      result.guard->suspects.push_back({suspect.prompt_id(), suspect.sample_index(),
+                                        suspect.log_prob_diff(), suspect.measure(),
+                                        suspect.is_finite()});
     }
   }
   return result;

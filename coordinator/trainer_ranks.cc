@@ -91,9 +91,7 @@ TrainResult TrainerRanks::train(int64_t step, const std::vector<GroupSource>& gr
       trainers_, [&](TrainerClient& trainer) { return trainer.train(step, groups, timeout); });
   for (size_t i = 1; i < results.size(); ++i) {
     if (!results[0].guard || !results[i].guard) continue;
-    auto& suspects = results[0].guard->suspects;
-    suspects.insert(suspects.end(), results[i].guard->suspects.begin(),
-                    results[i].guard->suspects.end());
+    results[0].guard->add(results[i].guard->suspects);
   }
   return std::move(results[0]);
 }

@@ -78,13 +78,17 @@ struct GuardReport {
     uint64_t prompt_id = 0;
     int64_t sample_index = 0;
     double log_prob_diff = 0.0;  ///< largest, trainer against rollout
+    double measure = 0.0;        ///< what the watch ranks samples by
+    bool is_finite = true;
   };
   std::string watch;
   std::string action;  ///< warn, skip, roll_back or stop
   double value = 0.0;
   double limit = 0.0;
-  std::vector<Suspect> suspects;
+  std::vector<Suspect> suspects;  ///< most suspicious first
 
+  /// Adds another rank's.
+  void add(const std::vector<Suspect>& others);
   std::string text() const;
 };
 

@@ -48,11 +48,22 @@ void Guard::restore(std::vector<double> recent_norms) {
   if (norms_.size() > kWindow) norms_.erase(norms_.begin(), norms_.end() - kWindow);
 }
 
+double SampleSuspicion::measure(GuardWatch watch) const {
+  switch (watch) {
+    case GuardWatch::kKl:
+      return kl;
+    case GuardWatch::kGradNorm:
+      return pull;
+    default:
+      return gap;
+  }
+}
+
 std::vector<SampleSuspicion> suspects(std::vector<SampleSuspicion> samples, GuardWatch watch) {
   constexpr size_t kMost = 4;
   const auto weight = [&](const SampleSuspicion& sample) {
     if (!sample.is_finite) return std::pair(1, 0.0);
-    return std::pair(0, watch == GuardWatch::kKl ? sample.kl : sample.gap);
+    return std::pair(0, sample.measure(watch));
   };
   std::stable_sort(samples.begin(), samples.end(),
                    [&](const auto& a, const auto& b) { return weight(a) > weight(b); });

@@ -54,8 +54,11 @@ struct SampleSuspicion {
   uint64_t prompt_id = 0;
   uint32_t sample_index = 0;
   double gap = 0.0;       ///< largest
-  double kl = 0.0;        ///< sum over tokens
+  double kl = 0.0;        ///< mean over tokens
+  double pull = 0.0;      ///< sum over tokens of |d loss / d log p|
   bool is_finite = true;  ///< log-probabilities and advantage
+  /// What a trip of `watch` ranks samples by.
+  double measure(GuardWatch watch) const;
 };
 
 /// The likeliest causes of a trip, most suspicious first.

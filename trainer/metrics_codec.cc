@@ -57,6 +57,8 @@ void encode_trip(const GuardTrip& trip, const std::vector<SampleSuspicion>& susp
     out.set_prompt_id(suspect.prompt_id);
     out.set_sample_index(suspect.sample_index);
     out.set_log_prob_diff(suspect.gap);
+    out.set_measure(suspect.measure(trip.watch));
+    out.set_is_finite(suspect.is_finite);
   }
 }
 

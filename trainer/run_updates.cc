@@ -26,11 +26,13 @@ void add_held(const std::optional<HeldStats>& update, std::optional<HeldStats>& 
   if (update->rescale_jump) step->rescale_jump = update->rescale_jump;
 }
 
-// Whether policy_loss() would take it.
+// Whether policy_loss() would take it; it does not look at masked tokens.
 bool is_finite(const PolicyBatch<float>& inputs) {
-  const auto all_finite = [](std::span<const float> values) {
-    return std::all_of(values.begin(), values.end(),
-                       [](float value) { return std::isfinite(value); });
+  const auto all_finite = [&](std::span<const float> values) {
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (inputs.mask[i] != 0 && !std::isfinite(values[i])) return false;
+    }
+    return true;
   };
   return all_finite(inputs.logp) && all_finite(inputs.old_logp) &&
          all_finite(inputs.rollout_logp) && all_finite(inputs.ref_logp) &&
@@ -80,7 +82,8 @@ TrainMetrics Trainer::train(std::span<const std::vector<SampleGroup>> updates, i
     const double grad_norm = gradient_norm();
     metrics.optimizer_ms += clock.elapsed_ms();
     metrics.update.grad_norm = grad_norm;
-    if (refuses(grad_norm, std::move(samples), metrics)) {
+    const double gap = u == 0 ? metrics.log_prob_diff_mean : 0.0;  // measured in the first only
+    if (refuses(grad_norm, gap, std::move(samples), metrics)) {
       ++metrics.skipped_updates;
       if (metrics.trip->action > GuardAction::kSkip) break;
       continue;
@@ -97,9 +100,9 @@ TrainMetrics Trainer::train(std::span<const std::vector<SampleGroup>> updates, i
   return metrics;
 }
 
-bool Trainer::refuses(double grad_norm, std::vector<SampleSuspicion> samples,
+bool Trainer::refuses(double grad_norm, double gap, std::vector<SampleSuspicion> samples,
                       TrainMetrics& metrics) const {
-  GuardFigures figures{metrics.loss.loss, grad_norm, metrics.log_prob_diff_mean, {}};
+  GuardFigures figures{metrics.loss.loss, grad_norm, gap, {}};
   if (metrics.has_reference) figures.kl = metrics.kl_reference;
   const std::optional<GuardTrip> trip = guard_.check(figures);
   if (!trip) return false;
@@ -184,6 +187,7 @@ void Trainer::run_micro_batch(const UpdateWork& work, size_t index, Sums& sums,
   for (const SampleName& name : batch.samples) {
     sums.samples.push_back({name.prompt_id, name.sample_index});
   }
+  std::vector<double> own_tokens(batch.samples.size(), 0.0);
   size_t sample = 0;
   for (size_t i = 0; i < count; ++i) {
     while (static_cast<int64_t>(i) >= batch.sample_begin[sample + 1]) ++sample;
@@ -195,6 +199,8 @@ void Trainer::run_micro_batch(const UpdateWork& work, size_t index, Sums& sums,
     sums.gap.add(static_cast<int64_t>(i) - batch.sample_begin[sample], diff);
     sums.diff_max = std::max(sums.diff_max, diff);
     suspicion.gap = std::max(suspicion.gap, diff);
+    suspicion.pull += std::fabs(static_cast<double>(grad[i]));
+    own_tokens[sample] += 1.0;
     suspicion.is_finite =
         suspicion.is_finite && std::isfinite(diff) && std::isfinite(batch.advantage[i]);
     sums.entropy += static_cast<double>(entropy[i]);
@@ -205,6 +211,9 @@ void Trainer::run_micro_batch(const UpdateWork& work, size_t index, Sums& sums,
       sums.kl_k1 += kl_term(KlEstimator::kK1, current[i], reference[i]).value;
     }
     sums.tokens += 1.0;
+  }
+  for (size_t s = 0; s < own_tokens.size(); ++s) {
+    sums.samples[first_sample + s].kl /= std::max(1.0, own_tokens[s]);
   }
   if (!batch.is_idle) sums.computed += static_cast<double>(batch.packed.tokens.size());
   run_backward({{result.log_prob, grad}, {result.entropy, grad_entropy}}, weights_);

@@ -198,7 +198,8 @@ class Trainer {
   void run_update(const UpdateWork& work, bool first, TrainMetrics& metrics,
                   std::vector<SampleSuspicion>& samples);
   // Whether a guard keeps the update from being made; notes in any case what it has to say.
-  bool refuses(double grad_norm, std::vector<SampleSuspicion> samples, TrainMetrics& metrics) const;
+  bool refuses(double grad_norm, double gap, std::vector<SampleSuspicion> samples,
+               TrainMetrics& metrics) const;
   void run_micro_batch(const UpdateWork& work, size_t index, Sums& sums, TrainMetrics& metrics);
   RecordPass plan_pass(std::span<const TokenRecord* const> records);
   void run_records(RecordPass& pass, bool trains);

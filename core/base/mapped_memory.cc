@@ -40,7 +40,8 @@ int make_file(const std::filesystem::path& directory, size_t bytes) {
 }
 
 // Many arrays share a mapping, because a process may have 65,530 of these only. It goes when its
-// last array does.
+// last array does. A new one doubles what there is, so that there are few of much, and at most
+// twice what is in use.
 class MappedMemory final : public DeviceMemory {
  public:
   void use(const std::filesystem::path& directory) {
@@ -70,6 +71,7 @@ class MappedMemory final : public DeviceMemory {
     const auto extent = std::prev(after);
     if (--extent->second.arrays > 0) return;
     ::munmap(extent->first, extent->second.size);
+    mapped_ -= extent->second.size;
     if (current_ == extent->first) current_ = nullptr;
     extents_.erase(extent);
   }
@@ -89,7 +91,7 @@ class MappedMemory final : public DeviceMemory {
   static DeviceMemory& host() { return device_memory(DeviceKind::kCpu); }
 
   void map_extent(size_t wanted) {
-    const size_t usual = std::min(next_size_, kLargestExtent);
+    const size_t usual = std::clamp(mapped_, kFirstExtent, kLargestExtent);
     const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
     const size_t size = (std::max(usual, wanted) + page - 1) / page * page;
     const int fd = make_file(directory_, size);
@@ -99,7 +101,7 @@ class MappedMemory final : public DeviceMemory {
       fail(ErrorCode::kResourceExhausted, "{} bytes of a file in '{}' cannot be mapped: {}", size,
            directory_.string(), std::strerror(errno));
     }
-    next_size_ = 2 * usual;
+    mapped_ += size;
     current_ = static_cast<std::byte*>(data);
     extents_[current_] = {size, 0, 0};
   }
@@ -108,7 +110,7 @@ class MappedMemory final : public DeviceMemory {
   std::filesystem::path directory_;       // guarded by mutex_
   std::map<std::byte*, Extent> extents_;  // guarded by mutex_, by where they begin
   std::byte* current_ = nullptr;          // guarded by mutex_: has room for the next array
-  size_t next_size_ = kFirstExtent;       // guarded by mutex_
+  size_t mapped_ = 0;                     // guarded by mutex_: bytes of all extents
 };
 
 }  // namespace

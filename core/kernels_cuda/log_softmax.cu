@@ -28,6 +28,10 @@ struct Seen {
   __device__ void add(const float (&logits)[kCount], float scale) {
     float top = max;
     for (const float logit : logits) top = fmaxf(top, logit * scale);
+    if (top == -INFINITY) {  // nothing has weight; what is no number must show all the same
+      for (const float logit : logits) sum += isnan(logit) ? logit : 0.0f;
+      return;
+    }
     if (top != max) rebase(top);
     for (const float logit : logits) {
       const float z = logit * scale - max;

@@ -6,18 +6,36 @@
 namespace nibble {
 namespace {
 
-// Pieces 0, 2n-1, 1, 2n-2, ... of 2n even ones.
-std::vector<int64_t> balanced_order(int64_t total, int ranks) {
+// Rows that are divided together: those of a long sequence, or of all the short ones, whose cost
+// hardly grows along them and which are better left whole.
+std::vector<std::vector<int64_t>> parts_of(const ops::PackedIndex& index, int ranks) {
+  const int64_t total = index.tokens();
+  const int64_t shortest = total / (2 * ranks);  // that is cut
+  std::vector<std::vector<int64_t>> parts(1);
+  for (int64_t begin = 0, end = 0; begin < total; begin = end) {
+    const auto first = [&](int64_t row) { return index.first[static_cast<size_t>(row)]; };
+    while (end < total && first(end) == first(begin)) ++end;
+    const bool is_long = end - begin > shortest;
+    std::vector<int64_t>& part = is_long ? parts.emplace_back() : parts[0];
+    for (int64_t row = begin; row < end; ++row) part.push_back(row);
+  }
+  return parts;
+}
+
+// For each rank, of each part, one of 2n even pieces and the one as far from the other end: 0 and
+// 2n-1, 1 and 2n-2, ...
+std::vector<int64_t> balanced_order(const ops::PackedIndex& index, int ranks) {
   std::vector<int64_t> order;
-  const int pieces = 2 * ranks;
-  const auto append = [&](int piece) {
-    for (int64_t row = total * piece / pieces; row < total * (piece + 1) / pieces; ++row) {
-      order.push_back(row);
+  const auto parts = parts_of(index, ranks);
+  const int64_t pieces = 2 * ranks;
+  for (int64_t rank = 0; rank < ranks; ++rank) {
+    for (const std::vector<int64_t>& part : parts) {
+      const auto rows = std::ssize(part);
+      for (const int64_t piece : {rank, pieces - 1 - rank}) {
+        order.insert(order.end(), part.begin() + rows * piece / pieces,
+                     part.begin() + rows * (piece + 1) / pieces);
+      }
     }
-  };
-  for (int rank = 0; rank < ranks; ++rank) {
-    append(rank);
-    append(pieces - 1 - rank);
   }
   return order;
 }
@@ -69,7 +87,7 @@ ContextShare share_context(const PackedBatch& whole, int rank, int ranks) {
   const auto total = std::ssize(whole.tokens);
   ContextShare share;
   share.rows = {total, ranks, rank};
-  share.order = balanced_order(total, ranks);
+  share.order = balanced_order(*whole.index, ranks);
   share.place = inverse_of(share.order);
   IndexCut cut(*whole.index, share.place);
   for (int64_t i = share.rows.begin(); i < share.rows.begin() + share.rows.rows(); ++i) {

@@ -11,9 +11,9 @@ namespace nibble {
 /// What one of several ranks computes of a packed batch whose tokens they share (context
 /// parallelism): every rank takes as many rows, and gathers the keys and values of all.
 ///
-/// The rows are put in an order first that gives each rank a piece near the beginning of the batch
-/// and the one as far from its end, so that a long sequence's attention, whose cost grows along it,
-/// is even too.
+/// The rows are put in an order first that gives each rank a piece near the beginning of every long
+/// sequence and the one as far from its end, so that attention, whose cost grows along it, is even
+/// too (but for a few rows where pieces are not).
 struct ContextShare {
   PackedBatch batch;  ///< its tokens; keys are rows in that order, targets those that it predicts
   ops::RowPart rows;  ///< that it takes, in that order

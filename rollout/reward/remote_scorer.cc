@@ -13,46 +13,8 @@ namespace {
 constexpr size_t kMaxSamples = 32;
 constexpr auto kFirstPause = std::chrono::milliseconds(50);
 
-/// "http://host:80/a/b" as the server and "/a/b".
-std::pair<HttpTarget, std::string> split_url(const std::string& url) {
-  constexpr std::string_view kScheme = "http://";
-  size_t slash = std::string::npos;
-  if (url.starts_with(kScheme)) slash = url.find('/', kScheme.size());
-  const std::string path = slash == std::string::npos ? "/" : url.substr(slash);
-  if (path.find_first_of(" #\r\n\t") != std::string::npos) {
-    fail(ErrorCode::kInvalidArgument, "the URL '{}' of the remote reward has a bad path", url);
-  }
-  return {parse_http_url("the URL of the remote reward", url.substr(0, slash)), path};
-}
-
-std::string request_body(std::span<const ScoredText> samples) {
-  Json list = Json::array();
-  for (const ScoredText& sample : samples) {
-    list.push_back({{"response", sample.response}, {"label", *sample.label}});
-  }
-  return Json{{"samples", std::move(list)}}.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
-
-RewardOutcome outcome_of(const Json& reward) {
-  if (reward.is_number() && std::isfinite(reward.get<double>())) return reward.get<double>();
-  if (reward.is_object() && reward.contains("error") && reward["error"].is_string()) {
-    return Error(ErrorCode::kInvalidArgument,
-                 "the remote reward: " + reward["error"].get<std::string>().substr(0, 500));
-  }
-  return Error(ErrorCode::kUnavailable, "the remote reward gave neither a number nor an error");
-}
-
-/// The list in an answer; empty if there is none, whatever else the server said.
-Json rewards_in(const std::string& body) {
-  try {
-    Json answer = parse_json(body, "remote reward");
-    if (answer.is_object() && answer.contains("rewards") && answer["rewards"].is_array()) {
-      return std::move(answer["rewards"]);
-    }
-  } catch (const Error&) {
-    // No JSON: the server's failure, not that of the samples.
-  }
-  return Json::array();
+std::unique_ptr<RemoteTransport> make_transport(const std::string& url) {
+  return url.starts_with("grpc://") ? make_grpc_transport(url) : make_http_transport(url);
 }
 
 }  // namespace
@@ -71,6 +33,8 @@ std::chrono::milliseconds longest_wait(const RemoteScorerOptions& options) {
   return longest;
 }
 
+RemoteScorer::~RemoteScorer() = default;
+
 RemoteScorer::RemoteScorer(RemoteScorerOptions options) : options_(std::move(options)) {
   constexpr int64_t kMaxAttempts = 10;
   constexpr std::chrono::milliseconds kMaxTimeout = std::chrono::hours(1);
@@ -81,7 +45,7 @@ RemoteScorer::RemoteScorer(RemoteScorerOptions options) : options_(std::move(opt
          "the remote reward has {} attempts of {} ms; want from 1 to {} of 1 to {} ms",
          options_.attempts, options_.timeout.count(), kMaxAttempts, kMaxTimeout.count());
   }
-  std::tie(target_, path_) = split_url(options_.url);
+  transport_ = make_transport(options_.url);
 }
 
 double RemoteScorer::score(std::string_view response, const Json& label) const {
@@ -105,11 +69,10 @@ std::vector<RewardOutcome> RemoteScorer::score_all(std::span<const ScoredText> s
 }
 
 std::vector<RewardOutcome> RemoteScorer::ask(std::span<const ScoredText> samples) const {
-  const std::string body = request_body(samples);
   auto pause = kFirstPause;
   for (int64_t attempt = 1;; ++attempt) {
     try {
-      return ask_once(body, samples.size());
+      return transport_->ask(samples, options_.timeout);
     } catch (const Error& error) {
       // Refused, or all attempts are used up: the outcome of each sample.
       if (error.code() == ErrorCode::kInvalidArgument || attempt == options_.attempts) {
@@ -121,21 +84,14 @@ std::vector<RewardOutcome> RemoteScorer::ask(std::span<const ScoredText> samples
   }
 }
 
-std::vector<RewardOutcome> RemoteScorer::ask_once(const std::string& body,
-                                                  size_t num_samples) const {
-  const HttpAnswer answer = fetch(target_, path_, body, options_.timeout);
-  if (answer.status != 200) {
-    const bool is_refused = answer.status >= 400 && answer.status < 500 && answer.status != 429;
-    fail(is_refused ? ErrorCode::kInvalidArgument : ErrorCode::kUnavailable,
-         "{} answered with status {}: {}", options_.url, answer.status, answer.body.substr(0, 200));
-  }
-  const Json rewards = rewards_in(answer.body);
-  if (rewards.size() != num_samples) {
-    fail(ErrorCode::kUnavailable, "{} gave no list of {} rewards", options_.url, num_samples);
-  }
-  std::vector<RewardOutcome> outcomes;
-  for (const Json& reward : rewards) outcomes.push_back(outcome_of(reward));
-  return outcomes;
+RewardOutcome remote_reward(double reward) {
+  if (std::isfinite(reward)) return reward;
+  return Error(ErrorCode::kUnavailable, "the remote reward gave a number that is not finite");
+}
+
+RewardOutcome remote_refusal(const std::string& why) {
+  constexpr size_t kMaxText = 500;
+  return Error(ErrorCode::kInvalidArgument, "the remote reward: " + why.substr(0, kMaxText));
 }
 
 }  // namespace nibble

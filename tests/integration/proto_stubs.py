@@ -8,7 +8,9 @@ from nibble_job import ROOT, JobTest
 
 
 class ProtocolTest(JobTest):
-    """Has the modules nibble_pb2 and nibble_pb2_grpc in the folder `generated.name`."""
+    """Has what protoc makes of PROTOS (nibble_pb2 and nibble_pb2_grpc) in the folder `generated.name`."""
+
+    PROTOS = ("nibble.proto",)
 
     @classmethod
     def setUpClass(cls):
@@ -17,4 +19,4 @@ class ProtocolTest(JobTest):
         cls.addClassCleanup(cls.generated.cleanup)
         subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}",
                         f"--python_out={cls.generated.name}",
-                        f"--grpc_python_out={cls.generated.name}", "nibble.proto"], check=True)
+                        f"--grpc_python_out={cls.generated.name}", *cls.PROTOS], check=True)

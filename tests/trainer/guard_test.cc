@@ -67,16 +67,17 @@ TEST(Guard, ASpikeNeedsAHistoryAndTheHistoryIsKept) {
 }
 
 TEST(Suspects, AreTheFurthestFromWhatIsExpected) {
-  const std::vector<SampleSuspicion> samples = {{1, 0, 0.1, 9.0, true},
-                                                {2, 1, 0.7, 0.0, true},
-                                                {3, 2, 0.5, 1.0, true},
-                                                {4, 3, 0.6, 2.0, true},
-                                                {5, 0, 0.2, 3.0, true}};
+  const std::vector<SampleSuspicion> samples = {{1, 0, 0.1, 9.0, 0.1, true},
+                                                {2, 1, 0.7, 0.0, 0.2, true},
+                                                {3, 2, 0.5, 1.0, 0.9, true},
+                                                {4, 3, 0.6, 2.0, 0.3, true},
+                                                {5, 0, 0.2, 3.0, 0.4, true}};
   const auto by_gap = suspects(samples, GuardWatch::kGap);
   ASSERT_EQ(by_gap.size(), 4u);
   EXPECT_EQ(by_gap[0].prompt_id, 2u);
   EXPECT_EQ(by_gap[1].prompt_id, 4u);
   EXPECT_EQ(suspects(samples, GuardWatch::kKl)[0].prompt_id, 1u);
+  EXPECT_EQ(suspects(samples, GuardWatch::kGradNorm)[0].prompt_id, 3u);
   std::vector<SampleSuspicion> broken = samples;
   broken[4].is_finite = false;
   const auto only = suspects(broken, GuardWatch::kNonfinite);
