@@ -247,4 +247,14 @@ TapeResult run_log_probs(const ModelSpec& spec, ops::WeightSource& source,
   return {scored.log_prob, scored.entropy, run->routes()};
 }
 
+at::Tensor run_values(const ModelSpec& spec, ops::WeightSource& source,
+                      std::shared_ptr<const kernels::RopeTable> rope, const TapeInputs& inputs) {
+  NIBBLE_CHECK(spec.config.gives_values, "a model without a value head has no values");
+  const auto run = std::make_shared<TapeExecutor>(spec, source, std::move(rope), inputs);
+  const ops::Backend& backend = inputs.backend != nullptr ? *inputs.backend : ops::cpu_backend();
+  const at::Tensor hidden = run->own_tokens(TapeExecutor::hidden_states(run));
+  return run->all_tokens(ops::linear_float(backend, hidden, {&source, spec.table.lm_head}))
+      .squeeze(-1);
+}
+
 }  // namespace nibble
