@@ -53,6 +53,11 @@ class ActivationSizes {
   /// Of the head's backward pass: its matrix, the gradient of hidden states, a chunk of logits.
   int64_t head_backward() const {
     const bool on_cpu = load_.device == DeviceKind::kCpu;
+    if (whole_.gives_values) {
+      // Of each row; of this rank's part of the rows it is there beside the whole.
+      return stream() + (mesh_.tensor > 1 ? stream() / mesh_.tensor : 0) + panel(1, whole_.hidden) +
+             2 * kFloatBytes * load_.tokens;
+    }
     const int64_t least = on_cpu ? 16 : 64;
     const int64_t most = int64_t{on_cpu ? 4 : 64} << 20;
     // core/ops/cpu_log_probs.cc, core/ops_cuda/cuda_log_probs.cc

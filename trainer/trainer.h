@@ -18,8 +18,10 @@
 #include "trainer/algo/policy_loss.h"
 #include "trainer/algo/position_gap.h"
 #include "trainer/batching.h"
+#include "trainer/config/critic_config.h"
 #include "trainer/config/guard_config.h"
 #include "trainer/config/train_config.h"
+#include "trainer/critic.h"
 #include "trainer/frozen_model.h"
 #include "trainer/guard.h"
 #include "trainer/parallel/gathered_weights.h"
@@ -52,6 +54,8 @@ struct TrainerConfig {
   int64_t rescale_every = 0;
   AlgorithmConfig algorithm;
   OptimizerConfig optimizer;
+  /// Of algorithm.advantage: gae, its `model` named; nothing: there is none.
+  std::optional<CriticConfig> critic;
   double temperature = 1.0;              ///< of sampling; log-probabilities are taken there
   int64_t max_tokens_per_device = 4096;  ///< of one micro-batch
   Recompute recompute = Recompute::kNone;
@@ -90,6 +94,7 @@ struct TrainMetrics {
   double kl_teacher = 0.0;  ///< k1 of the old log-probabilities, mean over response tokens
   bool has_teacher = false;
   double teacher_ms = 0.0;
+  std::optional<CriticMetrics> critic;
   double old_log_probs_ms = 0.0;  ///< of a pass before the first update, where one is needed
   int64_t skipped_updates = 0;
   std::optional<GuardTrip> trip;               ///< the most severe of the step
@@ -130,7 +135,8 @@ class Trainer {
   ~Trainer();
 
   /// Trains on one rollout: one optimizer step per element of `updates`, each this rank's share of
-  /// that step's global batch. Collective. `step` decides whether the KL is measured.
+  /// that step's global batch. Collective. `step`, from 1 on, decides whether the KL is measured
+  /// and whether the model learns yet (critic.warmup_steps).
   TrainMetrics train(std::span<const std::vector<SampleGroup>> updates, int64_t step);
 
   /// One supervised optimizer step (algorithm.loss: sft) on this rank's share of the global batch;
@@ -162,8 +168,9 @@ class Trainer {
   struct Sums;
   struct RecordPass;
   bool needs_reference(int64_t step) const;
-  // Of the ranks that work on the same samples, the one whose figures count.
-  bool counts_figures() const { return groups_.mesh().tensor_rank(groups_.rank()) == 0; }
+  bool counts_figures() const { return groups_.counts_figures(); }
+  // Whether only the critic learns in a step.
+  bool warms_up(int64_t step) const { return critic_ && step <= config_.critic->warmup_steps; }
   struct Step {
     UpdateStats update;
     PackChanges changes;
@@ -189,11 +196,20 @@ class Trainer {
   LossTotals agree_on(std::vector<MicroBatch>& batches);
   std::vector<UpdateWork> plan_updates(std::span<const std::vector<SampleGroup>> updates,
                                        TrainMetrics& metrics);
-  void run_update(const UpdateWork& work, bool first, TrainMetrics& metrics,
+  void value_tokens(std::span<UpdateWork> plan, TrainMetrics& metrics);
+  struct UpdatePass {
+    bool is_first = false;  // of the rollout
+    bool trains = true;     // false: figures only
+  };
+  void backpropagate_critic(const UpdateWork& work, CriticMetrics& metrics);
+  void step_critic(CriticMetrics& metrics);
+  void run_update(const UpdateWork& work, UpdatePass pass, TrainMetrics& metrics,
                   std::vector<SampleSuspicion>& samples);
   // Whether a guard keeps the update from being made; notes in any case what it has to say.
   bool refuses(double grad_norm, std::vector<SampleSuspicion> samples, TrainMetrics& metrics) const;
-  void run_micro_batch(const UpdateWork& work, size_t index, Sums& sums, TrainMetrics& metrics);
+  // `trains`: leaves gradients.
+  void run_micro_batch(const UpdateWork& work, size_t index, bool trains, Sums& sums,
+                       TrainMetrics& metrics);
   RecordPass plan_pass(std::span<const TokenRecord* const> records);
   void run_records(RecordPass& pass, bool trains);
   TokenLoss finish_pass(const RecordPass& pass);
@@ -219,6 +235,7 @@ class Trainer {
   GatheredWeights weights_;
   std::optional<FrozenModel> reference_;
   std::optional<FrozenModel> teacher_;
+  std::optional<Critic> critic_;
   PackBuffers train_buffers_;
   PackBuffers serve_buffers_;                     // of a plan that differs from training's
   std::shared_ptr<const PackedShards> training_;  // shared: the sender may still ship it
