@@ -57,6 +57,17 @@ TEST(Guard, NothingThatIsNotFiniteGetsThrough) {
   }
 }
 
+TEST(Guard, ACriticThatIsNotFiniteIsNamed) {
+  for (const auto& [loss, norm] : {std::pair{kNaN, 1.0}, {0.5, double{INFINITY}}}) {
+    const auto trip = Guard({}).check({0, 1, 0, {}, loss, norm});
+    ASSERT_TRUE(trip);
+    EXPECT_EQ(trip->watch, GuardWatch::kCriticNonfinite);
+    EXPECT_EQ(trip->action, GuardAction::kStop);
+    EXPECT_FALSE(std::isfinite(trip->value));
+  }
+  EXPECT_FALSE(Guard({}).check({0, 1, 0, {}, 0.5, 1e9}));
+}
+
 TEST(Guard, ASpikeNeedsAHistoryAndTheHistoryIsKept) {
   EXPECT_FALSE(with_norms(watching_all(), Guard::kFewest - 1).check({0, 100, 0, 0}));
   const Guard before = with_norms(watching_all(), 40);
