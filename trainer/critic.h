@@ -44,7 +44,8 @@ class Critic {
   Critic(const TrainerConfig& config, DeviceKind state_home, ProcessGroup& group,
          const MeshGroups& groups, const ops::Backend& backend);
 
-  /// Values before each target of a batch, of the state that predicts it; no gradients. Collective.
+  /// float32 [N]: the value before each target of a batch, of the state that predicts it; no
+  /// gradients. Collective.
   std::vector<float> values(const PackedBatch& batch);
 
   /// Leaves the gradients of an update's value loss (algorithm.aggregation), and returns it of all
@@ -56,6 +57,8 @@ class Critic {
   /// One AdamW step with them. Collective; errors as OptimizerState::update().
   UpdateStats take_step(double grad_norm);
 
+  /// Optimizer steps that it has taken.
+  int64_t updates() const { return state_.updates; }
   /// What its ring moved since the last call.
   GatherBytes take_bytes() { return weights_.take_bytes(); }
 

@@ -96,24 +96,27 @@ int64_t packing_bytes(const TrainerConfig& config, const SharedModel& shared) {
   return bytes;
 }
 
-void add_activations(const TrainerConfig& config, const SharedModel& shared, const Mesh& mesh,
+// Of a model that is trained; passes of several are apart from each other.
+void add_activations(const TrainerConfig& config, const ModelConfig& model, const Mesh& mesh,
                      TrainerMemory& memory) {
   constexpr int64_t kSkew = 2;
   constexpr int64_t kGpuWorkspaces = int64_t{256} << 20;
-  const ModelConfig own = rank_config(shared.model, mesh);
+  const ModelConfig own = rank_config(model, mesh);
   const int64_t tokens = config.max_tokens_per_device;
   ActivationLoad load{tokens, tokens, config.recompute, memory.device};
-  memory.activation_bytes = peak_activation_bytes(shared.model, own, mesh, load);
+  const int64_t peak = peak_activation_bytes(model, own, mesh, load);
   load.expert_skew = kSkew;
-  memory.margin_bytes =
-      peak_activation_bytes(shared.model, own, mesh, load) - memory.activation_bytes;
+  int64_t margin = peak_activation_bytes(model, own, mesh, load) - peak;
   if (memory.device == DeviceKind::kCuda) {
-    memory.margin_bytes += 2 * largest_layer_bytes(shared.model, own, mesh, load) + kGpuWorkspaces;
+    margin += 2 * largest_layer_bytes(model, own, mesh, load) + kGpuWorkspaces;
   }
-  if (config.algorithm.routing_replay) {
-    memory.activation_bytes +=
-        kFloatBytes * tokens * shared.model.moe.top_k * shared.model.num_moe_layers();
-  }
+  memory.activation_bytes = std::max(memory.activation_bytes, peak);
+  memory.margin_bytes = std::max(memory.margin_bytes, margin);
+}
+
+int64_t replay_bytes(const TrainerConfig& config, const ModelConfig& model) {
+  if (!config.algorithm.routing_replay) return 0;
+  return kFloatBytes * config.max_tokens_per_device * model.moe.top_k * model.num_moe_layers();
 }
 
 // A frozen model, and a ring of its own.
@@ -130,17 +133,12 @@ int64_t forward_bytes(const TrainerConfig& config, const PlainModel& teacher, De
                                   {tokens, tokens, Recompute::kNone, device});
 }
 
-// Of the critic, which packs into the one packing that it has; its passes are apart from others.
+// Of the critic, which packs into the one packing that it has.
 void add_critic(const TrainerConfig& config, const PlainModel& critic, TrainerMemory& memory) {
   add_trained(config, critic.layout, memory);
   memory.packed_bytes += shard_bytes(critic.layout);
   memory.ring_bytes += ring_bytes(critic.layout, true, ShardHome::kDevice);
-  const int64_t tokens = config.max_tokens_per_device;
-  const Mesh& mesh = critic.layout.mesh;
-  const ActivationLoad load{tokens, tokens, config.recompute, memory.device};
-  memory.activation_bytes =
-      std::max(memory.activation_bytes,
-               peak_activation_bytes(critic.model, rank_config(critic.model, mesh), mesh, load));
+  add_activations(config, critic.model, critic.layout.mesh, memory);
 }
 
 ModelConfig critic_config(const TrainerConfig& config) {
@@ -170,7 +168,8 @@ TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh,
   memory.ring_bytes = ring_bytes(shared.train, true, ShardHome::kDevice);
   if (config.offload_reference) memory.reference_home = offload_kind(device);
   if (may_need_reference(config.algorithm)) add_frozen(config, shared.reference, memory);
-  add_activations(config, shared, mesh, memory);
+  add_activations(config, shared.model, mesh, memory);
+  memory.activation_bytes += replay_bytes(config, shared.model);
   if (!config.teacher.empty()) {
     const PlainModel teacher(config_of(config.teacher), mesh, rank);
     add_frozen(config, teacher.layout, memory);

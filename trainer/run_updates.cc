@@ -75,7 +75,7 @@ TrainMetrics Trainer::train(std::span<const std::vector<SampleGroup>> updates, i
   TrainMetrics metrics;
   metrics.has_reference = needs_reference(step);
   const std::vector<UpdateWork> plan = plan_updates(updates, metrics);
-  const bool trains = !warms_up(step);
+  const bool trains = !warms_up();
   for (size_t u = 0; u < plan.size(); ++u) {
     std::vector<SampleSuspicion> samples;
     run_update(plan[u], {u == 0, trains}, metrics, samples);

@@ -135,8 +135,7 @@ class Trainer {
   ~Trainer();
 
   /// Trains on one rollout: one optimizer step per element of `updates`, each this rank's share of
-  /// that step's global batch. Collective. `step`, from 1 on, decides whether the KL is measured
-  /// and whether the model learns yet (critic.warmup_steps).
+  /// that step's global batch. Collective. `step` decides whether the KL is measured.
   TrainMetrics train(std::span<const std::vector<SampleGroup>> updates, int64_t step);
 
   /// One supervised optimizer step (algorithm.loss: sft) on this rank's share of the global batch;
@@ -169,8 +168,11 @@ class Trainer {
   struct RecordPass;
   bool needs_reference(int64_t step) const;
   bool counts_figures() const { return groups_.counts_figures(); }
-  // Whether only the critic learns in a step.
-  bool warms_up(int64_t step) const { return critic_ && step <= config_.critic->warmup_steps; }
+  // Whether only the critic learns yet: by its own age, which may be less than the run's.
+  bool warms_up() const {
+    return critic_ &&
+           critic_->updates() < config_.critic->warmup_steps * config_.optimizer.steps_per_rollout;
+  }
   struct Step {
     UpdateStats update;
     PackChanges changes;

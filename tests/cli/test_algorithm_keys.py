@@ -1,6 +1,7 @@
 """Algorithms that make no sense are refused before anything starts, naming both keys."""
 
 import json
+import os
 import shutil
 import unittest
 
@@ -57,29 +58,6 @@ class AlgorithmKeys(CliTestCase):
         for key, value in (("critic.value_clip", 0), ("critic.warmup_steps", -1), ("critic.lr", -1)):
             self.refused_key(key, value, **gae)
         self.refused({"lambda": 1.5, **gae})
-
-    def test_trainer_ranks_share_the_critic_as_they_share_the_model(self):
-        # Two experts' ranks, and a critic without experts.
-        moe = [word for key in ("path=bf16", "int4=int4_sym7") for word in
-               ("--set", "model." + key.replace("=", "=tests/oracles/models/moe_norm/"))]
-        code, _, error = nibble("config", CONFIG, *moe, "--set", "algorithm.advantage=gae", "--set",
-                                "algorithm.kl_loss_coef=0", "--set", "parallel.expert=2", "--set",
-                                "critic.model=tests/oracles/models/dense_untied/bf16")
-        self.assertEqual(code, 2)
-        self.assertIn("no experts", error)
-
-    def test_a_critic_that_is_missing_or_of_another_vocabulary_is_refused_before_the_start(self):
-        critic = self.folder / "critic"
-        shutil.copytree(ROOT / "tests/oracles/models/dense_untied/bf16", critic)
-        config = json.loads((critic / "config.json").read_text())
-        (critic / "config.json").write_text(json.dumps({**config, "vocab_size": 480}))
-        for model, said in ((critic, "vocab_size = 480"), (self.folder / "none", "does not exist")):
-            code, _, error = nibble("train", CONFIG, "--set", f"run.directory={self.folder / 'run'}", "--set",
-                                    "algorithm.advantage=gae", "--set", "algorithm.kl_loss_coef=0", "--set",
-                                    f"critic.model={model}")
-            self.assertEqual(code, 2, error)
-            self.assertIn("critic.model", error)
-            self.assertIn(said, error)
 
     def test_distillation_needs_a_teacher_and_learns_nothing_from_rewards(self):
         teacher = {"model.teacher": "tests/oracles/models/dense_untied/bf16"}
@@ -153,6 +131,38 @@ class AlgorithmKeys(CliTestCase):
     def test_several_updates_of_a_rollout_without_qat(self):
         self.accepted({"optimizer.steps_per_rollout": 2, "optimizer.global_batch": 8,
                        "qat.enabled": "false"})
+
+
+class CriticModels(CliTestCase):
+    """What only the models' files tell."""
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(ROOT)  # the paths in CONFIG begin there
+
+    def test_trainer_ranks_share_the_critic_as_they_share_the_model(self):
+        # Two experts' ranks, and a critic without experts.
+        moe = [word for key in ("path=bf16", "int4=int4_sym7") for word in
+               ("--set", "model." + key.replace("=", "=tests/oracles/models/moe_norm/"))]
+        code, _, error = nibble("config", CONFIG, *moe, "--set", "algorithm.advantage=gae", "--set",
+                                "algorithm.kl_loss_coef=0", "--set", "parallel.expert=2", "--set",
+                                "critic.model=tests/oracles/models/dense_untied/bf16")
+        self.assertEqual(code, 2)
+        self.assertIn("no experts", error)
+
+    def test_a_critic_that_is_missing_or_of_another_vocabulary_is_refused_before_the_start(self):
+        critic = self.folder / "critic"
+        shutil.copytree(ROOT / "tests/oracles/models/dense_untied/bf16", critic)
+        config = json.loads((critic / "config.json").read_text())
+        (critic / "config.json").write_text(json.dumps({**config, "vocab_size": 480}))
+        for model, said in ((critic, "vocab_size = 480"), (self.folder / "none", "does not exist")):
+            code, _, error = nibble("train", CONFIG, "--set", f"run.directory={self.folder / 'run'}", "--set",
+                                    "algorithm.advantage=gae", "--set", "algorithm.kl_loss_coef=0", "--set",
+                                    f"critic.model={model}")
+            self.assertEqual(code, 2, error)
+            self.assertIn("critic.model", error)
+            self.assertIn(said, error)
 
 
 if __name__ == "__main__":

@@ -116,6 +116,23 @@ TEST(Critic, LearnsAloneInTheStepsOfItsWarmUp) {
   EXPECT_NE(trainer.log_probs(kIds), start);
 }
 
+TEST(Critic, WarmsUpByItsOwnAgeInARunThatHadNone) {
+  const TempFolder folder;
+  TrainerConfig config = gae_config(kModel);
+  config.critic->warmup_steps = 1;
+  Trainer trainer(config, solo());
+  config.critic.reset();
+  config.algorithm.advantage.type = AdvantageType::kGrpo;
+  Trainer plain(std::move(config), solo());
+  plain.save(folder.path / "plain", {40, 41, 0});
+  const auto groups = parity_groups(2, 3);
+  for (int run = 0; run < 2; ++run) {
+    EXPECT_EQ(train(trainer, groups, 41).update.lr, 0);
+    EXPECT_GT(train(trainer, groups, 42).update.lr, 0);
+    trainer.load(folder.path / "plain");
+  }
+}
+
 TEST(Critic, ValuesAreClippedAgainstThoseBeforeTheFirstUpdate) {
   const auto clip_share = [](double clip) {
     TrainerConfig config = gae_config(kModel);

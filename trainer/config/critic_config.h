@@ -37,7 +37,7 @@ void visit_fields(Visitor& v, CriticConfig& c) {
   v.field("value_clip", c.value_clip, "",
           "a value may move so far from what it was before the rollout's updates", Above{0});
   v.field("warmup_steps", c.warmup_steps, "rollout steps",
-          "the first ones, in which the critic learns and the model does not", AtLeast{0});
+          "the critic's first ones, in which it learns and the model does not", AtLeast{0});
 }
 
 /// AdamW of the critic: `optimizer` with the critic's learning rate and clipping.
