@@ -51,13 +51,6 @@ class Checks {
 
   void check_models() const {
     const AdvantageType type = c_.advantage.type;
-    if (type == AdvantageType::kGae) {
-      fail(ErrorCode::kUnimplemented,
-           "algorithm.advantage is {} ({}), which needs a critic (a value model) that is trained "
-           "beside the model; jobs have none yet: set grpo, rloo, reinforce_pp, "
-           "reinforce_pp_baseline or opd",
-           name_of(type), where("advantage"));
-    }
     const bool is_distilled = type == AdvantageType::kOpd;
     if (is_distilled && teacher_.empty()) {
       refuse("advantage", "is opd, which needs a teacher: name its directory in model.teacher");
@@ -84,11 +77,12 @@ class Checks {
 
   void check_groups() const {
     const AdvantageType type = c_.advantage.type;
-    const bool compares = type != AdvantageType::kReinforcePp && type != AdvantageType::kOpd;
+    const bool compares = type == AdvantageType::kGrpo || type == AdvantageType::kRloo ||
+                          type == AdvantageType::kReinforcePpBaseline;
     if (rollout_.samples_per_prompt > 1 || !compares) return;
     refuse("advantage",
            fmt::format("is {}, which compares a prompt's samples, but rollout.samples_per_prompt "
-                       "is 1 ({}): raise it, or set algorithm.advantage: reinforce_pp",
+                       "is 1 ({}): raise it, or set algorithm.advantage: reinforce_pp or gae",
                        name_of(c_.advantage.type), source_.where("rollout.samples_per_prompt")));
   }
 
@@ -101,7 +95,16 @@ class Checks {
     const AdvantageType type = c_.advantage.type;
     const PolicyObjective objective = c_.loss.objective;
     only_with("normalize_std", type == AdvantageType::kGrpo, "advantage: grpo");
-    only_with("gamma", type == AdvantageType::kReinforcePp, "advantage: reinforce_pp");
+    const bool has_critic = type == AdvantageType::kGae;
+    only_with("gamma", type == AdvantageType::kReinforcePp || has_critic,
+              "advantage: reinforce_pp or gae");
+    only_with("lambda", has_critic, "advantage: gae");
+    for (const std::string& key : changed_) {
+      if (has_critic || !key.starts_with("critic.")) continue;
+      fail(ErrorCode::kInvalidArgument,
+           "{} ({}) means nothing without algorithm.advantage: gae: remove it", key,
+           source_.where(key));
+    }
     only_with("dual_clip", objective != PolicyObjective::kCispo, "loss: ppo_clip or gspo");
     only_with("sum_norm", c_.loss.aggregation == Aggregation::kSeqMeanTokenSumNorm,
               "aggregation: seq-mean-token-sum-norm");
@@ -139,8 +142,8 @@ class Checks {
       refuse(
           "kl_reward_coef",
           fmt::format("is {}, but algorithm.advantage is {} ({}), whose reward is one number a "
-                      "sample: set reinforce_pp or reinforce_pp_baseline, or put the KL into the "
-                      "loss with algorithm.kl_loss_coef",
+                      "sample: set reinforce_pp, reinforce_pp_baseline or gae, or put the KL into "
+                      "the loss with algorithm.kl_loss_coef",
                       in_reward, name_of(c_.advantage.type), where("advantage")));
     }
     if (c_.loss.kl_unbiased) {

@@ -15,6 +15,7 @@ constexpr std::array<std::string_view, 19> kRolloutOnly = {"rollout.",
                                                            "reward.",
                                                            "cluster.external_engines",
                                                            "algorithm.",
+                                                           "critic.",
                                                            "model.reference",
                                                            "model.teacher",
                                                            "model.offload_reference",
@@ -87,6 +88,13 @@ void settle_supervised(RunConfig& config, const ConfigSource& source) {
 
 bool is_supervised(const RunConfig& config) {
   return config.algorithm.loss.objective == PolicyObjective::kSft;
+}
+
+std::filesystem::path critic_model(const RunConfig& config) {
+  const bool has_critic =
+      !is_supervised(config) && config.algorithm.advantage.type == AdvantageType::kGae;
+  if (!has_critic) return {};
+  return config.critic.model.empty() ? config.model.path : config.critic.model;
 }
 
 void settle_job_kind(RunConfig& config, const ConfigSource& source) {

@@ -21,6 +21,10 @@ namespace {
 struct StepGathers {
   GatherBytes training;
   GatherBytes reference;
+  GatherBytes critic;
+  int64_t whole() const {
+    return training.quantized + training.plain + reference.plain + critic.plain;
+  }
 };
 
 struct MemoryReport {
@@ -49,10 +53,12 @@ StepGathers step_gathers(const TrainerConfig& config, const Mesh& mesh, int rank
   const int64_t updates = config.optimizer.steps_per_rollout;
   const GatherBytes update = plan.training.of(micro_batches);
   StepGathers step;
-  step.training = {updates * update.quantized, updates * update.plain};
+  const GatherBytes old = plan.old_log_probs.of(updates * micro_batches);
+  step.training = {updates * update.quantized + old.quantized, updates * update.plain + old.plain};
   // Frozen models stay as they are, and so does what their rings have of them.
   step.reference.plain =
       updates * micro_batches * (plan.reference.further.plain + plan.teacher.further.plain);
+  step.critic = plan_critic_gathers(config, mesh, rank, micro_batches);
   return step;
 }
 
@@ -110,7 +116,8 @@ OrderedJson gathers_json(const StepGathers& step) {
   return {{"quantized_bytes", step.training.quantized},
           {"rest_bytes", step.training.plain},
           {"reference_bytes", step.reference.plain},
-          {"whole_bytes", step.training.quantized + step.training.plain + step.reference.plain}};
+          {"critic_bytes", step.critic.plain},
+          {"whole_bytes", step.whole()}};
 }
 
 OrderedJson trainer_json(const TrainerMemory& memory, const StepGathers& step, size_t rank) {
@@ -204,14 +211,14 @@ void print_trainers(const MemoryReport& plan) {
 void print_gathers(const MemoryReport& plan, const MemoryReportFlags& flags) {
   fmt::print("Received by all-gathers in a step of {} micro-batch(es) an update, MB:\n",
              flags.micro_batches);
-  fmt::print("  {:>4} {:>10} {:>10} {:>10} {:>10}\n", "rank", "quantized", "rest", "reference",
-             "whole");
+  fmt::print("  {:>4} {:>10} {:>10} {:>10} {:>10} {:>10}\n", "rank", "quantized", "rest",
+             "reference", "critic", "whole");
   for (size_t rank = 0; rank < std::min(plan.gathers.size(), kMostRanksShown); ++rank) {
     const StepGathers& step = plan.gathers[rank];
-    fmt::print("  {:>4} {:>10.2f} {:>10.2f} {:>10.2f} {:>10.2f}\n", rank,
+    fmt::print("  {:>4} {:>10.2f} {:>10.2f} {:>10.2f} {:>10.2f} {:>10.2f}\n", rank,
                megabytes(step.training.quantized), megabytes(step.training.plain),
-               megabytes(step.reference.plain),
-               megabytes(step.training.quantized + step.training.plain + step.reference.plain));
+               megabytes(step.reference.plain), megabytes(step.critic.plain),
+               megabytes(step.whole()));
   }
   print_more(plan.gathers.size());
 }

@@ -83,6 +83,19 @@ void check_vocabulary(const Tokenizer& tokenizer, const std::filesystem::path& p
        what, model.vocab, tokenizer.vocab_size());
 }
 
+// Models that are asked about what the model samples.
+void check_same_vocabularies(const RunConfig& config) {
+  const auto check = [&](const char* key, const char* role, const std::filesystem::path& path) {
+    if (path.empty()) return;
+    with_context(key, [&] {
+      check_same_vocabulary(role, path, config.model.path);
+      check_weights(path);
+    });
+  };
+  check("model.teacher", "a teacher", config.model.teacher);
+  check("critic.model", "a critic", config.critic.model);
+}
+
 }  // namespace
 
 void check_inputs(const RunConfig& config) {
@@ -105,12 +118,7 @@ void check_inputs(const RunConfig& config) {
         make_model_spec(parse_model_config(model, (config.model.path / "config.json").string()));
     (void)load_draft_head("rollout.draft_head", config.rollout.draft_head, spec);
   }
-  if (!config.model.teacher.empty()) {
-    with_context("model.teacher", [&] {
-      check_same_vocabulary("a teacher", config.model.teacher, config.model.path);
-      check_weights(config.model.teacher);
-    });
-  }
+  check_same_vocabularies(config);
   const PromptEncoder encoder(tokenizer, config.model.path.string());
   const int64_t max_new_tokens = config.rollout.max_new_tokens;
   check_prompts(config, encoder, tokenizer, config.data.train, max_new_tokens);

@@ -89,6 +89,7 @@ void check_paths(const RunConfig& c, const ConfigSource& source) {
   if (!c.model.int4.empty()) want("model.int4", c.model.int4);
   if (!c.model.reference.empty()) want("model.reference", c.model.reference);
   if (!c.model.teacher.empty()) want("model.teacher", c.model.teacher);
+  if (!c.critic.model.empty()) want("critic.model", c.critic.model);
   if (!c.eval.data.empty()) want("eval.data", c.eval.data);
   if (!c.rollout.draft_model.empty()) want("rollout.draft_model", c.rollout.draft_model);
   if (!c.optimizer.mapped_in.empty()) want("optimizer.mapped_in", c.optimizer.mapped_in);
@@ -101,7 +102,7 @@ void check_paths(const RunConfig& c, const ConfigSource& source) {
 // The first file or directory that the job names and that is not there.
 std::optional<std::filesystem::path> missing_file(const RunConfig& c) {
   for (const auto& path : {c.model.path, c.data.train, c.model.int4, c.model.reference,
-                           c.model.teacher, c.eval.data, c.rollout.draft_model,
+                           c.model.teacher, c.critic.model, c.eval.data, c.rollout.draft_model,
                            std::filesystem::path(has_stored_head(c) ? c.rollout.draft_head : "")}) {
     if (!path.empty() && !std::filesystem::exists(path)) return path;
   }
@@ -251,7 +252,7 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
   }
   check_paths(config, loaded.source);
   const JobPlans plans = job_plans(config);
-  for (const auto& shared : {config.model.path, config.model.teacher}) {
+  for (const auto& shared : {config.model.path, config.model.teacher, config.critic.model}) {
     if (shared.empty()) continue;
     const auto problem = mesh_problem(model_of(config, shared), trainer_mesh(config));
     if (!problem) continue;
@@ -336,6 +337,10 @@ TrainerConfig trainer_config(const RunConfig& c) {
   config.algorithm = c.algorithm;
   if (is_supervised(c)) config.algorithm.reference = ReferenceMode::kNever;
   config.optimizer = c.optimizer;
+  if (const std::filesystem::path model = critic_model(c); !model.empty()) {
+    config.critic = c.critic;
+    config.critic->model = model;
+  }
   config.temperature = c.rollout.temperature;
   config.max_tokens_per_device = c.parallel.max_tokens_per_device;
   config.recompute = c.trainer.recompute;

@@ -15,6 +15,7 @@
 #include "rollout/reward_config.h"
 #include "rollout/rollout_config.h"
 #include "rollout/rollout_service.h"
+#include "trainer/config/critic_config.h"
 #include "trainer/config/guard_config.h"
 #include "trainer/config/train_config.h"
 #include "trainer/trainer_service.h"
@@ -31,6 +32,7 @@ struct RunConfig {
   RolloutConfig rollout;
   RewardConfig reward;
   AlgorithmConfig algorithm;
+  CriticConfig critic;
   OptimizerConfig optimizer;
   ParallelConfig parallel;
   TrainerSection trainer;
@@ -51,6 +53,7 @@ void visit_fields(Visitor& v, RunConfig& c) {
   v.section("rollout", c.rollout, "what is sampled, and the engine's sizes");
   v.section("reward", c.reward, "how responses are scored");
   v.section("algorithm", c.algorithm, "advantages, policy loss, KL");
+  v.section("critic", c.critic, "the value model of algorithm.advantage: gae");
   v.section("optimizer", c.optimizer, "AdamW");
   v.section("parallel", c.parallel, "how trainers share the work");
   v.section("trainer", c.trainer, "what a trainer keeps in memory");

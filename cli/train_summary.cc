@@ -14,7 +14,7 @@ CheckpointSummary summarize_train_checkpoint(const std::filesystem::path& path) 
   summary.model = reader.spec().config;
   if (reader.serve_plan().any()) summary.quantization = reader.serve_plan().config;
   count_parameters(summary, reader.spec().table, reader.serve_plan());
-  for (const SafetensorsFile& file : reader.files()) count_tensors(summary, file.tensors());
+  for (const SafetensorsFile& file : reader.rows().files()) count_tensors(summary, file.tensors());
   summary.weights_sha256 = digest.weights_sha256;
   summary.state_sha256 = digest.state_sha256;
   summary.weight_version = digest.progress.weight_version;

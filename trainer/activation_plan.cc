@@ -55,6 +55,11 @@ class ActivationSizes {
   /// Of the head's backward pass: its matrix, the gradient of hidden states, a chunk of logits.
   int64_t head_backward() const {
     const bool on_cpu = load_.device == DeviceKind::kCpu;
+    if (whole_.gives_values) {
+      // Of each row; of this rank's part of the rows it is there beside the whole.
+      return stream() + (mesh_.tensor > 1 ? stream() / mesh_.tensor : 0) + panel(1, whole_.hidden) +
+             2 * kFloatBytes * load_.tokens;
+    }
     const int64_t chunk =
         on_cpu ? ops::cpu_logit_rows(whole_.vocab) : ops::gpu_logit_rows(whole_.vocab);
     const int64_t rows = std::min(load_.targets, chunk);

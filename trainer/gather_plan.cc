@@ -147,4 +147,23 @@ GatherPlan plan_gathers(const ShardLayout& layout, bool with_gradients) {
   return plan;
 }
 
+GatherBytes plan_value_gathers(const ShardLayout& layout, int64_t updates, int64_t micro_batches) {
+  GatherBytes received;
+  const auto add = [&](RingWalk& walk, int64_t passes, bool with_gradients) {
+    for (int64_t i = 0; i < passes; ++i) {
+      const GatherBytes moved = walk.pass(with_gradients);
+      received.quantized += moved.quantized;
+      received.plain += moved.plain;
+    }
+  };
+  RingWalk first(layout);
+  add(first, updates * micro_batches, false);
+  add(first, micro_batches, true);
+  for (int64_t u = 1; u < updates; ++u) {
+    RingWalk walk(layout);
+    add(walk, micro_batches, true);
+  }
+  return received;
+}
+
 }  // namespace nibble

@@ -24,4 +24,9 @@ struct GatherPlan {
 /// Of micro-batches that are trained on, or of passes without gradients.
 GatherPlan plan_gathers(const ShardLayout& layout, bool with_gradients);
 
+/// Bytes that a rank receives of a critic in one step: old values of all updates' micro-batches,
+/// then each update's passes with gradients, the first one's under the same weights.
+///   micro_batches  of one update
+GatherBytes plan_value_gathers(const ShardLayout& layout, int64_t updates, int64_t micro_batches);
+
 }  // namespace nibble

@@ -9,7 +9,8 @@
 namespace nibble {
 
 std::string_view guard_watch_name(GuardWatch watch) {
-  constexpr std::array<std::string_view, 4> kNames = {"nonfinite", "grad_norm", "kl", "gap"};
+  constexpr std::array<std::string_view, 5> kNames = {"nonfinite", "grad_norm", "kl", "gap",
+                                                      "critic_nonfinite"};
   return kNames[static_cast<size_t>(watch)];
 }
 
@@ -22,6 +23,9 @@ std::optional<GuardTrip> Guard::check(const GuardFigures& figures) const {
   for (const double value :
        {figures.loss, figures.grad_norm, figures.gap, figures.kl.value_or(0.0)}) {
     if (!std::isfinite(value)) pass(GuardWatch::kNonfinite, config_.nonfinite, value, 0.0);
+  }
+  for (const double value : {figures.value_loss, figures.critic_grad_norm}) {
+    if (!std::isfinite(value)) pass(GuardWatch::kCriticNonfinite, config_.nonfinite, value, 0.0);
   }
   // A limit that is not passed by what is not finite was passed above.
   const auto watch = [&](GuardWatch what, GuardAction action, double value, double limit) {

@@ -9,7 +9,7 @@
 
 namespace nibble {
 
-enum class GuardWatch { kNonfinite, kGradNorm, kKl, kGap };
+enum class GuardWatch { kNonfinite, kGradNorm, kKl, kGap, kCriticNonfinite };
 std::string_view guard_watch_name(GuardWatch watch);
 
 /// Figures of an update before it is made, equal on all ranks.
@@ -18,6 +18,8 @@ struct GuardFigures {
   double grad_norm = 0.0;
   double gap = 0.0;               ///< mean |log-probability of trainer - of rollout|
   std::optional<double> kl = {};  ///< to the reference, if it was measured
+  double value_loss = 0.0;        ///< 0 without a critic
+  double critic_grad_norm = 0.0;
 };
 
 /// A limit that an update has passed.
@@ -25,7 +27,7 @@ struct GuardTrip {
   GuardWatch watch = GuardWatch::kNonfinite;
   GuardAction action = GuardAction::kWarn;
   double value = 0.0;
-  double limit = 0.0;  ///< kNonfinite: 0
+  double limit = 0.0;  ///< of what is not finite: 0
 };
 
 /// Looks at every update before it is made. Deterministic: what it remembers goes to checkpoints.

@@ -5,24 +5,12 @@
 #include "core/base/fail.h"
 #include "core/models/checkpoint_tensors.h"
 #include "core/ops/torch_parallel.h"
-#include "core/quant/bf16.h"
+#include "trainer/bf16_rows.h"
 #include "trainer/state/calibrated_start.h"
 #include "trainer/state/random_init.h"
 #include "trainer/trainer.h"
 
 namespace nibble {
-namespace {
-
-std::vector<float> widen_rows(const std::vector<uint16_t>& bf16, const RowShard& shard,
-                              int64_t cols) {
-  std::vector<float> rows(static_cast<size_t>(shard.rows() * cols));
-  for (size_t i = 0; i < rows.size(); ++i) {
-    rows[i] = quant::bf16_to_float(bf16[static_cast<size_t>(shard.begin * cols) + i]);
-  }
-  return rows;
-}
-
-}  // namespace
 
 void Trainer::load_masters() {
   const auto set = [&](int64_t p, const std::vector<float>& rows) {
@@ -61,7 +49,7 @@ void Trainer::load_masters() {
       state_.held_scale.emplace_back(std::span<const uint16_t>(rows.scale), state_device());
       continue;
     }
-    set(p, widen_rows(weight, train_layout_.shard(p), parameter.cols));
+    set(p, widened_rows(weight, train_layout_.shard(p), parameter.cols));
     if (!calibrated) continue;
     calibrated->check_plain(p, weight);
     state_.held_scale.emplace_back(state_device());

@@ -2,6 +2,7 @@
 
 #include "core/checkpoint/hf_directory.h"
 #include "trainer/activation_plan.h"
+#include "trainer/update_work.h"
 
 namespace nibble {
 namespace {
@@ -13,6 +14,20 @@ constexpr int64_t kBf16Bytes = 2;
 ModelConfig config_of(const std::filesystem::path& directory) {
   return parse_model_config(read_hf_config(directory), (directory / "config.json").string());
 }
+
+// A model, and its layout in BF16.
+struct PlainModel {
+  PlainModel(ModelConfig config, const Mesh& mesh, int rank)
+      : model(std::move(config)),
+        table(model_parameters(model)),
+        layout{&table, plan_bf16(table), mesh, rank} {}
+  PlainModel(const PlainModel&) = delete;  // the layout points to the table
+  PlainModel& operator=(const PlainModel&) = delete;
+
+  const ModelConfig model;
+  const ParameterTable table;
+  const ShardLayout layout;
+};
 
 struct SharedModel {
   SharedModel(const TrainerConfig& config, const Mesh& mesh, int rank)
@@ -52,13 +67,18 @@ int64_t draft_bytes(const DraftPart& draft) {
   return shard_bytes({&table, draft.plan, {}, 0});
 }
 
-void add_state(const TrainerConfig& config, const SharedModel& shared, TrainerMemory& memory) {
+// Masters, moments and gradients of a model that is trained.
+void add_trained(const TrainerConfig& config, const ShardLayout& layout, TrainerMemory& memory) {
   int64_t elements = 0;
-  for (int64_t p = 0; p < shared.table.size(); ++p) elements += shared.train.shard_elements(p);
+  for (int64_t p = 0; p < layout.table->size(); ++p) elements += layout.shard_elements(p);
   const bool is_bf16 = config.optimizer.state == MomentType::kBf16;
-  memory.master_bytes = kFloatBytes * elements;
-  memory.moment_bytes = 2 * (is_bf16 ? kBf16Bytes : kFloatBytes) * elements;
-  memory.gradient_bytes = kFloatBytes * elements;
+  memory.master_bytes += kFloatBytes * elements;
+  memory.moment_bytes += 2 * (is_bf16 ? kBf16Bytes : kFloatBytes) * elements;
+  memory.gradient_bytes += kFloatBytes * elements;
+}
+
+void add_state(const TrainerConfig& config, const SharedModel& shared, TrainerMemory& memory) {
+  add_trained(config, shared.train, memory);
   if (!config.calibrated.empty()) memory.master_bytes += scale_bytes(shared.train);
   memory.state_home = !config.optimizer.mapped_in.empty() ? DeviceKind::kMappedFile
                       : config.optimizer.offload          ? offload_kind(memory.device)
@@ -77,27 +97,30 @@ int64_t packing_bytes(const TrainerConfig& config, const SharedModel& shared) {
   return bytes;
 }
 
-void add_activations(const TrainerConfig& config, const SharedModel& shared, const Mesh& mesh,
+// Of a model that is trained; passes of several are apart from each other.
+void add_activations(const TrainerConfig& config, const ModelConfig& model, const Mesh& mesh,
                      TrainerMemory& memory) {
   constexpr int64_t kSkew = 2;
   // cuBLAS' of a handle and stream as PyTorch sizes it for compute capability 9; less before.
   constexpr int64_t kGpuWorkspace = int64_t{32} << 20;
   constexpr int64_t kGpuFragments = int64_t{224} << 20;
-  const ModelConfig own = rank_config(shared.model, mesh);
+  const ModelConfig own = rank_config(model, mesh);
   const int64_t tokens = config.max_tokens_per_device;
   ActivationLoad load{tokens, tokens, config.recompute, memory.device};
-  memory.activation_bytes = peak_activation_bytes(shared.model, own, mesh, load);
+  const int64_t peak = peak_activation_bytes(model, own, mesh, load);
   load.expert_skew = kSkew;
-  memory.margin_bytes =
-      peak_activation_bytes(shared.model, own, mesh, load) - memory.activation_bytes;
+  int64_t margin = peak_activation_bytes(model, own, mesh, load) - peak;
   if (memory.device == DeviceKind::kCuda) {
     memory.workspace_bytes = kGpuWorkspace;
-    memory.margin_bytes += 2 * largest_layer_bytes(shared.model, own, mesh, load) + kGpuFragments;
+    margin += 2 * largest_layer_bytes(model, own, mesh, load) + kGpuFragments;
   }
-  if (config.algorithm.routing_replay) {
-    memory.activation_bytes +=
-        kFloatBytes * tokens * shared.model.moe.top_k * shared.model.num_moe_layers();
-  }
+  memory.activation_bytes = std::max(memory.activation_bytes, peak);
+  memory.margin_bytes = std::max(memory.margin_bytes, margin);
+}
+
+int64_t replay_bytes(const TrainerConfig& config, const ModelConfig& model) {
+  if (!config.algorithm.routing_replay) return 0;
+  return kFloatBytes * config.max_tokens_per_device * model.moe.top_k * model.num_moe_layers();
 }
 
 // A frozen model, and a ring of its own.
@@ -107,23 +130,24 @@ void add_frozen(const TrainerConfig& config, const ShardLayout& layout, TrainerM
   memory.ring_bytes += ring_bytes(layout, false, home);
 }
 
-struct Teacher {
-  Teacher(const TrainerConfig& config, const Mesh& mesh, int rank)
-      : model(config_of(config.teacher)),
-        table(model_parameters(model)),
-        layout{&table, plan_bf16(table), mesh, rank} {}
-  Teacher(const Teacher&) = delete;  // the layout points to the table
-  Teacher& operator=(const Teacher&) = delete;
-  int64_t activation_bytes(const TrainerConfig& config, DeviceKind device) const {
-    const int64_t tokens = config.max_tokens_per_device;
-    return forward_activation_bytes(model, rank_config(model, layout.mesh), layout.mesh,
-                                    {tokens, tokens, Recompute::kNone, device});
-  }
+int64_t forward_bytes(const TrainerConfig& config, const PlainModel& teacher, DeviceKind device) {
+  const int64_t tokens = config.max_tokens_per_device;
+  const Mesh& mesh = teacher.layout.mesh;
+  return forward_activation_bytes(teacher.model, rank_config(teacher.model, mesh), mesh,
+                                  {tokens, tokens, Recompute::kNone, device});
+}
 
-  const ModelConfig model;
-  const ParameterTable table;
-  const ShardLayout layout;
-};
+// Of the critic, which packs into the one packing that it has.
+void add_critic(const TrainerConfig& config, const PlainModel& critic, TrainerMemory& memory) {
+  add_trained(config, critic.layout, memory);
+  memory.packed_bytes += shard_bytes(critic.layout);
+  memory.ring_bytes += ring_bytes(critic.layout, true, ShardHome::kDevice);
+  add_activations(config, critic.model, critic.layout.mesh, memory);
+}
+
+ModelConfig critic_config(const TrainerConfig& config) {
+  return value_model(config_of(config.critic->model));
+}
 
 }  // namespace
 
@@ -150,26 +174,40 @@ TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh,
   memory.ring_bytes = ring_bytes(shared.train, true, ShardHome::kDevice);
   if (config.offload_reference) memory.reference_home = offload_kind(device);
   if (may_need_reference(config.algorithm)) add_frozen(config, shared.reference, memory);
-  add_activations(config, shared, mesh, memory);
+  add_activations(config, shared.model, mesh, memory);
+  memory.activation_bytes += replay_bytes(config, shared.model);
   if (!config.teacher.empty()) {
-    const Teacher teacher(config, mesh, rank);
+    const PlainModel teacher(config_of(config.teacher), mesh, rank);
     add_frozen(config, teacher.layout, memory);
     memory.activation_bytes =
-        std::max(memory.activation_bytes, teacher.activation_bytes(config, device));
+        std::max(memory.activation_bytes, forward_bytes(config, teacher, device));
   }
+  if (config.critic) add_critic(config, {critic_config(config), mesh, rank}, memory);
   return memory;
 }
 
 TrainerGathers plan_trainer_gathers(const TrainerConfig& config, const Mesh& mesh, int rank) {
   const SharedModel shared(config, mesh, rank);
-  TrainerGathers gathers{plan_gathers(shared.train, true), {}};
+  TrainerGathers gathers{plan_gathers(shared.train, true), {}, {}, {}};
+  const bool is_exact =
+      config.exact_rollout && config.train_plan.quantized == config.serve_plan.quantized;
+  if (needs_old_pass(config.algorithm, config.optimizer.steps_per_rollout, is_exact)) {
+    gathers.old_log_probs = plan_gathers(shared.train, false);
+  }
   if (may_need_reference(config.algorithm)) {
     gathers.reference = plan_gathers(shared.reference, false);
   }
   if (!config.teacher.empty()) {
-    gathers.teacher = plan_gathers(Teacher(config, mesh, rank).layout, false);
+    gathers.teacher = plan_gathers(PlainModel(config_of(config.teacher), mesh, rank).layout, false);
   }
   return gathers;
+}
+
+GatherBytes plan_critic_gathers(const TrainerConfig& config, const Mesh& mesh, int rank,
+                                int64_t micro_batches) {
+  if (!config.critic) return {};
+  const PlainModel critic(critic_config(config), mesh, rank);
+  return plan_value_gathers(critic.layout, config.optimizer.steps_per_rollout, micro_batches);
 }
 
 }  // namespace nibble

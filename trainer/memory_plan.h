@@ -10,12 +10,12 @@
 namespace nibble {
 
 /// What one trainer rank takes of memory, by the sizes of the parameters alone: before anything is
-/// allocated.
+/// allocated. A critic's share is in each.
 struct TrainerMemory {
   int64_t master_bytes = 0;  ///< float32; held scales too
   int64_t moment_bytes = 0;
   int64_t gradient_bytes = 0;    ///< float32 of what the rank owns
-  int64_t packed_bytes = 0;      ///< two packings of each plan: one in use, one being made
+  int64_t packed_bytes = 0;      ///< two of each plan, in use and being made; one of a critic
   int64_t reference_bytes = 0;   ///< BF16; the teacher's too
   int64_t ring_bytes = 0;        ///< layers gathered or uploaded, and their gradients
   int64_t activation_bytes = 0;  ///< of one full micro-batch: peak_activation_bytes()
@@ -44,9 +44,14 @@ TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh,
 /// Bytes that the rank gathers for one version of the weights.
 struct TrainerGathers {
   GatherPlan training;
+  /// Of the pass for old log-probabilities before the first update; zeros where none is needed.
+  GatherPlan old_log_probs;
   GatherPlan reference;  ///< of the reference's own ring; zeros without one
   GatherPlan teacher;
 };
 TrainerGathers plan_trainer_gathers(const TrainerConfig& config, const Mesh& mesh, int rank);
+/// plan_value_gathers() of the job's critic; zeros without one.
+GatherBytes plan_critic_gathers(const TrainerConfig& config, const Mesh& mesh, int rank,
+                                int64_t micro_batches);
 
 }  // namespace nibble

@@ -38,6 +38,18 @@ void encode_held(const std::optional<HeldStats>& held, v1::TrainResponse& respon
   if (held->rescale_jump) out["rescale_codes_changed_share"] = *held->rescale_jump;
 }
 
+void encode_critic(const CriticMetrics& m, v1::TrainResponse& response) {
+  auto& out = *response.mutable_metrics();
+  out["value_loss"] = m.loss.loss;
+  out["value_clip_share"] = m.loss.clip_share;
+  out["value_mean"] = m.value_mean;
+  out["explained_variance"] = m.explained_variance;
+  out["critic_grad_norm"] = m.update.grad_norm;
+  out["critic_lr"] = m.update.lr;
+  out["critic_gathered_bytes"] = static_cast<double>(m.gathered.plain);
+  out["critic_ms"] = m.ms;
+}
+
 void encode_gathered(const GatherBytes& gathered, v1::TrainResponse& response) {
   auto& out = *response.mutable_metrics();
   out["gathered_quantized_bytes"] = static_cast<double>(gathered.quantized);
@@ -105,6 +117,7 @@ void encode_metrics(const TrainMetrics& m, bool by_layer, v1::TrainResponse& res
     out["kl_teacher"] = m.kl_teacher;
     out["teacher_ms"] = m.teacher_ms;
   }
+  if (m.critic) encode_critic(*m.critic, response);
   out["kl_rollout"] = m.loss.rollout_kl_mean;
   out["logprob_abs_diff_mean"] = m.log_prob_diff_mean;
   out["logprob_abs_diff_max"] = m.log_prob_diff_max;

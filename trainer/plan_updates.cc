@@ -24,13 +24,28 @@ LossTotals Trainer::agree_on(std::vector<MicroBatch>& batches) {
   return {static_cast<int64_t>(counts[0]), static_cast<int64_t>(counts[1])};
 }
 
+void Trainer::value_tokens(std::span<UpdateWork> plan, TrainMetrics& metrics) {
+  const Stopwatch clock;
+  for (UpdateWork& work : plan) {
+    for (const MicroBatch& batch : work.batches) {
+      work.values.push_back(critic_->values(batch.packed));
+    }
+  }
+  const ValueFigures figures = value_advantages(plan, config_.algorithm, group_, counts_figures());
+  metrics.critic = CriticMetrics{};
+  metrics.critic->value_mean = figures.mean;
+  metrics.critic->explained_variance = figures.explained_variance;
+  metrics.critic->ms = clock.elapsed_ms();
+}
+
 std::vector<UpdateWork> Trainer::plan_updates(std::span<const std::vector<SampleGroup>> updates,
                                               TrainMetrics& metrics) {
   const AlgorithmConfig& algorithm = config_.algorithm;
   std::vector<UpdateWork> plan;
   for (const std::vector<SampleGroup>& groups : updates) {
     const auto scored = score_groups(groups, algorithm, config_.max_new_tokens);
-    UpdateWork work{make_micro_batches(scored, micro_batch_tokens()), {}, {}, {}};
+    UpdateWork work;
+    work.batches = make_micro_batches(scored, micro_batch_tokens());
     work.totals = agree_on(work.batches);
     plan.push_back(std::move(work));
   }
@@ -62,7 +77,9 @@ std::vector<UpdateWork> Trainer::plan_updates(std::span<const std::vector<Sample
     metrics.kl_teacher = teacher_advantages(plan, group_, counts_figures());
     metrics.teacher_ms += clock.restart_ms();
   }
-  if (is_token_level(algorithm.advantage.type)) {
+  if (critic_) {
+    value_tokens(plan, metrics);
+  } else if (is_token_level(algorithm.advantage.type)) {
     token_advantages(plan, algorithm, group_, counts_figures());
   }
   return plan;

@@ -1,4 +1,6 @@
 // One step of training: what a rollout's updates compute, and whether they are made.
+#include <ATen/core/grad_mode.h>
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -8,6 +10,7 @@
 #include <utility>
 
 #include "core/base/clock.h"
+#include "core/base/log.h"
 #include "core/comm/reduce.h"
 #include "core/models/tape_executor.h"
 #include "trainer/algo/entropy_bonus.h"
@@ -75,19 +78,31 @@ TrainMetrics Trainer::train(std::span<const std::vector<SampleGroup>> updates, i
   TrainMetrics metrics;
   metrics.has_reference = needs_reference(step);
   const std::vector<UpdateWork> plan = plan_updates(updates, metrics);
+  const bool trains = !warms_up();
   for (size_t u = 0; u < plan.size(); ++u) {
+    if (plan[u].totals.num_tokens == 0) {  // weight decay alone is no step
+      ++metrics.skipped_updates;
+      if (group_.rank() == 0) {
+        get_logger("trainer")->warn("step={} update={} is left out: no token of it counts", step,
+                                    u);
+      }
+      continue;
+    }
     std::vector<SampleSuspicion> samples;
-    run_update(plan[u], u == 0, metrics, samples);
+    run_update(plan[u], {u == 0, trains}, metrics, samples);
     Stopwatch clock;
-    const double grad_norm = gradient_norm();
-    metrics.optimizer_ms += clock.elapsed_ms();
+    const double grad_norm = trains ? gradient_norm() : 0.0;
+    metrics.optimizer_ms += clock.restart_ms();
     metrics.update.grad_norm = grad_norm;
+    if (critic_) backpropagate_critic(plan[u], *metrics.critic);
     const double gap = u == 0 ? metrics.log_prob_diff_mean : 0.0;  // measured in the first only
     if (refuses(grad_norm, gap, std::move(samples), metrics)) {
       ++metrics.skipped_updates;
       if (metrics.trip->action > GuardAction::kSkip) break;
       continue;
     }
+    if (critic_) step_critic(*metrics.critic);
+    if (!trains) continue;
     const Step done = take_step(grad_norm);
     guard_.note(grad_norm);
     metrics.update = done.update;
@@ -97,13 +112,18 @@ TrainMetrics Trainer::train(std::span<const std::vector<SampleGroup>> updates, i
     metrics.pack_ms += done.pack_ms;
   }
   metrics.gathered = weights_.take_bytes();
+  if (critic_) metrics.critic->gathered = critic_->take_bytes();
   return metrics;
 }
 
 bool Trainer::refuses(double grad_norm, double gap, std::vector<SampleSuspicion> samples,
                       TrainMetrics& metrics) const {
-  GuardFigures figures{metrics.loss.loss, grad_norm, gap, {}};
+  GuardFigures figures{metrics.loss.loss, grad_norm, gap};
   if (metrics.has_reference) figures.kl = metrics.kl_reference;
+  if (metrics.critic) {
+    figures.value_loss = metrics.critic->loss.loss;
+    figures.critic_grad_norm = metrics.critic->update.grad_norm;
+  }
   const std::optional<GuardTrip> trip = guard_.check(figures);
   if (!trip) return false;
   if (!metrics.trip || metrics.trip->action < trip->action) {
@@ -114,7 +134,20 @@ bool Trainer::refuses(double grad_norm, double gap, std::vector<SampleSuspicion>
   return trip->action != GuardAction::kWarn;
 }
 
-void Trainer::run_update(const UpdateWork& work, bool first, TrainMetrics& metrics,
+void Trainer::backpropagate_critic(const UpdateWork& work, CriticMetrics& metrics) {
+  const Stopwatch clock;
+  metrics.loss = critic_->backpropagate(work);
+  metrics.update.grad_norm = critic_->gradient_norm();
+  metrics.ms += clock.elapsed_ms();
+}
+
+void Trainer::step_critic(CriticMetrics& metrics) {
+  const Stopwatch clock;
+  metrics.update = critic_->take_step(metrics.update.grad_norm);
+  metrics.ms += clock.elapsed_ms();
+}
+
+void Trainer::run_update(const UpdateWork& work, UpdatePass pass, TrainMetrics& metrics,
                          std::vector<SampleSuspicion>& samples) {
   weights_.zero_gradients();
   Sums sums;
@@ -122,7 +155,9 @@ void Trainer::run_update(const UpdateWork& work, bool first, TrainMetrics& metri
     sums.expert_tokens.resize(
         static_cast<size_t>(spec_.config.num_moe_layers() * spec_.config.moe.num_experts));
   }
-  for (size_t b = 0; b < work.batches.size(); ++b) run_micro_batch(work, b, sums, metrics);
+  for (size_t b = 0; b < work.batches.size(); ++b) {
+    run_micro_batch(work, b, pass.trains, sums, metrics);
+  }
   samples = std::move(sums.samples);
   sums.all_reduce(group_, counts_figures());
   metrics.loss = sums.loss;
@@ -132,7 +167,7 @@ void Trainer::run_update(const UpdateWork& work, bool first, TrainMetrics& metri
   metrics.kl_reference_k1 = sums.kl_k1 / tokens;
   metrics.response_tokens += static_cast<int64_t>(sums.tokens);
   metrics.computed_tokens += static_cast<int64_t>(sums.computed);
-  if (!first) return;
+  if (!pass.is_first) return;
   if (config_.algorithm.routing_replay) {
     metrics.experts = expert_load(sums.expert_tokens, spec_.config.moe.num_experts);
   }
@@ -141,8 +176,9 @@ void Trainer::run_update(const UpdateWork& work, bool first, TrainMetrics& metri
   metrics.gap_by_position = sums.gap.sums();
 }
 
-void Trainer::run_micro_batch(const UpdateWork& work, size_t index, Sums& sums,
+void Trainer::run_micro_batch(const UpdateWork& work, size_t index, bool trains, Sums& sums,
                               TrainMetrics& metrics) {
+  const at::AutoGradMode with_gradients(trains);
   const MicroBatch& batch = work.batches[index];
   const bool with_reference = metrics.has_reference;
   Stopwatch clock;
@@ -216,7 +252,7 @@ void Trainer::run_micro_batch(const UpdateWork& work, size_t index, Sums& sums,
     sums.samples[first_sample + s].kl /= std::max(1.0, own_tokens[s]);
   }
   if (!batch.is_idle) sums.computed += static_cast<double>(batch.packed.tokens.size());
-  run_backward({{result.log_prob, grad}, {result.entropy, grad_entropy}}, weights_);
+  if (trains) run_backward({{result.log_prob, grad}, {result.entropy, grad_entropy}}, weights_);
   metrics.forward_backward_ms += clock.elapsed_ms();
 }
 

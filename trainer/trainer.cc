@@ -15,22 +15,11 @@
 #include "core/ops/cpu_backend.h"
 #include "core/ops/torch_parallel.h"
 #include "trainer/draft_riders.h"
+#include "trainer/load_spec.h"
 #include "trainer/tape_values.h"
 #include "trainer/update_work.h"
 
 namespace nibble {
-namespace {
-
-ModelSpec load_spec(const std::filesystem::path& directory, const Mesh& mesh) {
-  const ModelConfig config =
-      parse_model_config(read_hf_config(directory), (directory / "config.json").string());
-  if (const auto problem = mesh_problem(config, mesh)) {
-    fail(ErrorCode::kInvalidArgument, "'{}' cannot be shared so: {}", directory.string(), *problem);
-  }
-  return make_model_spec(config);
-}
-
-}  // namespace
 
 Trainer::Trainer(TrainerConfig config, const MeshGroups& groups)
     : Trainer(std::move(config), groups.owners(Sharing::kAll), groups, ops::cpu_backend()) {}
@@ -56,6 +45,7 @@ Trainer::Trainer(TrainerConfig config, ProcessGroup& group, const MeshGroups& gr
   load_frozen_models();
   weights_.enable_gradients();
   repack();
+  if (config_.critic) critic_.emplace(config_, state_device(), group_, groups_, backend_);
 }
 
 Trainer::~Trainer() = default;
@@ -210,8 +200,11 @@ std::unique_ptr<const CheckpointSnapshot> Trainer::snapshot(const TrainProgress&
   TrainProgress complete = progress;
   complete.updates = state_.updates;
   complete.recent_grad_norms = guard_.recent_norms();
+  std::optional<StateSource> critic;
+  if (critic_) critic.emplace(critic_->state());
   return std::make_unique<const CheckpointSnapshot>(
-      train_layout_, state_, complete, config.dump(2) + "\n", group_.rank(), group_.world());
+      StateSource{train_layout_, state_, config.dump(2) + "\n"}, critic ? &*critic : nullptr,
+      complete, group_.rank(), group_.world());
 }
 
 void Trainer::save(const std::filesystem::path& directory, const TrainProgress& progress) {
@@ -223,6 +216,12 @@ TrainProgress Trainer::load(const std::filesystem::path& directory) {
   guard_.restore(progress.recent_grad_norms);
   serving_.reset();
   repack();
+  if (critic_) {
+    critic_->load(directory);
+  } else if (group_.rank() == 0 && CheckpointReader(directory).critic() != nullptr) {
+    get_logger("trainer")->warn("the critic of checkpoint '{}' is ignored: this run has none",
+                                directory.string());
+  }
   return progress;
 }
 

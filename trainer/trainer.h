@@ -18,8 +18,10 @@
 #include "trainer/algo/policy_loss.h"
 #include "trainer/algo/position_gap.h"
 #include "trainer/batching.h"
+#include "trainer/config/critic_config.h"
 #include "trainer/config/guard_config.h"
 #include "trainer/config/train_config.h"
+#include "trainer/critic.h"
 #include "trainer/frozen_model.h"
 #include "trainer/guard.h"
 #include "trainer/parallel/gathered_weights.h"
@@ -52,6 +54,8 @@ struct TrainerConfig {
   int64_t rescale_every = 0;
   AlgorithmConfig algorithm;
   OptimizerConfig optimizer;
+  /// Of algorithm.advantage: gae, its `model` named; nothing: there is none.
+  std::optional<CriticConfig> critic;
   double temperature = 1.0;              ///< of sampling; log-probabilities are taken there
   int64_t max_tokens_per_device = 4096;  ///< of one micro-batch, of each rank that shares it
   Recompute recompute = Recompute::kNone;
@@ -90,6 +94,7 @@ struct TrainMetrics {
   double kl_teacher = 0.0;  ///< k1 of the old log-probabilities, mean over response tokens
   bool has_teacher = false;
   double teacher_ms = 0.0;
+  std::optional<CriticMetrics> critic;
   double old_log_probs_ms = 0.0;  ///< of a pass before the first update, where one is needed
   int64_t skipped_updates = 0;
   std::optional<GuardTrip> trip;               ///< the most severe of the step
@@ -162,13 +167,14 @@ class Trainer {
   struct Sums;
   struct RecordPass;
   bool needs_reference(int64_t step) const;
-  // Of the ranks that work on the same samples, the one whose figures count.
-  bool counts_figures() const {
-    const Mesh& mesh = groups_.mesh();
-    return groups_.rank() % (mesh.tensor * mesh.context) == 0;
-  }
   int64_t micro_batch_tokens() const {
     return config_.max_tokens_per_device * groups_.mesh().context;
+  }
+  bool counts_figures() const { return groups_.counts_figures(); }
+  // Whether only the critic learns yet: by its own age, which may be less than the run's.
+  bool warms_up() const {
+    return critic_ &&
+           critic_->updates() < config_.critic->warmup_steps * config_.optimizer.steps_per_rollout;
   }
   struct Step {
     UpdateStats update;
@@ -195,12 +201,21 @@ class Trainer {
   LossTotals agree_on(std::vector<MicroBatch>& batches);
   std::vector<UpdateWork> plan_updates(std::span<const std::vector<SampleGroup>> updates,
                                        TrainMetrics& metrics);
-  void run_update(const UpdateWork& work, bool first, TrainMetrics& metrics,
+  void value_tokens(std::span<UpdateWork> plan, TrainMetrics& metrics);
+  struct UpdatePass {
+    bool is_first = false;  // of the rollout
+    bool trains = true;     // false: figures only
+  };
+  void backpropagate_critic(const UpdateWork& work, CriticMetrics& metrics);
+  void step_critic(CriticMetrics& metrics);
+  void run_update(const UpdateWork& work, UpdatePass pass, TrainMetrics& metrics,
                   std::vector<SampleSuspicion>& samples);
   // Whether a guard keeps the update from being made; notes in any case what it has to say.
   bool refuses(double grad_norm, double gap, std::vector<SampleSuspicion> samples,
                TrainMetrics& metrics) const;
-  void run_micro_batch(const UpdateWork& work, size_t index, Sums& sums, TrainMetrics& metrics);
+  // `trains`: leaves gradients.
+  void run_micro_batch(const UpdateWork& work, size_t index, bool trains, Sums& sums,
+                       TrainMetrics& metrics);
   RecordPass plan_pass(std::span<const TokenRecord* const> records);
   void run_records(RecordPass& pass, bool trains);
   TokenLoss finish_pass(const RecordPass& pass);
@@ -226,6 +241,7 @@ class Trainer {
   GatheredWeights weights_;
   std::optional<FrozenModel> reference_;
   std::optional<FrozenModel> teacher_;
+  std::optional<Critic> critic_;
   PackBuffers train_buffers_;
   PackBuffers serve_buffers_;                     // of a plan that differs from training's
   std::shared_ptr<const PackedShards> training_;  // shared: the sender may still ship it

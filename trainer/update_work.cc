@@ -5,17 +5,54 @@
 #include "core/base/fail.h"
 #include "core/comm/reduce.h"
 #include "trainer/algo/distillation.h"
+#include "trainer/algo/gae.h"
 #include "trainer/algo/reinforce_pp.h"
 #include "trainer/algo/whiten.h"
 
 namespace nibble {
 namespace {
 
-// A micro-batch and the advantages of its tokens before normalization.
+// A micro-batch and what its tokens have, before normalization.
 struct Part {
   MicroBatch* batch = nullptr;
   std::vector<double> advantages;
+  std::vector<double> returns = {};  // of a critic, like the next
+  std::vector<double> errors = {};   // returns less values
 };
+
+// Count, sum and squares about the mean of unmasked tokens of all parts and ranks.
+struct Moments {
+  MaskedSums sums;
+  double squares = 0;
+};
+
+// `counts` as in token_advantages(). Collective.
+Moments moments_of(std::span<const Part> parts, std::vector<double> Part::*values,
+                   ProcessGroup& group, bool counts) {
+  std::array<double, 2> sums{};
+  for (const Part& part : parts) {
+    const MaskedSums own = masked_sums(part.*values, part.batch->mask);
+    sums[0] += own.count;
+    sums[1] += own.sum;
+  }
+  if (!counts) sums = {};
+  all_reduce_sum(group, sums);
+  Moments moments{{sums[0], sums[1]}, 0};
+  for (const Part& part : parts) {
+    moments.squares += masked_squares(part.*values, part.batch->mask, moments.sums.mean());
+  }
+  if (!counts) moments.squares = 0;
+  all_reduce_sum(group, std::span(&moments.squares, 1));
+  return moments;
+}
+
+void normalize(std::span<Part> parts, ProcessGroup& group, bool counts) {
+  const Moments moments = moments_of(parts, &Part::advantages, group, counts);
+  for (Part& part : parts) {
+    whiten(part.advantages, moments.sums, moments.squares);
+    part.batch->advantage.assign(part.advantages.begin(), part.advantages.end());
+  }
+}
 
 const std::vector<float>& old_log_probs(const UpdateWork& work, size_t b) {
   return work.old_logp.empty() ? work.batches[b].rollout_log_prob : work.old_logp[b];
@@ -35,12 +72,8 @@ std::vector<double> token_kl(const UpdateWork& work, size_t b, KlEstimator estim
   return kl;
 }
 
-Part make_part(UpdateWork& work, size_t b, const AlgorithmConfig& config) {
-  Part part{&work.batches[b], {}};
-  const MicroBatch& batch = *part.batch;
-  const AdvantageConfig& advantage = config.advantage;
-  std::vector<double> kl;
-  if (advantage.kl_reward_coef != 0) kl = token_kl(work, b, config.loss.kl_estimator);
+// The samples' scores, which stand where their advantages will.
+std::vector<double> scores_of(const MicroBatch& batch) {
   std::vector<double> score;
   for (size_t s = 0; s + 1 < batch.sample_begin.size(); ++s) {
     const int64_t begin = batch.sample_begin[s];
@@ -48,13 +81,51 @@ Part make_part(UpdateWork& work, size_t b, const AlgorithmConfig& config) {
     score.push_back(is_empty ? 0
                              : static_cast<double>(batch.advantage[static_cast<size_t>(begin)]));
   }
-  part.advantages.resize(batch.mask.size());
-  const TokenRewards rewards{score, kl, batch.mask, batch.sample_begin};
+  return score;
+}
+
+// What TokenRewards looks at.
+struct ScoredTokens {
+  std::vector<double> score;
+  std::vector<double> kl;
+};
+
+ScoredTokens scored_tokens(const UpdateWork& work, size_t b, const AlgorithmConfig& config) {
+  ScoredTokens tokens{scores_of(work.batches[b]), {}};
+  if (config.advantage.kl_reward_coef != 0) {
+    tokens.kl = token_kl(work, b, config.loss.kl_estimator);
+  }
+  return tokens;
+}
+
+Part make_part(UpdateWork& work, size_t b, const AlgorithmConfig& config) {
+  MicroBatch& batch = work.batches[b];
+  const AdvantageConfig& advantage = config.advantage;
+  const ScoredTokens tokens = scored_tokens(work, b, config);
+  const TokenRewards rewards{tokens.score, tokens.kl, batch.mask, batch.sample_begin};
+  Part part{&batch, std::vector<double>(batch.mask.size())};
   if (advantage.type == AdvantageType::kReinforcePp) {
     reinforce_pp_returns(rewards, advantage.kl_reward_coef, advantage.gamma, part.advantages);
   } else {
     reinforce_pp_baseline(rewards, advantage.kl_reward_coef, part.advantages);
   }
+  return part;
+}
+
+Part make_valued_part(UpdateWork& work, size_t b, const AlgorithmConfig& config) {
+  MicroBatch& batch = work.batches[b];
+  const AdvantageConfig& advantage = config.advantage;
+  const ScoredTokens tokens = scored_tokens(work, b, config);
+  const size_t count = batch.mask.size();
+  std::vector<double> reward(count);
+  // Discounted by 0, a return is the token's own reward.
+  reinforce_pp_returns({tokens.score, tokens.kl, batch.mask, batch.sample_begin},
+                       advantage.kl_reward_coef, 0, reward);
+  const std::vector<double> value(work.values[b].begin(), work.values[b].end());
+  Part part{&batch, std::vector<double>(count), std::vector<double>(count), {}};
+  gae({reward, value, batch.mask, batch.sample_begin}, advantage.gamma, advantage.lambda,
+      part.advantages, part.returns);
+  for (size_t i = 0; i < count; ++i) part.errors.push_back(part.returns[i] - value[i]);
   return part;
 }
 
@@ -74,25 +145,23 @@ void token_advantages(std::span<UpdateWork> work, const AlgorithmConfig& config,
       parts.push_back(make_part(update, b, config));
     }
   }
-  std::array<double, 2> sums{};
-  for (const Part& part : parts) {
-    const MaskedSums own = masked_sums(part.advantages, part.batch->mask);
-    sums[0] += own.count;
-    sums[1] += own.sum;
+  normalize(parts, group, counts);
+}
+
+ValueFigures value_advantages(std::span<UpdateWork> work, const AlgorithmConfig& config,
+                              ProcessGroup& group, bool counts) {
+  std::vector<Part> parts;
+  for (UpdateWork& update : work) {
+    for (size_t b = 0; b < update.batches.size(); ++b) {
+      parts.push_back(make_valued_part(update, b, config));
+      update.returns.push_back(parts.back().returns);
+    }
   }
-  if (!counts) sums = {};
-  all_reduce_sum(group, sums);
-  const MaskedSums all{sums[0], sums[1]};
-  double squares = 0;
-  for (const Part& part : parts) {
-    squares += masked_squares(part.advantages, part.batch->mask, all.mean());
-  }
-  if (!counts) squares = 0;
-  all_reduce_sum(group, std::span(&squares, 1));
-  for (Part& part : parts) {
-    whiten(part.advantages, all, squares);
-    part.batch->advantage.assign(part.advantages.begin(), part.advantages.end());
-  }
+  const Moments returns = moments_of(parts, &Part::returns, group, counts);
+  const Moments errors = moments_of(parts, &Part::errors, group, counts);
+  normalize(parts, group, counts);
+  return {returns.sums.mean() - errors.sums.mean(),
+          returns.squares > 0 ? 1 - errors.squares / returns.squares : 0};
 }
 
 double teacher_advantages(std::span<UpdateWork> work, ProcessGroup& group, bool counts) {

@@ -19,6 +19,8 @@ struct UpdateWork {
   std::vector<std::vector<float>> old_logp;   ///< [batches] by the trainer; empty: not computed
   std::vector<std::vector<float>> reference;  ///< [batches]; empty: not computed
   std::vector<std::vector<float>> teacher;    ///< [batches]; empty: there is none
+  std::vector<std::vector<float>> values;     ///< [batches] by the critic; empty: there is none
+  std::vector<std::vector<double>> returns;   ///< [batches] that the critic is to learn
 };
 
 /// Whether the trainer must compute old log-probabilities in a pass of its own before it updates
@@ -38,6 +40,19 @@ bool needs_old_pass(const AlgorithmConfig& config, int64_t updates, bool is_exac
 /// Collective.
 void token_advantages(std::span<UpdateWork> work, const AlgorithmConfig& config,
                       ProcessGroup& group, bool counts);
+
+/// What a critic's values were worth.
+struct ValueFigures {
+  double mean = 0.0;  ///< over unmasked tokens of all updates and ranks
+  /// 1 - Var(return - value) / Var(return) over them; 0 where returns do not vary.
+  double explained_variance = 0.0;
+};
+/// Advantages and returns of tokens by `values` (algorithm.advantage: gae; gae.h), in place of the
+/// samples' scores. A token's reward is less the KL as in token_advantages(), and has the score at
+/// a sample's last unmasked token. Advantages are normalized, as PPO's are, over all updates of the
+/// rollout and all ranks as one batch; returns are not. `counts` as above. Collective.
+ValueFigures value_advantages(std::span<UpdateWork> work, const AlgorithmConfig& config,
+                              ProcessGroup& group, bool counts);
 
 /// Advantages of tokens by `teacher` (algorithm.advantage: opd; distillation.h), masked ones 0;
 /// returns their negative mean over all updates and ranks: k1, an estimate of KL(student ||

@@ -258,6 +258,17 @@ TapeResult run_own_log_probs(const ModelSpec& spec, ops::WeightSource& source,
   return {scored.log_prob, scored.entropy, run->routes()};
 }
 
+// Of a batch's own tokens, by row.
+at::Tensor run_own_values(const ModelSpec& spec, ops::WeightSource& source,
+                          std::shared_ptr<const kernels::RopeTable> rope,
+                          const TapeInputs& inputs) {
+  const auto run = std::make_shared<TapeExecutor>(spec, source, std::move(rope), inputs);
+  const ops::Backend& backend = inputs.backend != nullptr ? *inputs.backend : ops::cpu_backend();
+  const at::Tensor hidden = run->own_tokens(TapeExecutor::hidden_states(run));
+  return run->all_tokens(ops::linear_float(backend, hidden, {&source, spec.table.lm_head}))
+      .squeeze(-1);
+}
+
 at::Tensor to_places(const std::vector<int64_t>& places, const at::Tensor& like) {
   return to_tensor(places, at::kLong).to(like.device());
 }
@@ -292,6 +303,19 @@ TapeResult run_log_probs(const ModelSpec& spec, ops::WeightSource& source,
                  .index_select(0, to_places(share.place, chosen));
   }
   return result;
+}
+
+at::Tensor run_values(const ModelSpec& spec, ops::WeightSource& source,
+                      std::shared_ptr<const kernels::RopeTable> rope, const TapeInputs& inputs) {
+  NIBBLE_CHECK(spec.config.gives_values, "a model without a value head has no values");
+  ProcessGroup* const ranks = inputs.groups.context;
+  if (ranks == nullptr) return run_own_values(spec, source, std::move(rope), inputs);
+  const ContextShare share = share_context(inputs.batch, ranks->rank(), ranks->world());
+  const TapeInputs own{share.batch,         {}, inputs.backend,   inputs.groups,
+                       inputs.wants_routes, {}, inputs.recompute, share.rows};
+  const at::Tensor values = run_own_values(spec, source, std::move(rope), own);
+  return ops::gather_rows(values, share.rows, *ranks)
+      .index_select(0, to_places(share.place, values));
 }
 
 }  // namespace nibble

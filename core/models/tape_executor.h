@@ -124,4 +124,11 @@ TapeResult run_log_probs(const ModelSpec& spec, ops::WeightSource& source,
                          std::shared_ptr<const kernels::RopeTable> rope, const TapeInputs& inputs,
                          float temperature, ActivationType activations);
 
+/// Values that a critic (ModelConfig::gives_values) gives the tokens of a packed batch: float32
+/// [T], by row, on the backend's device, differentiable if enabled. The value before target i is
+/// that of row target_row[i], whose hidden state predicts it. Each tensor rank takes its part of
+/// the rows through the head.
+at::Tensor run_values(const ModelSpec& spec, ops::WeightSource& source,
+                      std::shared_ptr<const kernels::RopeTable> rope, const TapeInputs& inputs);
+
 }  // namespace nibble

@@ -299,6 +299,12 @@ ModelConfig parse_model_config(const Json& json, const std::string& what) {
   return config;
 }
 
+ModelConfig value_model(ModelConfig config) {
+  config.gives_values = true;
+  config.tied_embeddings = false;
+  return config;
+}
+
 std::optional<std::string_view> computed_difference(const ModelConfig& a, const ModelConfig& b) {
   const auto scaling = [](const RopeConfig& r) {
     return r.llama3 ? std::tuple{true, r.factor, r.low_freq_factor, r.high_freq_factor,

@@ -50,6 +50,7 @@ struct ModelConfig {
   MoeConfig moe;
   std::vector<bool> layer_is_moe;  ///< one per layer
   bool joins_hidden = false;       ///< a draft head: its input is more than tokens (HiddenJoin)
+  bool gives_values = false;       ///< a critic: value_model()
 
   int64_t q_rows() const { return num_heads * head_dim; }
   int64_t kv_rows() const { return num_kv_heads * head_dim; }
@@ -61,6 +62,10 @@ struct ModelConfig {
 /// window, attention bias, dropout, another activation, ...) and any unknown field is refused:
 /// Error{kInvalidArgument} naming `what` and the field. Unsupported model types: kUnimplemented.
 ModelConfig parse_model_config(const Json& config, const std::string& what);
+
+/// The decoder as a critic: its head has one row, "score", and is not tied to the embedding. The
+/// name is that of Transformers' classification heads.
+ModelConfig value_model(ModelConfig config);
 
 /// Name in config.json of a field, other than sizes of weights, in which the two compute something
 /// else of equal weights and inputs; nothing if there is none.

@@ -40,6 +40,12 @@ class TableBuilder {
                    add("model.eh_proj", ParameterRole::kMlp, hidden, 2 * hidden)};
   }
 
+  int64_t add_head() {
+    const bool is_critic = config_.gives_values;
+    return add(is_critic ? "score" : "lm_head", ParameterRole::kLmHead,
+               is_critic ? 1 : config_.vocab, config_.hidden);
+  }
+
   void add_layer(int64_t index) {
     layer_ = index;
     const std::string prefix = fmt::format("model.layers.{}.", index);
@@ -72,9 +78,7 @@ class TableBuilder {
     if (config_.joins_hidden) add_join();
     for (int64_t i = 0; i < config_.num_layers; ++i) add_layer(i);
     table_.final_norm = add("model.norm", ParameterRole::kNorm, 1, config_.hidden);
-    table_.lm_head = config_.tied_embeddings
-                         ? table_.embedding
-                         : add("lm_head", ParameterRole::kLmHead, config_.vocab, config_.hidden);
+    table_.lm_head = config_.tied_embeddings ? table_.embedding : add_head();
     table_.num_experts = config_.moe.num_experts;
     return std::move(table_);
   }

@@ -47,7 +47,8 @@ struct HiddenJoin {
 };
 
 /// All parameters in their canonical order (embedding, join, layers, final norm, head) and where
-/// each layer's are. Tied embeddings have no separate head: lm_head == embedding.
+/// each layer's are. Tied embeddings have no separate head: lm_head == embedding. A critic's is
+/// its value head, [1, hidden].
 struct ParameterTable {
   std::vector<ParameterSpec> parameters;
   std::vector<LayerParameters> layers;

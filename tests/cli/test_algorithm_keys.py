@@ -1,5 +1,8 @@
 """Algorithms that make no sense are refused before anything starts, naming both keys."""
 
+import json
+import os
+import shutil
 import unittest
 
 from nibble_cli import ROOT, CliTestCase, nibble
@@ -23,6 +26,13 @@ class AlgorithmKeys(CliTestCase):
             for name in (f"algorithm.{next(iter(keys))}", *named):
                 self.assertIn(name, error)
 
+    def refused_key(self, key, value, *named, **others):
+        with self.subTest(key):
+            code, _, error = self.config({key: value, **others})
+            self.assertEqual(code, 2, error)
+            for name in (key, *named):
+                self.assertIn(name, error)
+
     def accepted(self, keys):
         with self.subTest(keys):
             code, shown, error = self.config(keys)
@@ -32,8 +42,22 @@ class AlgorithmKeys(CliTestCase):
             code, again, error = nibble("config", effective)
             self.assertEqual((code, again), (0, shown), error)
 
-    def test_what_needs_a_model_that_no_job_has(self):
-        self.refused({"advantage": "gae"}, "gae", "critic")
+    def test_a_critic_belongs_to_gae_and_to_nothing_else(self):
+        gae = {"advantage": "gae"}
+        keys = {"critic.model": "tests/oracles/models/moe_norm/bf16", "critic.lr": 0.001, "critic.schedule": "linear",
+                "critic.lr_warmup_steps": 2, "critic.decay_steps": 9, "critic.min_lr": 0.0001,
+                "critic.clip_norm": 0.5, "critic.value_clip": 0.1, "critic.warmup_steps": 3}
+        self.accepted(gae)
+        self.accepted({**gae, **keys, "lambda": 0.95, "gamma": 0.99, "kl_reward_coef": 0.01})
+        self.accepted({**gae, "rollout.samples_per_prompt": 1, "optimizer.global_batch": 4})
+        for key, value in keys.items():
+            self.refused_key(key, value, "algorithm.advantage: gae")
+        for advantage in ("grpo", "reinforce_pp"):
+            self.refused({"lambda": 0.95, "advantage": advantage}, "algorithm.advantage: gae")
+        self.refused({"normalize_std": "false", **gae}, "algorithm.advantage: grpo")
+        for key, value in (("critic.value_clip", 0), ("critic.warmup_steps", -1), ("critic.lr", -1)):
+            self.refused_key(key, value, **gae)
+        self.refused({"lambda": 1.5, **gae})
 
     def test_distillation_needs_a_teacher_and_learns_nothing_from_rewards(self):
         teacher = {"model.teacher": "tests/oracles/models/dense_untied/bf16"}
@@ -50,7 +74,8 @@ class AlgorithmKeys(CliTestCase):
             alone = {"advantage": advantage, "rollout.samples_per_prompt": 1,
                      "optimizer.global_batch": 4}
             self.refused(alone, advantage, "rollout.samples_per_prompt")
-        self.accepted({**alone, "advantage": "reinforce_pp"})
+        for advantage in ("reinforce_pp", "gae"):
+            self.accepted({**alone, "advantage": advantage})
 
     def test_the_kl_counts_once_and_needs_a_reference(self):
         both = {"kl_reward_coef": 0.01, "kl_loss_coef": 0.001, "advantage": "reinforce_pp"}
@@ -63,7 +88,7 @@ class AlgorithmKeys(CliTestCase):
                          "algorithm.reference")
         self.refused({"kl_unbiased": "true", "kl_reward_coef": 0.01, "advantage": "reinforce_pp"},
                      "algorithm.kl_reward_coef", "algorithm.kl_loss_coef")
-        for advantage in ("reinforce_pp", "reinforce_pp_baseline"):
+        for advantage in ("reinforce_pp", "reinforce_pp_baseline", "gae"):
             self.accepted({"kl_reward_coef": 0.01, "advantage": advantage})
 
     def test_a_correction_that_is_one_by_definition(self):
@@ -75,7 +100,7 @@ class AlgorithmKeys(CliTestCase):
 
     def test_values_that_nothing_reads(self):
         self.refused({"normalize_std": "false", "advantage": "rloo"}, "algorithm.advantage: grpo")
-        self.refused({"gamma": 0.9}, "algorithm.advantage: reinforce_pp")
+        self.refused({"gamma": 0.9}, "algorithm.advantage: reinforce_pp or gae")
         self.refused({"gamma": 0.9, "advantage": "reinforce_pp_baseline"},
                      "algorithm.advantage: reinforce_pp")
         self.refused({"dual_clip": 3, "loss": "cispo"}, "algorithm.loss")
@@ -106,6 +131,38 @@ class AlgorithmKeys(CliTestCase):
     def test_several_updates_of_a_rollout_without_qat(self):
         self.accepted({"optimizer.steps_per_rollout": 2, "optimizer.global_batch": 8,
                        "qat.enabled": "false"})
+
+
+class CriticModels(CliTestCase):
+    """What only the models' files tell."""
+
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(ROOT)  # the paths in CONFIG begin there
+
+    def test_trainer_ranks_share_the_critic_as_they_share_the_model(self):
+        # Two experts' ranks, and a critic without experts.
+        moe = [word for key in ("path=bf16", "int4=int4_sym7") for word in
+               ("--set", "model." + key.replace("=", "=tests/oracles/models/moe_norm/"))]
+        code, _, error = nibble("config", CONFIG, *moe, "--set", "algorithm.advantage=gae", "--set",
+                                "algorithm.kl_loss_coef=0", "--set", "parallel.expert=2", "--set",
+                                "critic.model=tests/oracles/models/dense_untied/bf16")
+        self.assertEqual(code, 2)
+        self.assertIn("no experts", error)
+
+    def test_a_critic_that_is_missing_or_of_another_vocabulary_is_refused_before_the_start(self):
+        critic = self.folder / "critic"
+        shutil.copytree(ROOT / "tests/oracles/models/dense_untied/bf16", critic)
+        config = json.loads((critic / "config.json").read_text())
+        (critic / "config.json").write_text(json.dumps({**config, "vocab_size": 480}))
+        for model, said in ((critic, "vocab_size = 480"), (self.folder / "none", "does not exist")):
+            code, _, error = nibble("train", CONFIG, "--set", f"run.directory={self.folder / 'run'}", "--set",
+                                    "algorithm.advantage=gae", "--set", "algorithm.kl_loss_coef=0", "--set",
+                                    f"critic.model={model}")
+            self.assertEqual(code, 2, error)
+            self.assertIn("critic.model", error)
+            self.assertIn(said, error)
 
 
 if __name__ == "__main__":

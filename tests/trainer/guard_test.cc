@@ -57,6 +57,17 @@ TEST(Guard, NothingThatIsNotFiniteGetsThrough) {
   }
 }
 
+TEST(Guard, ACriticThatIsNotFiniteIsNamed) {
+  for (const auto& [loss, norm] : {std::pair{kNaN, 1.0}, {0.5, double{INFINITY}}}) {
+    const auto trip = Guard({}).check({0, 1, 0, {}, loss, norm});
+    ASSERT_TRUE(trip);
+    EXPECT_EQ(trip->watch, GuardWatch::kCriticNonfinite);
+    EXPECT_EQ(trip->action, GuardAction::kStop);
+    EXPECT_FALSE(std::isfinite(trip->value));
+  }
+  EXPECT_FALSE(Guard({}).check({0, 1, 0, {}, 0.5, 1e9}));
+}
+
 TEST(Guard, ASpikeNeedsAHistoryAndTheHistoryIsKept) {
   EXPECT_FALSE(with_norms(watching_all(), Guard::kFewest - 1).check({0, 100, 0, 0}));
   const Guard before = with_norms(watching_all(), 40);
@@ -128,6 +139,46 @@ TEST_F(RefusedUpdates, ChangeNothingAndNameTheSamples) {
   EXPECT_FALSE(next.trip);
   EXPECT_EQ(trainer.log_probs(ids), other.log_probs(ids));
   EXPECT_NE(trainer.log_probs(ids), before);
+}
+
+TEST_F(RefusedUpdates, AreThoseOfTheirOwnSamples) {
+  TrainerConfig config = make_config("dense_untied", Mode::kQat);
+  config.guards.nonfinite = GuardAction::kSkip;
+  config.optimizer.steps_per_rollout = 2;
+  Trainer trainer(config, solo());
+  std::vector<std::vector<SampleGroup>> updates = {make_groups(3, 6), make_groups(3, 6)};
+  for (auto& groups : updates) fill_log_probs(trainer, groups);
+  updates[0][1].samples[0].log_probs[0] = static_cast<float>(kNaN);
+  EXPECT_EQ(trainer.train(updates, 0).skipped_updates, 1);
+}
+
+TEST_F(RefusedUpdates, NoneForWhatIsMasked) {
+  TrainerConfig config = make_config("dense_untied", Mode::kQat);
+  config.guards.nonfinite = GuardAction::kSkip;
+  config.algorithm.mask_truncated = true;
+  Trainer trainer(config, solo());
+  std::vector<SampleGroup> groups = make_groups(3, 6);
+  fill_log_probs(trainer, groups);
+  groups[1].samples[0].log_probs[0] = static_cast<float>(kNaN);
+  groups[1].samples[0].finish_reason = "length";
+  EXPECT_EQ(trainer.train(std::span(&groups, 1), 0).skipped_updates, 0);
+}
+
+TEST_F(RefusedUpdates, AStepInWhichNothingCountsIsNone) {
+  TrainerConfig config = make_config("dense_untied", Mode::kQat);
+  config.algorithm.mask_truncated = true;
+  Trainer trainer(config, solo());
+  const std::vector<int32_t> ids = {1, 2, 3, 4, 5};
+  std::vector<SampleGroup> groups = make_groups(3, 6);
+  fill_log_probs(trainer, groups);
+  for (SampleGroup& group : groups) {
+    for (Sample& sample : group.samples) sample.finish_reason = "length";
+  }
+  const auto before = trainer.log_probs(ids);
+  const TrainMetrics metrics = trainer.train(std::span(&groups, 1), 0);
+  EXPECT_EQ(metrics.skipped_updates, 1);
+  EXPECT_EQ(metrics.response_tokens, 0);
+  EXPECT_EQ(trainer.log_probs(ids), before);
 }
 
 }  // namespace

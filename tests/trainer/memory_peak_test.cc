@@ -7,6 +7,7 @@
 #include "core/tensor/tensor_memory.h"
 #include "tests/trainer/mesh_member.h"
 #include "tests/trainer/oracle_records.h"
+#include "tests/trainer/tiny_critic.h"
 #include "trainer/memory_plan.h"
 
 namespace nibble {
@@ -139,51 +140,111 @@ INSTANTIATE_TEST_SUITE_P(Models, MemoryPeak,
                                   (std::get<1>(param.param) == Wire::kGloo ? "_gloo" : "_nccl");
                          });
 
+// As many groups as ranks, each a full micro-batch.
+std::vector<SampleGroup> groups_of(int count) {
+  constexpr int64_t kPrompt = 16, kSamples = 8, kResponse = kMicroBatch / kSamples;
+  std::vector<SampleGroup> groups(static_cast<size_t>(count));
+  for (SampleGroup& group : groups) {
+    group.prompt = random_ids(kPrompt);
+    for (int64_t i = 0; i < kSamples; ++i) {
+      Sample& sample = group.samples.emplace_back();
+      sample.response = random_ids(kResponse);
+      sample.log_probs.assign(kResponse, -5.0f);
+      sample.reward = static_cast<double>(i % 2);
+    }
+  }
+  return groups;
+}
+
+// Bytes that a trainer takes for two steps, at most.
+int64_t peak_of(const TrainerConfig& config, const std::vector<SampleGroup>& groups,
+                const MeshMember& member, TrainMetrics* last = nullptr) {
+  count_tensor_memory();
+  MemoryCount& count = memory_count(DeviceKind::kCpu);
+  const int64_t before = count.bytes();
+  Trainer trainer = member.trainer(config);
+  const auto mine = member.share(groups);
+  for (int step = 1; step <= 2; ++step) {
+    const TrainMetrics metrics = trainer.train(std::span(&mine, 1), step);
+    if (last != nullptr) *last = metrics;
+  }
+  const DeviceKind device = member.device().kind();
+  return device == DeviceKind::kCpu ? count.peak_bytes() - before : ops::peak_cuda_bytes();
+}
+
 // Two packings, a reference, moments in BF16, and a micro-batch that is one group.
 TEST(MemoryPeakOfRollouts, IsPlannedWithAllThatAJobMayHaveBeside) {
-  constexpr int64_t kPrompt = 16, kSamples = 8, kResponse = kMicroBatch / kSamples;
   for (const bool is_offloaded : {false, true}) {
-    EXPECT_EQ(run_members(Wire::kGloo, {2},
-                          [&](const MeshMember& member) {
-                            // The reference is read from a file.
-                            TrainerConfig config = make_config("moe_norm", Mode::kBf16);
-                            const HfDirectory int4(config.model.parent_path() / "int4_sym7");
-                            const ParameterTable table =
-                                model_parameters(parse_model_config(int4.config(), "int4"));
-                            config.serve_plan = checkpoint_plan(int4, table);
-                            config.algorithm.reference = ReferenceMode::kAlways;
-                            config.algorithm.routing_replay = true;
-                            config.offload_reference = config.optimizer.offload = is_offloaded;
-                            config.optimizer.state = MomentType::kBf16;
-                            config.recompute = Recompute::kFull;
-                            std::vector<SampleGroup> groups(2);
-                            for (SampleGroup& group : groups) {
-                              group.prompt = random_ids(kPrompt);
-                              for (int64_t i = 0; i < kSamples; ++i) {
-                                Sample& sample = group.samples.emplace_back();
-                                sample.response = random_ids(kResponse);
-                                sample.log_probs.assign(kResponse, -5.0f);
-                                sample.reward = static_cast<double>(i % 2);
-                              }
-                            }
-                            set_routes(groups, parse_model_config(int4.config(), "int4"), 4);
-                            config.max_tokens_per_device = group_tokens(groups[0]);
-                            count_tensor_memory();
-                            MemoryCount& count = memory_count(DeviceKind::kCpu);
-                            const int64_t before = count.bytes();
-                            Trainer trainer = member.trainer(config);
-                            const auto mine = member.share(groups);
-                            for (int step = 0; step < 2; ++step) {
-                              trainer.train(std::span(&mine, 1), step);
-                            }
-                            const TrainerMemory plan = plan_trainer_memory(
-                                config, {2}, member.all->rank(), DeviceKind::kCpu);
-                            expect_near(plan.bytes_in(DeviceKind::kCpu),
-                                        count.peak_bytes() - before, 0.1, "a rollout's peak");
-                          }),
-              2);
+    EXPECT_EQ(
+        run_members(Wire::kGloo, {2},
+                    [&](const MeshMember& member) {
+                      // The reference is read from a file.
+                      TrainerConfig config = make_config("moe_norm", Mode::kBf16);
+                      const HfDirectory int4(config.model.parent_path() / "int4_sym7");
+                      const ParameterTable table =
+                          model_parameters(parse_model_config(int4.config(), "int4"));
+                      config.serve_plan = checkpoint_plan(int4, table);
+                      config.algorithm.reference = ReferenceMode::kAlways;
+                      config.algorithm.routing_replay = true;
+                      config.offload_reference = config.optimizer.offload = is_offloaded;
+                      config.optimizer.state = MomentType::kBf16;
+                      config.recompute = Recompute::kFull;
+                      auto groups = groups_of(2);
+                      set_routes(groups, parse_model_config(int4.config(), "int4"), 4);
+                      config.max_tokens_per_device = group_tokens(groups[0]);
+                      const int64_t peak = peak_of(config, groups, member);
+                      const TrainerMemory plan =
+                          plan_trainer_memory(config, {2}, member.all->rank(), DeviceKind::kCpu);
+                      expect_near(plan.bytes_in(DeviceKind::kCpu), peak, 0.1, "a rollout's peak");
+                    }),
+        2);
   }
 }
+
+class MemoryPeakWithCritic : public ::testing::TestWithParam<Wire> {};
+
+TEST_P(MemoryPeakWithCritic, IsPlannedWithinTenPercentAndGatheredBytesWithinOne) {
+  const Wire wire = GetParam();
+  if (wire == Wire::kNccl && !has_gpu()) GTEST_SKIP() << "no GPU on this machine";
+  struct Pair {
+    const char* model;
+    const char* critic;
+    Mesh mesh;
+  };
+  for (const auto& [model, critic, mesh] :
+       {Pair{"dense_untied", "dense_untied", {1}}, Pair{"dense_untied", "dense_untied", {2}},
+        Pair{"dense_untied", "dense_untied", {2, 2, 1}}, Pair{"moe_norm", "moe_norm", {1}},
+        Pair{"moe_norm", "moe_norm", {2, 1, 2}}, Pair{"llama_smol", "dense_tied", {2}}}) {
+    for (const Recompute recompute : {Recompute::kNone, Recompute::kFull}) {
+      const std::string what = name_of({critic, mesh, recompute});
+      EXPECT_EQ(
+          run_members(wire, mesh,
+                      [&, model = model, critic = critic, mesh = mesh](const MeshMember& member) {
+                        const int rank = member.all->rank();
+                        TrainerConfig config = gae_config(model);
+                        config.critic->model = gae_config(critic).model;
+                        config.recompute = recompute;
+                        const auto groups = groups_of(mesh.num_data());
+                        config.max_tokens_per_device = group_tokens(groups[0]);
+                        TrainMetrics metrics;
+                        const int64_t peak = peak_of(config, groups, member, &metrics);
+                        const DeviceKind device = member.device().kind();
+                        const auto plan = plan_trainer_memory(config, mesh, rank, device);
+                        expect_near(plan.bytes_in(device), peak, 0.1, what + ": peak");
+                        expect_near(plan_critic_gathers(config, mesh, rank, 1).plain,
+                                    metrics.critic->gathered.plain, 0.01,
+                                    what + ": gathered of the critic");
+                      }),
+          mesh.world)
+          << what;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Wires, MemoryPeakWithCritic, ::testing::Values(Wire::kGloo, Wire::kNccl),
+                         [](const auto& param) {
+                           return param.param == Wire::kGloo ? "gloo" : "nccl";
+                         });
 
 }  // namespace
 }  // namespace nibble

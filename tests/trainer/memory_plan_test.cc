@@ -58,6 +58,36 @@ TEST(TrainerMemory, OfAllRanksIsTheStateAndTwoPackingsOfTheModel) {
   }
 }
 
+TEST(TrainerMemory, ACriticIsASecondModelInBf16WithOnePackingAndItsOwnRing) {
+  for (const int world : {1, 2}) {
+    Job job("moe_norm");
+    const TrainerMemory alone = plan(job, Mesh{world});
+    job.config.critic.emplace();
+    job.config.critic->model = kModels / "moe_norm/bf16";
+    TrainerMemory both = plan(job, Mesh{world});
+    int64_t elements = 0, total = 0;
+    for (int rank = 0; rank < world; ++rank) {
+      both = plan(job, Mesh{world}, rank);
+      elements += (both.packed_bytes - alone.packed_bytes) / 2;
+      total += state_bytes(both) - state_bytes(alone);
+    }
+    const ParameterTable table =
+        model_parameters(value_model(parse_model_config(job.int4.config(), "moe_norm")));
+    int64_t want = 0;
+    for (const ParameterSpec& parameter : table.parameters) want += parameter.num_elements();
+    // Norms and the head have one row, which only one rank owns.
+    EXPECT_NEAR(elements, want, 0.01 * want);
+    EXPECT_NEAR(total, 16 * want, 0.01 * 16 * want);
+    EXPECT_EQ(both.ring_bytes > alone.ring_bytes, world > 1);
+    EXPECT_EQ(both.checkpoint_bytes(), both.master_bytes + both.moment_bytes);
+    const GatherBytes gathered = plan_critic_gathers(job.config, Mesh{world}, 0, 2);
+    EXPECT_EQ(gathered.quantized, 0);
+    EXPECT_EQ(gathered.plain > 0, world > 1);
+    job.config.critic.reset();
+    EXPECT_EQ(plan_critic_gathers(job.config, Mesh{world}, 0, 2).plain, 0);
+  }
+}
+
 TEST(TrainerMemory, AMeshGathersOnlyWhatARankUsesAndDoesNotOwn) {
   const Job job("moe_norm");
   const TrainerMemory data = plan(job, {2});

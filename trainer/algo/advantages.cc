@@ -47,22 +47,21 @@ double advantage_of(double reward, const Moments& group, const AdvantageConfig& 
       // r - (sum - r) / (n - 1) = (r - mean) n / (n - 1)
       return group.count == 1 ? reward : centered * group.count / (group.count - 1);
     case AdvantageType::kReinforcePp:
+    case AdvantageType::kGae:
       return reward;
     case AdvantageType::kReinforcePpBaseline:
       return centered;
     case AdvantageType::kOpd:
       return 0;
-    case AdvantageType::kGae:
-      break;
   }
-  fail(ErrorCode::kUnimplemented, "advantages of type {} need a critic",
-       static_cast<int>(config.type));
+  fail(ErrorCode::kInternal, "no advantage is of type {}", static_cast<int>(config.type));
 }
 
 }  // namespace
 
 bool is_token_level(AdvantageType type) {
-  return type == AdvantageType::kReinforcePp || type == AdvantageType::kReinforcePpBaseline;
+  return type == AdvantageType::kReinforcePp || type == AdvantageType::kReinforcePpBaseline ||
+         type == AdvantageType::kGae;
 }
 
 void group_advantages(std::span<const double> rewards, const AdvantageConfig& config,

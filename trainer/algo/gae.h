@@ -19,7 +19,7 @@ struct ValuedTokens {
 /// Masked tokens are passed over without decay and get 0.
 ///   advantages  [tokens], overwritten
 ///   returns     [tokens], overwritten: A + V, what the critic is to learn
-/// Throws Error{kInvalidArgument} for spans that do not fit together. No job has a critic: pure.
+/// Throws Error{kInvalidArgument} for spans that do not fit together.
 void gae(const ValuedTokens& tokens, double gamma, double lambda, std::span<double> advantages,
          std::span<double> returns);
 

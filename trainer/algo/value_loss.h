@@ -18,7 +18,7 @@ struct ValueBatch {
 
 struct ValueLoss {
   double loss = 0;
-  double clip_share = 0;  ///< tokens whose value moved by more than clip
+  double clip_share = 0;  ///< share of tokens whose value moved by more than clip
 };
 
 /// PPO's clipped value loss (Schulman et al., 2017, arXiv:1707.06347, as in the authors' code):
@@ -26,7 +26,7 @@ struct ValueLoss {
 /// aggregated as the policy loss is (token_weight; seq-mean-token-sum-norm divides by sum_norm 1).
 ///   totals      denominators of the whole step
 ///   grad_value  [tokens], overwritten; d loss / d value, 0 at masked tokens
-/// Throws Error{kInvalidArgument} for spans that do not fit together. No job has a critic: pure.
+/// Throws Error{kInvalidArgument} for spans that do not fit together.
 ValueLoss value_loss(const ValueBatch& batch, double clip, Aggregation aggregation,
                      const LossTotals& totals, std::span<double> grad_value);
 

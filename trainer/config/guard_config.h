@@ -37,7 +37,7 @@ struct GuardsConfig {
 template <typename Visitor>
 void visit_fields(Visitor& v, GuardsConfig& c) {
   v.field("nonfinite", c.nonfinite, "",
-          "a loss, gradient or log-probability that is not finite: skip, roll_back or stop");
+          "a loss, gradient, value or log-probability that is not finite: skip, roll_back or stop");
   v.field("grad_norm_factor", c.grad_norm_factor, "",
           "a gradient's norm may be so many times the mean of the last 16; 0: not watched",
           AtLeast{0});

@@ -188,11 +188,15 @@ void visit_mis(Visitor& v, CorrectionConfig& c) {
 template <typename Visitor>
 void visit_fields(Visitor& v, AlgorithmConfig& c) {
   v.field("advantage", c.advantage.type, "",
-          "how rewards become advantages; opd: model.teacher judges, not rewards; gae is refused");
+          "how rewards become advantages; gae: by a critic, which is trained too; opd: "
+          "model.teacher judges, not rewards");
   v.field("normalize_std", c.advantage.normalize_std, "", "false: Dr.GRPO");
-  v.field("gamma", c.advantage.gamma, "", "reinforce_pp: discount of one token", Range{0, 1});
+  v.field("gamma", c.advantage.gamma, "", "reinforce_pp, gae: discount of one token", Range{0, 1});
+  v.field("lambda", c.advantage.lambda, "",
+          "gae: 1 = what was rewarded less the value, 0 = the error of one token's value",
+          Range{0, 1});
   v.field("kl_reward_coef", c.advantage.kl_reward_coef, "",
-          "reinforce_pp types: weight of the KL in the tokens' rewards, not with kl_loss_coef",
+          "reinforce_pp types, gae: weight of the KL in the tokens' rewards, not with kl_loss_coef",
           AtLeast{0});
   v.field("loss", c.loss.objective, "",
           "policy objective; sft: cross-entropy of given responses or texts, nothing is sampled");

@@ -23,6 +23,8 @@ class MeshGroups {
 
   const Mesh& mesh() const { return mesh_; }
   int rank() const { return all_.rank(); }
+  /// Of the ranks that work on the same tokens, the one whose figures count.
+  bool counts_figures() const { return rank() % (mesh_.tensor * mesh_.context) == 0; }
   /// The ranks that multiply with the same rows as this one, each the owner of a part.
   ProcessGroup& owners(Sharing sharing) const;
   /// Throws what became of a transfer of any of them (ProcessGroup::check).

@@ -1,8 +1,6 @@
 #include "trainer/state/checkpoint_reader.h"
 
 #include <algorithm>
-#include <charconv>
-#include <cstring>
 #include <limits>
 
 #include "core/base/fail.h"
@@ -11,7 +9,6 @@
 #include "core/kernels/held_pack.h"
 #include "core/kernels/quantize.h"
 #include "core/quant/pack.h"
-#include "trainer/state/calibrated_start.h"
 
 namespace nibble {
 namespace {
@@ -58,6 +55,11 @@ ModelSpec spec_of(const OrderedJson& config, const fs::path& path) {
       parse_model_config(parse_json(config.dump(), path.string()), path.string()));
 }
 
+ModelSpec critic_spec(const OrderedJson& critic, const fs::path& path) {
+  const OrderedJson config = critic.value("config", OrderedJson::object());
+  return make_model_spec(value_model(spec_of(config, path).config));
+}
+
 QuantizationPlan plan_of(const OrderedJson& config, const ModelSpec& spec, const fs::path& path) {
   const auto quantization =
       parse_quantization_config(parse_json(config.dump(), path.string()), path.string());
@@ -92,18 +94,6 @@ bool is_train_checkpoint(const fs::path& directory) {
                      });
 }
 
-std::string checkpoint_rank_file(int rank, int world) {
-  return fmt::format("rank-{:03}-of-{:03}.safetensors", rank, world);
-}
-
-std::string checkpoint_hash_key(const std::string& kind, const ParameterSpec& parameter) {
-  return fmt::format("hash/{}/{}", kind, parameter.name());
-}
-
-std::string content_hash_text(const quant::ContentHash& hash) {
-  return fmt::format("{:016x}{:016x}", hash.high, hash.low);
-}
-
 std::string checkpoint_meta_sha256(const OrderedJson& meta, std::string_view config_json) {
   OrderedJson others = meta;
   others.erase("sha256");
@@ -135,103 +125,23 @@ CheckpointReader::CheckpointReader(const fs::path& directory) : directory_(direc
   spec_ = spec_of(config_, config_path);
   plan_ = plan_of(config_, spec_, config_path);
   const auto world = static_cast<int>(read_count(meta, "world", kMaxWorld, meta_path));
-  for (int rank = 0; rank < world; ++rank) {
-    files_.emplace_back(directory / checkpoint_rank_file(rank, world));
-  }
-}
-
-RowShard CheckpointReader::rows_in_file(const SafetensorsFile& file, const Slices& slices,
-                                        const ParameterSpec& parameter) const {
-  const std::string name = slices.kind + "/" + parameter.name();
-  const TensorView view = file.tensor(name);
-  if (view.dtype != slices.dtype || view.shape.size() != 2 || view.shape[1] != slices.width) {
-    fail(ErrorCode::kInvalidArgument, "'{}', tensor '{}': wrong type or width",
-         file.path().string(), name);
-  }
-  const auto found = file.metadata().find("first_row/" + parameter.name());
-  int64_t first = -1;
-  if (found != file.metadata().end()) {
-    const std::string& text = found->second;
-    std::from_chars(text.data(), text.data() + text.size(), first);
-  }
-  if (first < 0 || first > parameter.rows || view.shape[0] > parameter.rows - first) {
-    fail(ErrorCode::kDataLoss, "'{}' does not say where the rows of '{}' belong",
-         file.path().string(), parameter.name());
-  }
-  return {first, first + view.shape[0]};
-}
-
-void CheckpointReader::check_hash(const SafetensorsFile& file, const Slices& slices,
-                                  const ParameterSpec& parameter, int64_t first_row) const {
-  const TensorView view = file.tensor(slices.kind + "/" + parameter.name());
-  const auto element_bytes = static_cast<size_t>(dtype_bytes(slices.dtype));
-  const bool is_aligned = reinterpret_cast<uintptr_t>(view.bytes.data()) % element_bytes == 0;
-  const auto found = file.metadata().find(checkpoint_hash_key(slices.kind, parameter));
-  const auto count = static_cast<int64_t>(view.bytes.size() / element_bytes);
-  const auto first = static_cast<uint64_t>(first_row * slices.width);
-  if (is_aligned && found != file.metadata().end()) {
-    const kernels::Serial serial;
-    const quant::ContentHash hash =
-        slices.dtype == DType::kF32 ? kernels::hash_words(view.as<uint32_t>(), count, first, serial)
-                                    : kernels::hash_bf16(view.as<uint16_t>(), count, first, serial);
-    if (found->second == content_hash_text(hash)) return;
-  }
-  fail(
-      ErrorCode::kDataLoss,
-      "'{}', tensor '{}/{}': not the bytes that were saved (their hash differs); remove '{}' to go "
-      "on from the checkpoint before it",
-      file.path().string(), slices.kind, parameter.name(), directory_.string());
+  rows_.emplace(directory, RowsOf::kModel, world);
+  if (!meta.contains("critic")) return;
+  const OrderedJson& critic = meta["critic"];
+  const int64_t updates = read_count(critic, "updates", kAny, meta_path);
+  critic_.emplace(StoredCritic{critic_spec(critic, meta_path), updates,
+                               RowFiles(directory, RowsOf::kCritic, world)});
 }
 
 void CheckpointReader::read_rows(const std::string& kind, int64_t parameter, RowShard rows,
                                  std::vector<float>& out) const {
-  const ParameterSpec& spec = spec_.table.at(parameter);
-  out.resize(static_cast<size_t>(rows.rows() * spec.cols));
-  read_slices({kind, DType::kF32, spec.cols}, spec, rows,
-              std::as_writable_bytes(std::span(out)).data());
+  rows_->read_rows(kind, spec_.table.at(parameter), rows, out);
 }
 
 void CheckpointReader::read_scales(int64_t parameter, RowShard rows,
                                    std::vector<uint16_t>& out) const {
   const ParameterSpec& spec = spec_.table.at(parameter);
-  const int64_t groups_per_row = spec.cols / plan_.config.group_size;
-  out.resize(static_cast<size_t>(rows.rows() * groups_per_row));
-  read_slices({"scale", DType::kBf16, groups_per_row}, spec, rows,
-              std::as_writable_bytes(std::span(out)).data());
-  check_held_scales("checkpoint '" + directory_.string() + "'", spec, rows.begin, out,
-                    groups_per_row);
-}
-
-void CheckpointReader::read_slices(const Slices& slices, const ParameterSpec& spec, RowShard rows,
-                                   std::byte* out) const {
-  const std::string name = slices.kind + "/" + spec.name();
-  const int64_t row_bytes = slices.width * dtype_bytes(slices.dtype);
-  std::vector<std::pair<RowShard, const SafetensorsFile*>> parts;
-  for (const SafetensorsFile& file : files_) {
-    if (file.contains(name)) parts.emplace_back(rows_in_file(file, slices, spec), &file);
-  }
-  std::sort(parts.begin(), parts.end(),
-            [](const auto& a, const auto& b) { return a.first.begin < b.first.begin; });
-  int64_t copied = 0;
-  for (const auto& [held, file] : parts) {
-    const int64_t begin = std::max(held.begin, rows.begin + copied);
-    const int64_t end = std::min(held.end, rows.end);
-    if (begin != rows.begin + copied || begin >= end) continue;
-    check_hash(*file, slices, spec, held.begin);
-    const TensorView view = file->tensor(name);
-    std::memcpy(out + (begin - rows.begin) * row_bytes,
-                view.bytes.data() + (begin - held.begin) * row_bytes,
-                static_cast<size_t>((end - begin) * row_bytes));
-    copied += end - begin;
-  }
-  if (copied != rows.rows()) {
-    fail(
-        ErrorCode::kDataLoss,
-        "checkpoint '{}': its rank files hold {} of rows [{}, {}) of '{}', the next missing one is "
-        "{}; a file is damaged, remove '{}' to go on from the checkpoint before it",
-        directory_.string(), copied, rows.begin, rows.end, name, rows.begin + copied,
-        directory_.string());
-  }
+  rows_->read_scales(spec, spec.cols / plan_.config.group_size, rows, out);
 }
 
 StoredParameter CheckpointReader::served(int64_t parameter,

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,9 +12,9 @@
 #include "core/kernels/parallel.h"
 #include "core/models/decoder.h"
 #include "core/models/weights.h"
-#include "core/quant/hash.h"
 #include "core/spec/mesh.h"
 #include "core/spec/quantization.h"
+#include "trainer/state/row_files.h"
 
 namespace nibble {
 
@@ -30,20 +31,22 @@ struct TrainProgress {
 /// Whether a directory is a training checkpoint, finished or not, rather than a Hugging Face one.
 bool is_train_checkpoint(const std::filesystem::path& directory);
 
-/// The file of one rank's rows: "rank-000-of-002.safetensors".
-std::string checkpoint_rank_file(int rank, int world);
-
-/// Metadata key of a rank file: the content hash of its rows of one parameter, 32 hex digits.
-std::string checkpoint_hash_key(const std::string& kind, const ParameterSpec& parameter);
-std::string content_hash_text(const quant::ContentHash& hash);
-
 /// What meta.json's "sha256" is taken of: its other keys, and the text of config.json.
 std::string checkpoint_meta_sha256(const OrderedJson& meta, std::string_view config_json);
 
+/// A critic, if there is one, adds `"critic": {"updates", "config"}` to meta.json and files of its
+/// own; whoever knows nothing of it reads the model alone.
 constexpr int kCheckpointFormatVersion = 2;
 /// The same with a BF16 "scale" beside each quantized parameter's "master", and `"scales": "held"`
 /// in meta.json: codes are of these scales, which no master tells.
 constexpr int kHeldCheckpointFormatVersion = 3;
+
+/// A critic's state beside the model's.
+struct StoredCritic {
+  ModelSpec spec;       ///< a value_model()
+  int64_t updates = 0;  ///< its optimizer steps
+  RowFiles rows;
+};
 
 /// A finished training checkpoint, mapped: any rows of any parameter, however many ranks wrote it.
 /// Immutable after construction; any thread may read.
@@ -59,18 +62,18 @@ class CheckpointReader {
   const QuantizationPlan& serve_plan() const { return plan_; }
   /// config.json of the served model, its keys in order.
   const OrderedJson& config() const { return config_; }
-  const std::vector<SafetensorsFile>& files() const { return files_; }
+  /// Of the model.
+  const RowFiles& rows() const { return *rows_; }
+  /// Of a run of algorithm.advantage: gae; null for any other.
+  const StoredCritic* critic() const { return critic_ ? &*critic_ : nullptr; }
   /// Whether scales are held (qat.start: calibrated) rather than derived from the masters.
   bool holds_scales() const { return holds_scales_; }
 
-  /// Rows of a parameter's "master", "m" or "v" in float32, from slices whose hashes are checked.
-  /// Throws Error naming the file and tensor that is missing, misshapen, damaged or leaves rows
-  /// out.
+  /// RowFiles::read_rows() of the model.
   void read_rows(const std::string& kind, int64_t parameter, RowShard rows,
                  std::vector<float>& out) const;
 
-  /// Held scales, BF16 bits [rows, cols/group], of a quantized parameter; errors as in read_rows(),
-  /// and for a scale that cannot be held.
+  /// RowFiles::read_scales() of a quantized parameter, [rows, cols/group].
   void read_scales(int64_t parameter, RowShard rows, std::vector<uint16_t>& out) const;
 
   /// A parameter as it is served, made from its master: packed INT4, or rounded to BF16. Throws
@@ -78,26 +81,14 @@ class CheckpointReader {
   StoredParameter served(int64_t parameter, const kernels::Parallel& parallel) const;
 
  private:
-  // What is kept of each row of a parameter under one name.
-  struct Slices {
-    std::string kind;
-    DType dtype;
-    int64_t width;  // elements of a row
-  };
-  RowShard rows_in_file(const SafetensorsFile& file, const Slices& slices,
-                        const ParameterSpec& parameter) const;
-  void check_hash(const SafetensorsFile& file, const Slices& slices, const ParameterSpec& parameter,
-                  int64_t first_row) const;
-  void read_slices(const Slices& slices, const ParameterSpec& parameter, RowShard rows,
-                   std::byte* out) const;
-
   std::filesystem::path directory_;
   OrderedJson config_;
   TrainProgress progress_;
   ModelSpec spec_;
   QuantizationPlan plan_;
   bool holds_scales_ = false;
-  std::vector<SafetensorsFile> files_;  // by rank
+  std::optional<RowFiles> rows_;  // there once the constructor is done
+  std::optional<StoredCritic> critic_;
 };
 
 }  // namespace nibble

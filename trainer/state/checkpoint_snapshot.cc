@@ -1,17 +1,13 @@
 #include "trainer/state/checkpoint_snapshot.h"
 
-#include <algorithm>
 #include <exception>
-#include <map>
 #include <utility>
 
 #include "core/base/fail.h"
 #include "core/base/file.h"
 #include "core/base/json.h"
-#include "core/checkpoint/safetensors.h"
 #include "core/comm/reduce.h"
-#include "core/kernels/quantize.h"
-#include "core/quant/bf16.h"
+#include "trainer/state/row_files.h"
 
 namespace nibble {
 namespace {
@@ -44,42 +40,6 @@ OptimizerState host_copy(const OptimizerState& state) {
 
 fs::path partial_of(const fs::path& directory) { return directory.string() + ".partial"; }
 
-// BF16 moments are saved in float32, where they are the same numbers: either optimizer.state reads
-// a checkpoint of the other.
-Array<float> widened(const Array<uint16_t>& moments) {
-  Array<float> wide = Array<float>::uninitialized(moments.size());
-  std::transform(moments.begin(), moments.end(), wide.begin(), quant::bf16_to_float);
-  return wide;
-}
-
-// Rows of float32 that lie there as such, or as BF16.
-struct MomentRows {
-  const Array<float>* fp32 = nullptr;
-  const Array<uint16_t>* bf16 = nullptr;
-};
-MomentRows rows_of(const std::vector<Array<float>>& fp32, const std::vector<Array<uint16_t>>& bf16,
-                   size_t parameter) {
-  if (bf16.empty()) return {&fp32[parameter], nullptr};
-  return {nullptr, &bf16[parameter]};
-}
-
-// Calls `use` with them in float32; a copy, where it takes one, lives no longer.
-template <typename Use>
-void with_fp32(const MomentRows& rows, Use use) {
-  if (rows.fp32 != nullptr) return use(std::span<const float>(*rows.fp32));
-  const Array<float> wide = widened(*rows.bf16);
-  use(std::span<const float>(wide));
-}
-
-// One tensor of a rank's file: float32 rows, or scales.
-struct StoredRows {
-  TensorInfo info;
-  MomentRows rows;
-  std::span<const uint16_t> scales;
-  std::string hash_key;
-  quant::ContentHash hash;
-};
-
 // A barrier that also tells everybody whether all ranks succeeded so far.
 bool all_succeeded(ProcessGroup& group, bool mine) {
   double failures = mine ? 0.0 : 1.0;
@@ -89,13 +49,13 @@ bool all_succeeded(ProcessGroup& group, bool mine) {
 
 }  // namespace
 
-CheckpointSnapshot::CheckpointSnapshot(const ShardLayout& layout, const OptimizerState& state,
-                                       const TrainProgress& progress, std::string model_config_json,
-                                       int rank, int world)
-    : layout_(layout),
-      state_(host_copy(state)),
+CheckpointSnapshot::CheckpointSnapshot(const StateSource& model, const StateSource* critic,
+                                       const TrainProgress& progress, int rank, int world)
+    : model_{model.layout, host_copy(model.state), model.config_json},
+      critic_(critic == nullptr
+                  ? std::optional<StateCopy>()
+                  : StateCopy{critic->layout, host_copy(critic->state), critic->config_json}),
       progress_(progress),
-      model_config_json_(std::move(model_config_json)),
       rank_(rank),
       world_(world) {}
 
@@ -111,85 +71,34 @@ void CheckpointSnapshot::begin(const fs::path& directory) const {
 }
 
 void CheckpointSnapshot::write_rows(const fs::path& directory) const {
-  const kernels::Serial serial;
-  std::vector<StoredRows> stored;
-  std::map<std::string, std::string> metadata;
-  const std::vector<Array<uint16_t>> none;
-  const auto arrays_of = [&](std::string_view kind, int64_t parameter) {
-    const auto p = static_cast<size_t>(parameter);
-    if (kind == "master") return rows_of(state_.master, none, p);
-    return kind == "m" ? rows_of(state_.m, state_.m_bf16, p) : rows_of(state_.v, state_.v_bf16, p);
+  const auto write = [&](RowsOf whose, const StateCopy& copy) {
+    write_row_file(partial_of(directory) / row_file_name(whose, rank_, world_), copy.layout,
+                   copy.state);
   };
-  for (const char* kind : {"m", "master", "v"}) {  // sorted
-    for (int64_t p = 0; p < layout_.table->size(); ++p) {
-      const ParameterSpec& whole = layout_.table->at(p);
-      const RowShard shard = layout_.shard(p);
-      if (shard.rows() == 0) continue;
-      metadata["first_row/" + whole.name()] = std::to_string(shard.begin);
-      const MomentRows rows = arrays_of(kind, p);
-      quant::ContentHash hash;
-      with_fp32(rows, [&](std::span<const float> values) {
-        hash = kernels::hash_words(reinterpret_cast<const uint32_t*>(values.data()),
-                                   std::ssize(values),
-                                   static_cast<uint64_t>(shard.begin * whole.cols), serial);
-      });
-      stored.push_back(
-          {{fmt::format("{}/{}", kind, whole.name()), DType::kF32, {shard.rows(), whole.cols}},
-           rows,
-           {},
-           checkpoint_hash_key(kind, whole),
-           hash});
-    }
-  }
-  for (size_t p = 0; p < state_.held_scale.size(); ++p) {
-    const ParameterSpec& whole = layout_.table->at(static_cast<int64_t>(p));
-    const RowShard shard = layout_.shard(static_cast<int64_t>(p));
-    const Array<uint16_t>& scale = state_.held_scale[p];
-    if (scale.empty()) continue;
-    const int64_t groups_per_row = whole.cols / layout_.plan.config.group_size;
-    stored.push_back(
-        {{"scale/" + whole.name(), DType::kBf16, {shard.rows(), groups_per_row}},
-         {},
-         std::span<const uint16_t>(scale),
-         checkpoint_hash_key("scale", whole),
-         kernels::hash_bf16(scale.data(), std::ssize(scale),
-                            static_cast<uint64_t>(shard.begin * groups_per_row), serial)});
-  }
-  std::vector<TensorInfo> infos;
-  for (const StoredRows& rows : stored) {
-    infos.push_back(rows.info);
-    metadata[rows.hash_key] = content_hash_text(rows.hash);
-  }
-  SafetensorsWriter writer(partial_of(directory) / checkpoint_rank_file(rank_, world_), infos,
-                           metadata);
-  for (const StoredRows& tensor : stored) {
-    if (!tensor.scales.empty()) {
-      writer.write(tensor.info.name, std::as_bytes(tensor.scales));
-      continue;
-    }
-    with_fp32(tensor.rows, [&](std::span<const float> values) {
-      writer.write(tensor.info.name, std::as_bytes(values));
-    });
-  }
-  writer.finish();
+  write(RowsOf::kModel, model_);
+  if (critic_) write(RowsOf::kCritic, *critic_);
 }
 
 void CheckpointSnapshot::publish(const fs::path& directory) const {
   const fs::path partial = partial_of(directory);
-  write_file_atomically(partial / "config.json", model_config_json_);
-  OrderedJson meta = {{"format_version", state_.holds_scales() ? kHeldCheckpointFormatVersion
-                                                               : kCheckpointFormatVersion},
+  write_file_atomically(partial / "config.json", model_.config_json);
+  OrderedJson meta = {{"format_version", model_.state.holds_scales() ? kHeldCheckpointFormatVersion
+                                                                     : kCheckpointFormatVersion},
                       {"step", progress_.step},
                       {"weight_version", progress_.weight_version},
-                      {"updates", state_.updates},
+                      {"updates", model_.state.updates},
                       {"world", world_}};
-  if (state_.holds_scales()) meta["scales"] = "held";
+  if (model_.state.holds_scales()) meta["scales"] = "held";
   if (!progress_.recent_grad_norms.empty()) meta["recent_grad_norms"] = progress_.recent_grad_norms;
   if (!progress_.rollout_state.empty()) {
     meta["rollout"] = parse_ordered_json(progress_.rollout_state, "rollout_state");
   }
   if (!progress_.job_config.empty()) meta["job_config"] = progress_.job_config;
-  meta["sha256"] = checkpoint_meta_sha256(meta, model_config_json_);
+  if (critic_) {
+    meta["critic"] = {{"updates", critic_->state.updates},
+                      {"config", parse_ordered_json(critic_->config_json, "the critic's config")}};
+  }
+  meta["sha256"] = checkpoint_meta_sha256(meta, model_.config_json);
   write_file_atomically(partial / "meta.json", meta.dump(2) + "\n");
   publish_directory(partial, directory);
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "core/comm/process_group.h"
@@ -8,6 +9,13 @@
 #include "trainer/state/optimizer_state.h"
 
 namespace nibble {
+
+/// A model's rows on a rank, wherever they are, and the text of its config.json. Borrowed.
+struct StateSource {
+  const ShardLayout& layout;
+  const OptimizerState& state;
+  std::string config_json;
+};
 
 /// What one rank adds to a training checkpoint (e.g. checkpoints/step-000010), copied to the host,
 /// so that it can be written while training goes on. Constant after construction; the calls belong
@@ -17,15 +25,14 @@ namespace nibble {
 /// So meta.json is written last, and a directory under its own name is complete.
 class CheckpointSnapshot {
  public:
-  /// Copies `state`, wherever it is. Borrows the layout's table. `progress.updates` is the state's.
-  CheckpointSnapshot(const ShardLayout& layout, const OptimizerState& state,
-                     const TrainProgress& progress, std::string model_config_json, int rank,
-                     int world);
+  /// Copies the states; borrows the tables of the layouts. `progress.updates` is the model's.
+  ///   critic  null: there is none
+  CheckpointSnapshot(const StateSource& model, const StateSource* critic,
+                     const TrainProgress& progress, int rank, int world);
 
   /// Rank 0: makes "DIRECTORY.partial", without what an earlier attempt left there.
   void begin(const std::filesystem::path& directory) const;
-  /// A safetensors file of float32 master, m and v rows (and held scales) with their content
-  /// hashes. Durable when it returns. Throws Error{kResourceExhausted} for a full disk.
+  /// write_row_file() of the model and of the critic.
   void write_rows(const std::filesystem::path& directory) const;
   /// Rank 0: config.json of the model with its quantization_config, meta.json, then the name. A
   /// checkpoint under that name is replaced.
@@ -36,10 +43,15 @@ class CheckpointSnapshot {
   int64_t step() const { return progress_.step; }
 
  private:
-  const ShardLayout layout_;
-  const OptimizerState state_;  // on the host
+  struct StateCopy {
+    ShardLayout layout;
+    OptimizerState state;  // on the host
+    std::string config_json;
+  };
+
+  const StateCopy model_;
+  const std::optional<StateCopy> critic_;
   const TrainProgress progress_;
-  const std::string model_config_json_;
   const int rank_;
   const int world_;
 };

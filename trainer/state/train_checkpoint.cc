@@ -22,6 +22,44 @@ std::vector<uint16_t> narrowed(const std::vector<float>& moments) {
   return bits;
 }
 
+void check_parameter(const fs::path& directory, const ParameterTable& stored,
+                     const ParameterSpec& want, int64_t p) {
+  if (p < stored.size() && stored.at(p).name() == want.name() && stored.at(p).rows == want.rows &&
+      stored.at(p).cols == want.cols) {
+    return;
+  }
+  fail(ErrorCode::kInvalidArgument, "checkpoint '{}' is of another model: '{}' does not fit",
+       directory.string(), want.name());
+}
+
+// Masters and moments of this rank's rows.
+void read_state(const fs::path& directory, const ParameterTable& stored, const RowFiles& files,
+                const ShardLayout& layout, OptimizerState& state) {
+  for (int64_t p = 0; p < layout.table->size(); ++p) {
+    check_parameter(directory, stored, layout.table->at(p), p);
+    const auto index = static_cast<size_t>(p);
+    std::vector<float> rows;
+    const auto read = [&](const char* kind) -> const std::vector<float>& {
+      files.read_rows(kind, stored.at(p), layout.shard(p), rows);
+      return rows;
+    };
+    state.master[index].assign(read("master"));
+    if (state.has_bf16_moments()) {
+      state.m_bf16[index].assign(narrowed(read("m")));
+      state.v_bf16[index].assign(narrowed(read("v")));
+    } else {
+      state.m[index].assign(read("m"));
+      state.v[index].assign(read("v"));
+    }
+  }
+}
+
+std::map<std::string, int64_t> by_name(const ParameterTable& table) {
+  std::map<std::string, int64_t> places;
+  for (int64_t p = 0; p < table.size(); ++p) places[table.at(p).name()] = p;
+  return places;
+}
+
 }  // namespace
 
 TrainProgress load_train_checkpoint(const fs::path& directory, const ShardLayout& layout,
@@ -42,29 +80,10 @@ TrainProgress load_train_checkpoint(const fs::path& directory, const ShardLayout
          "other matrices: resume it with the model.int4 that it was trained with",
          directory.string(), plan.config.group_size, layout.plan.config.group_size);
   }
-  const ParameterTable& stored = reader.spec().table;
-  for (int64_t p = 0; p < layout.table->size(); ++p) {
-    const ParameterSpec& want = layout.table->at(p);
-    if (p >= stored.size() || stored.at(p).name() != want.name() ||
-        stored.at(p).rows != want.rows || stored.at(p).cols != want.cols) {
-      fail(ErrorCode::kInvalidArgument, "checkpoint '{}' is of another model: '{}' does not fit",
-           directory.string(), want.name());
-    }
+  read_state(directory, reader.spec().table, reader.rows(), layout, state);
+  for (int64_t p = 0; reader.holds_scales() && p < layout.table->size(); ++p) {
+    if (!layout.quantized(p)) continue;
     const auto index = static_cast<size_t>(p);
-    std::vector<float> rows;
-    const auto read = [&](const char* kind) -> const std::vector<float>& {
-      reader.read_rows(kind, p, layout.shard(p), rows);
-      return rows;
-    };
-    state.master[index].assign(read("master"));
-    if (state.has_bf16_moments()) {
-      state.m_bf16[index].assign(narrowed(read("m")));
-      state.v_bf16[index].assign(narrowed(read("v")));
-    } else {
-      state.m[index].assign(read("m"));
-      state.v[index].assign(read("v"));
-    }
-    if (!reader.holds_scales() || !layout.quantized(p)) continue;
     std::vector<uint16_t> scales;
     reader.read_scales(p, layout.shard(p), scales);
     state.held_scale[index] =
@@ -74,17 +93,25 @@ TrainProgress load_train_checkpoint(const fs::path& directory, const ShardLayout
   return reader.progress();
 }
 
+bool load_critic_checkpoint(const fs::path& directory, const ShardLayout& layout,
+                            OptimizerState& state) {
+  const CheckpointReader reader(directory);
+  const StoredCritic* critic = reader.critic();
+  if (critic == nullptr) return false;
+  read_state(directory, critic->spec.table, critic->rows, layout, state);
+  state.updates = critic->updates;
+  return true;
+}
+
 CheckpointDigest digest_checkpoint(const fs::path& directory) {
   const CheckpointReader reader(directory);
   const ParameterTable& table = reader.spec().table;
-  std::map<std::string, int64_t> by_name;
-  for (int64_t p = 0; p < table.size(); ++p) by_name[table.at(p).name()] = p;
   WeightsDigest weights;
   Sha256 state;
   state.update(std::as_bytes(std::span(&reader.progress().updates, 1)));
   const kernels::Serial serial;
   std::vector<float> rows;
-  for (const auto& [name, p] : by_name) {
+  for (const auto& [name, p] : by_name(table)) {
     for (const char* kind : kKinds) {
       reader.read_rows(kind, p, {0, table.at(p).rows}, rows);
       state.update(std::as_bytes(std::span(rows)));
@@ -96,6 +123,16 @@ CheckpointDigest digest_checkpoint(const fs::path& directory) {
       weights.add(table.at(p).module + ".weight_scale", std::as_bytes(std::span(stored.scale)));
     } else {
       weights.add(name, std::as_bytes(std::span(stored.bf16)));
+    }
+  }
+  if (const StoredCritic* critic = reader.critic()) {
+    state.update(std::as_bytes(std::span(&critic->updates, 1)));
+    for (const auto& [name, p] : by_name(critic->spec.table)) {
+      const ParameterSpec& parameter = critic->spec.table.at(p);
+      for (const char* kind : kKinds) {
+        critic->rows.read_rows(kind, parameter, {0, parameter.rows}, rows);
+        state.update(std::as_bytes(std::span(rows)));
+      }
     }
   }
   return {reader.progress(), weights.finish(), state.finish()};

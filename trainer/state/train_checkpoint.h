@@ -15,11 +15,17 @@ namespace nibble {
 TrainProgress load_train_checkpoint(const std::filesystem::path& directory,
                                     const ShardLayout& layout, OptimizerState& state);
 
+/// Reads this rank's rows of the critic; false, and nothing is read, if the checkpoint has none.
+/// Errors as above.
+bool load_critic_checkpoint(const std::filesystem::path& directory, const ShardLayout& layout,
+                            OptimizerState& state);
+
 /// Content hashes that do not depend on how many ranks wrote the checkpoint.
 struct CheckpointDigest {
   TrainProgress progress;
   std::string weights_sha256;  ///< of the weights as served; see WeightsDigest
-  std::string state_sha256;    ///< masters, moments, held scales, sorted by name; the update count
+  /// The update count, then masters, moments and held scales, sorted by name; then the critic's.
+  std::string state_sha256;
 };
 CheckpointDigest digest_checkpoint(const std::filesystem::path& directory);
 

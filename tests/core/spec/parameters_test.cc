@@ -33,6 +33,24 @@ TEST(ModelParameters, AreExactlyTheTensorsTransformersSaved) {
   }
 }
 
+TEST(ValueModel, IsTheDecoderWithAHeadOfOneRowThatIsNeverTied) {
+  for (const char* name : kNames) {
+    const ModelConfig body = parse_model_config(read_hf_config(kModels / name / "bf16"), name);
+    const ParameterTable model = model_parameters(body),
+                         critic = model_parameters(value_model(body));
+    ASSERT_EQ(critic.size(), model.size() + (body.tied_embeddings ? 1 : 0));
+    const ParameterSpec& head = critic.at(critic.lm_head);
+    EXPECT_EQ(critic.lm_head, critic.size() - 1);
+    EXPECT_EQ(head.name(), "score.weight");
+    EXPECT_EQ(std::pair(head.rows, head.cols), std::pair(int64_t{1}, body.hidden));
+    EXPECT_FALSE(head.is_vector()) << "it is decayed";
+    for (int64_t p = 0; p < critic.lm_head; ++p) {
+      EXPECT_EQ(critic.at(p).name(), model.at(p).name());
+      EXPECT_EQ(critic.at(p).num_elements(), model.at(p).num_elements());
+    }
+  }
+}
+
 TEST(QuantizationPlan, MatchesTheTensorsAndIgnoreListOfTheFixtures) {
   for (const char* name : kNames) {
     const HfDirectory model(kModels / name / "int4_sym7");
