@@ -34,7 +34,10 @@ int64_t arena_floats_per_token(const ModelConfig& config) {
   const int64_t routed = 3 * config.hidden + 2 * moe.num_experts + moe.top_k +
                          moe.top_k * (2 * config.hidden + 3 * moe.intermediate);
   const int64_t joined = config.joins_hidden ? 6 * config.hidden : 0;
-  return std::max(joined, attention + std::max(dense, routed) + config.hidden);
+  // One adapter's at a time.
+  const int64_t widest = std::max({config.hidden, config.intermediate, config.q_rows()});
+  const int64_t adapter = config.lora ? config.lora->rank + widest : 0;
+  return adapter + std::max(joined, attention + std::max(dense, routed) + config.hidden);
 }
 
 int64_t arena_floats(const ModelConfig& whole, int64_t max_tokens, const Mesh& mesh) {
@@ -191,6 +194,7 @@ ArenaExecutor::Value ArenaExecutor::linear(Value x, int64_t parameter) {
   float* y = allocate(w.rows, tokens);
   kernels::linear(x, w, tokens, y, w.rows, parallel_);
   rounded(y, tokens * w.rows);
+  add_adapter(x, parameter, y);
   return gathers ? gather_columns(y) : y;
 }
 
@@ -204,6 +208,35 @@ void ArenaExecutor::multiply(Value x, std::span<const int64_t> parameters, std::
   }
   kernels::linear_many(products_, parallel_);
   for (const kernels::Product& p : products_) rounded(p.y, tokens * p.w.rows);
+  for (size_t i = 0; i < parameters.size(); ++i) add_adapter(x, parameters[i], y[i]);
+}
+
+// y += (scale * (x A^T)) B^T, every result rounded; nothing where there is no adapter. Its memory
+// is free again afterwards.
+void ArenaExecutor::add_adapter(Value x, int64_t parameter, Value y) {
+  const AdapterParameters adapter = spec_.table.adapter_of(parameter);
+  if (!adapter.exists()) return;
+  const auto tokens = static_cast<int64_t>(step_->tokens.size());
+  const int64_t used = used_;
+  const size_t count = allocations_.size();
+  const auto product = [&](const float* of, int64_t p) {
+    const kernels::WeightView w = weights_->weight(p);
+    float* out = allocate(w.rows, tokens);
+    kernels::linear(of, w, tokens, out, w.rows, parallel_);
+    return rounded(out, tokens * w.rows);
+  };
+  const int64_t rank = spec_.config.lora->rank;
+  float* low = product(x, adapter.a);
+  if (const float scale = spec_.config.lora->scale(); scale != 1.0f) {
+    for (int64_t i = 0; i < tokens * rank; ++i) low[i] *= scale;
+    rounded(low, tokens * rank);
+  }
+  const float* added = product(low, adapter.b);
+  const int64_t values = tokens * width_of(added);
+  kernels::add(y, added, values, parallel_);
+  rounded(y, values);
+  used_ = used;
+  allocations_.resize(count);
 }
 
 void ArenaExecutor::all_gather(const float* part, int64_t count, float* all) const {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/base/json.h"
+#include "core/spec/lora_shape.h"
 
 namespace nibble {
 
@@ -50,6 +51,7 @@ struct ModelConfig {
   MoeConfig moe;
   std::vector<bool> layer_is_moe;  ///< one per layer
   bool joins_hidden = false;       ///< a draft head: its input is more than tokens (HiddenJoin)
+  std::optional<LoraShape> lora;   ///< adapters, beside which all else is frozen
 
   int64_t q_rows() const { return num_heads * head_dim; }
   int64_t kv_rows() const { return num_kv_heads * head_dim; }
