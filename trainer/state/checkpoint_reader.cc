@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cstring>
 #include <limits>
+#include <mutex>
 
 #include "core/base/fail.h"
 #include "core/base/file.h"
@@ -56,6 +57,18 @@ OrderedJson read_meta(const fs::path& directory) {
 ModelSpec spec_of(const OrderedJson& config, const fs::path& path) {
   return make_model_spec(
       parse_model_config(parse_json(config.dump(), path.string()), path.string()));
+}
+
+std::optional<AdapterBase> base_of(const OrderedJson& config, const fs::path& path) {
+  if (!config.contains(kLoraKey)) return std::nullopt;
+  const auto text = [&](const char* key) {
+    const OrderedJson value = config[kLoraKey].value(key, OrderedJson());
+    if (!value.is_string()) {
+      fail(ErrorCode::kInvalidArgument, "'{}': {}.{} is no text", path.string(), kLoraKey, key);
+    }
+    return value.get<std::string>();
+  };
+  return AdapterBase{text("base"), text("base_sha256")};
 }
 
 QuantizationPlan plan_of(const OrderedJson& config, const ModelSpec& spec, const fs::path& path) {
@@ -114,7 +127,13 @@ std::string checkpoint_meta_sha256(const OrderedJson& meta, std::string_view con
   return sha.finish();
 }
 
-CheckpointReader::CheckpointReader(const fs::path& directory) : directory_(directory) {
+struct CheckpointReader::OpenedBase {
+  std::once_flag once;
+  std::optional<FrozenBase> base;  // written once
+};
+
+CheckpointReader::CheckpointReader(const fs::path& directory)
+    : directory_(directory), opened_base_(std::make_shared<OpenedBase>()) {
   const fs::path meta_path = directory / "meta.json";
   const OrderedJson meta = read_meta(directory);
   constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
@@ -133,6 +152,7 @@ CheckpointReader::CheckpointReader(const fs::path& directory) : directory_(direc
   holds_scales_ = meta.contains("scales");
   config_ = parse_ordered_json(config_text, config_path.string());
   spec_ = spec_of(config_, config_path);
+  base_ = base_of(config_, config_path);
   plan_ = plan_of(config_, spec_, config_path);
   const auto world = static_cast<int>(read_count(meta, "world", kMaxWorld, meta_path));
   for (int rank = 0; rank < world; ++rank) {
@@ -234,9 +254,32 @@ void CheckpointReader::read_slices(const Slices& slices, const ParameterSpec& sp
   }
 }
 
+const FrozenBase& CheckpointReader::open_base(const kernels::Parallel& parallel) const {
+  std::call_once(opened_base_->once, [&] {
+    const fs::path& directory = base_->directory;
+    if (!fs::is_directory(directory)) {
+      fail(ErrorCode::kNotFound,
+           "checkpoint '{}' holds adapters alone, and the weights beside which they were trained "
+           "are not in '{}' any more: put them back",
+           directory_.string(), directory.string());
+    }
+    FrozenBase base(directory, spec_.table, plan_);
+    const std::string found = frozen_digest(base, spec_.table, plan_, parallel);
+    if (found != base_->digest) {
+      fail(ErrorCode::kDataLoss,
+           "checkpoint '{}' holds adapters alone, and '{}' has other weights than those beside "
+           "which they were trained (digest {} instead of {}): put those back",
+           directory_.string(), directory.string(), found, base_->digest);
+    }
+    opened_base_->base.emplace(std::move(base));
+  });
+  return *opened_base_->base;
+}
+
 StoredParameter CheckpointReader::served(int64_t parameter,
                                          const kernels::Parallel& parallel) const {
   const ParameterSpec& spec = spec_.table.at(parameter);
+  if (spec.is_frozen) return open_base(parallel).parameter(parameter, parallel);
   std::vector<float> master;
   read_rows("master", parameter, {0, spec.rows}, master);
   StoredParameter stored;

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,6 +16,7 @@
 #include "core/quant/hash.h"
 #include "core/spec/mesh.h"
 #include "core/spec/quantization.h"
+#include "trainer/state/frozen_base.h"
 
 namespace nibble {
 
@@ -45,6 +48,12 @@ constexpr int kCheckpointFormatVersion = 2;
 /// in meta.json: codes are of these scales, which no master tells.
 constexpr int kHeldCheckpointFormatVersion = 3;
 
+/// Where the frozen weights of a checkpoint with adapters are: beside LoraShape in its config.json.
+struct AdapterBase {
+  std::filesystem::path directory;
+  std::string digest;  ///< frozen_digest()
+};
+
 /// A finished training checkpoint, mapped: any rows of any parameter, however many ranks wrote it.
 /// Immutable after construction; any thread may read.
 class CheckpointReader {
@@ -62,6 +71,8 @@ class CheckpointReader {
   const std::vector<SafetensorsFile>& files() const { return files_; }
   /// Whether scales are held (qat.start: calibrated) rather than derived from the masters.
   bool holds_scales() const { return holds_scales_; }
+  /// Of a checkpoint that trains adapters beside frozen weights (spec().config.lora).
+  const std::optional<AdapterBase>& base() const { return base_; }
 
   /// Rows of a parameter's "master", "m" or "v" in float32, from slices whose hashes are checked.
   /// Throws Error naming the file and tensor that is missing, misshapen, damaged or leaves rows
@@ -73,8 +84,10 @@ class CheckpointReader {
   /// and for a scale that cannot be held.
   void read_scales(int64_t parameter, RowShard rows, std::vector<uint16_t>& out) const;
 
-  /// A parameter as it is served, made from its master: packed INT4, or rounded to BF16. Throws
-  /// Error{kInvalidArgument} naming tensor, row and group that cannot be quantized.
+  /// A parameter as it is served, made from its master: packed INT4, or rounded to BF16; a frozen
+  /// one from base(), which the first such call reads as a whole. Throws Error{kInvalidArgument}
+  /// naming tensor, row and group that cannot be quantized, Error{kNotFound} if the base is gone,
+  /// Error{kDataLoss} if it holds other weights.
   StoredParameter served(int64_t parameter, const kernels::Parallel& parallel) const;
 
  private:
@@ -84,6 +97,7 @@ class CheckpointReader {
     DType dtype;
     int64_t width;  // elements of a row
   };
+  const FrozenBase& open_base(const kernels::Parallel& parallel) const;
   RowShard rows_in_file(const SafetensorsFile& file, const Slices& slices,
                         const ParameterSpec& parameter) const;
   void check_hash(const SafetensorsFile& file, const Slices& slices, const ParameterSpec& parameter,
@@ -97,7 +111,10 @@ class CheckpointReader {
   ModelSpec spec_;
   QuantizationPlan plan_;
   bool holds_scales_ = false;
+  std::optional<AdapterBase> base_;
   std::vector<SafetensorsFile> files_;  // by rank
+  struct OpenedBase;
+  std::shared_ptr<OpenedBase> opened_base_;  // shared: copies of this open it once
 };
 
 }  // namespace nibble

@@ -123,7 +123,7 @@ void CheckpointSnapshot::write_rows(const fs::path& directory) const {
   for (const char* kind : {"m", "master", "v"}) {  // sorted
     for (int64_t p = 0; p < layout_.table->size(); ++p) {
       const ParameterSpec& whole = layout_.table->at(p);
-      const RowShard shard = layout_.shard(p);
+      const RowShard shard = layout_.trained(p);
       if (shard.rows() == 0) continue;
       metadata["first_row/" + whole.name()] = std::to_string(shard.begin);
       const MomentRows rows = arrays_of(kind, p);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "trainer/state/checkpoint_reader.h"
@@ -11,15 +12,21 @@ namespace nibble {
 
 /// Reads this rank's rows from a checkpoint that any number of ranks wrote. Throws Error naming the
 /// file or tensor that is missing or does not fit the model, Error{kFailedPrecondition} if one of
-/// checkpoint and `state` holds scales and the other does not.
+/// checkpoint and `state` holds scales and the other does not. Of frozen parameters nothing is
+/// read.
 TrainProgress load_train_checkpoint(const std::filesystem::path& directory,
                                     const ShardLayout& layout, OptimizerState& state);
+
+/// Throws Error{kInvalidArgument} naming keys of the configuration unless a checkpoint trains
+/// adapters of this shape, or none.
+void check_same_adapters(const CheckpointReader& checkpoint, const std::optional<LoraShape>& lora);
 
 /// Content hashes that do not depend on how many ranks wrote the checkpoint.
 struct CheckpointDigest {
   TrainProgress progress;
   std::string weights_sha256;  ///< of the weights as served; see WeightsDigest
-  std::string state_sha256;    ///< masters, moments, held scales, sorted by name; the update count
+  /// Masters, moments, held scales of what is trained, sorted by name; the update count.
+  std::string state_sha256;
 };
 CheckpointDigest digest_checkpoint(const std::filesystem::path& directory);
 
