@@ -86,7 +86,10 @@ void ReceiveAttempt::set_shadow(std::shared_ptr<ResidentWeights> shadow,
   }
   ResidentWeights* const weights = shadow.get();
   // Whoever holds the weights holds what they have views of.
-  shadow_ = {weights, [shadow = std::move(shadow), kept = frozen_](ResidentWeights*) {}};
+  shadow_ = {weights, [shadow = std::move(shadow), kept = frozen_](ResidentWeights*) mutable {
+               shadow.reset();
+               kept.reset();
+             }};
   weights_ = shadow_;
   const auto tensors = shard_tensors(end_.manifest, shadow_->parameters(), end_.destination);
   for (size_t e = 0; e < edges_.size(); ++e) {

@@ -231,9 +231,9 @@ TEST(Lora, OtherAdaptersAndAnotherBaseAreRefused) {
                   },
                   ErrorCode::kInvalidArgument),
               HasSubstr("lora.alpha 64"));
-  EXPECT_THAT(refusal([&] { load(make_config("dense_untied", Mode::kQat)); },
-                      ErrorCode::kInvalidArgument),
-              HasSubstr("this run has lora.rank 0"));
+  EXPECT_THAT(
+      refusal([&] { load(make_config("dense_untied", Mode::kQat)); }, ErrorCode::kInvalidArgument),
+      HasSubstr("this run has lora.rank 0"));
   EXPECT_THAT(refusal([&] { load(lora_config("dense_untied", "int4_llmcompressor")); },
                       ErrorCode::kDataLoss),
               HasSubstr("beside the weights in"));
