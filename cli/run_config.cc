@@ -6,6 +6,7 @@
 #include "cli/algorithm_checks.h"
 #include "cli/job_kind.h"
 #include "cli/job_plans.h"
+#include "cli/lora_checks.h"
 #include "cli/rollout_checks.h"
 #include "coordinator/held_out.h"
 #include "core/base/fail.h"
@@ -204,6 +205,7 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
   check_eval(config, loaded.source);
   check_reward(config, loaded.source);
   check_qat_start(config, loaded.source);
+  check_lora(config, loaded.source);
   validate(config.algorithm.loss);
   if (files == NamedFiles::kMayBeMissing && missing_file(config)) {
     get_logger("config")->warn(
@@ -232,6 +234,7 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
          quantization_source(config).string());
   }
   check_calibrated_files(config, loaded.source, plans.train);
+  check_lora_plans(config, loaded.source, plans);
   if (config.algorithm.routing_replay &&
       model_of(config, config.model.path).num_moe_layers() == 0) {
     fail(
@@ -289,6 +292,8 @@ TrainerConfig trainer_config(const RunConfig& c) {
   config.seed = static_cast<uint64_t>(c.run.seed);
   config.reference = c.model.reference.empty() ? c.model.path : c.model.reference;
   config.teacher = c.model.teacher;
+  config.lora = c.lora.shape();
+  if (config.lora) config.base = frozen_base(c, plans.train);
   config.train_plan = std::move(plans.train);
   config.serve_plan = std::move(plans.serve);
   config.draft = std::move(plans.draft);
