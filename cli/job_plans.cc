@@ -62,15 +62,25 @@ ModelConfig model_of(const RunConfig& c, const std::filesystem::path& directory)
   return parse_model_config(model_json(c, directory), (directory / "config.json").string());
 }
 
+std::filesystem::path frozen_base(const RunConfig& c, const QuantizationPlan& plan) {
+  const std::filesystem::path source = quantization_source(c);
+  if (!plan.any()) return c.model.path;
+  const auto stored =
+      parse_quantization_config(model_json(c, source), (source / "config.json").string());
+  return stored && stored->group_size == plan.config.group_size ? source : c.model.path;
+}
+
 JobPlans job_plans(const RunConfig& config) {
   const std::filesystem::path directory = quantization_source(config);
-  const ModelConfig model = model_of(config, directory);
-  const ParameterTable table = model_parameters(model);
+  ModelConfig model = model_of(config, directory);
+  ParameterTable table = model_parameters(model);
   for (const auto& other : {config.model.path, config.model.reference}) {
     if (!other.empty() && other != directory) {
       check_same_model(config, model, table, directory, other);
     }
   }
+  model.lora = config.lora.shape();
+  table = model_parameters(model);
   QuantizationPlan int4 =
       checkpoint_plan(model_json(config, directory), (directory / "config.json").string(), table);
   if (config.qat.group_size && *config.qat.group_size != int4.config.group_size && int4.any()) {

@@ -19,7 +19,12 @@ std::filesystem::path quantization_source(const RunConfig& config);
 Json model_json(const RunConfig& config, const std::filesystem::path& directory);
 ModelConfig model_of(const RunConfig& config, const std::filesystem::path& directory);
 
-/// What is quantized in the trainer's forward pass and in what is served.
+/// Whose weights lie frozen beside adapters: model.int4's where they are quantized by `plan`, codes
+/// and scales as they are; else model.path's, rounded to nearest if `plan` says so.
+std::filesystem::path frozen_base(const RunConfig& config, const QuantizationPlan& plan);
+
+/// What is quantized in the trainer's forward pass and in what is served: of all parameters, those
+/// of adapters too.
 struct JobPlans {
   QuantizationPlan train;
   QuantizationPlan serve;

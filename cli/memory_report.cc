@@ -72,7 +72,7 @@ void plan_engines(const RunConfig& config, MemoryReport& plan) {
   plan.weight_buffers = is_colocated && config.cluster.trainers == 1 ? 0
                         : config.weight_sync.in_place                ? 1
                                                                      : 2;
-  const ModelSpec spec = model_spec(config.model.path);
+  const ModelSpec spec = model_spec(config.model.path, config.lora.shape());
   const JobPlans plans = job_plans(config);
   const JointParameters published =
       join_parameters(spec.table, plans.serve, plans.draft ? &*plans.draft : nullptr);
@@ -140,7 +140,8 @@ OrderedJson trainer_json(const TrainerMemory& memory, const StepGathers& step, s
 
 OrderedJson engine_json(const MemoryReport& plan, size_t rank) {
   const EngineRankMemory& memory = plan.engines[rank];
-  const int64_t weights = plan.weight_buffers * memory.weight_bytes;
+  const int64_t weights =
+      buffers_bytes(plan.weight_buffers, memory.weight_bytes, memory.frozen_bytes);
   return {{"rank", rank},
           {"weight_buffers", plan.weight_buffers},
           {"weights_bytes", weights},
@@ -230,7 +231,8 @@ void print_engines(const MemoryReport& plan) {
              "total");
   for (size_t rank = 0; rank < std::min(plan.engines.size(), kMostRanksShown); ++rank) {
     const EngineRankMemory& memory = plan.engines[rank];
-    const int64_t weights = plan.weight_buffers * memory.weight_bytes;
+    const int64_t weights =
+        buffers_bytes(plan.weight_buffers, memory.weight_bytes, memory.frozen_bytes);
     fmt::print("  {:>4} {:>10.2f} {:>10.2f} {:>10.2f} {:>11.2f}\n", rank, megabytes(weights),
                megabytes(memory.kv_bytes), megabytes(memory.buffer_bytes),
                megabytes(weights + memory.kv_bytes + memory.buffer_bytes));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "cli/job_plans.h"
 #include "coordinator/held_out.h"
 #include "core/base/context.h"
 #include "core/base/fail.h"
@@ -102,6 +103,7 @@ void check_inputs(const RunConfig& config) {
   check_device(config);
   if (config.model.init == ModelInit::kPretrained) check_weights(config.model.path);
   if (!config.model.reference.empty()) check_weights(config.model.reference);
+  if (config.lora.rank > 0) check_weights(frozen_base(config, job_plans(config).train));
   const Tokenizer tokenizer = Tokenizer::from_directory(config.model.path);
   if (const auto records = record_source(config)) {
     check_vocabulary(tokenizer, config.model.path);

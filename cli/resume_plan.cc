@@ -99,6 +99,7 @@ void check_changes(const RunConfig& before, const RunConfig& now,
          start(checkpoint.holds_scales()), start(!checkpoint.holds_scales()),
          checkpoint.path().string());
   }
+  check_same_adapters(checkpoint, now.lora.shape());
   const ModelConfig model =
       parse_model_config(read_hf_config(now.model.path), (now.model.path / "config.json").string());
   if (const auto field = computed_difference(checkpoint.spec().config, model)) {

@@ -6,6 +6,8 @@
 #include "cli/algorithm_checks.h"
 #include "cli/job_kind.h"
 #include "cli/job_plans.h"
+#include "cli/optimizer_checks.h"
+#include "cli/lora_checks.h"
 #include "cli/rollout_checks.h"
 #include "coordinator/held_out.h"
 #include "core/base/fail.h"
@@ -120,43 +122,6 @@ void check_reward(const RunConfig& c, const ConfigSource& source) {
   }
 }
 
-void check_optimizer(const RunConfig& c, const ConfigSource& source) {
-  const OptimizerConfig& o = c.optimizer;
-  const auto refuse = [&](const char* key, const std::string& why) {
-    fail(ErrorCode::kInvalidArgument, "{} ({}) {}", key, source.where(key), why);
-  };
-  for (const auto& [key, beta] :
-       {std::pair("optimizer.beta1", o.beta1), {"optimizer.beta2", o.beta2}}) {
-    if (beta >= 1.0) refuse(key, "is 1, with which a moment never changes: it must be below 1");
-  }
-  if (o.schedule == LrStyle::kConstant) {
-    if (o.decay_steps != 0) {
-      refuse("optimizer.decay_steps", "means nothing with optimizer.schedule: constant: remove it");
-    }
-    if (o.min_lr != 0.0) {
-      refuse("optimizer.min_lr", "means nothing with optimizer.schedule: constant: remove it");
-    }
-  } else {
-    if (o.decay_steps <= o.warmup_steps) {
-      refuse("optimizer.decay_steps",
-             fmt::format("is {}, at which the learning rate is to have reached min_lr; it must be "
-                         "above optimizer.warmup_steps = {}",
-                         o.decay_steps, o.warmup_steps));
-    }
-    if (o.min_lr > o.lr) {
-      refuse("optimizer.min_lr",
-             fmt::format("is {}, above optimizer.lr = {}: lower it", o.min_lr, o.lr));
-    }
-  }
-  if (o.mapped_in.empty()) return;
-  if (o.offload) refuse("optimizer.mapped_in", "goes without optimizer.offload: remove one");
-  if (c.cluster.device == DeviceChoice::kCuda) {
-    refuse("optimizer.mapped_in",
-           "goes with cluster.device: cpu; a GPU does not reach mapped files: set "
-           "optimizer.offload");
-  }
-}
-
 // What needs no file to see; the rest is in check_calibrated_files().
 void check_guards(const RunConfig& c, const ConfigSource& source) {
   if (c.guards.nonfinite == GuardAction::kWarn) {
@@ -243,6 +208,7 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
   check_eval(config, loaded.source);
   check_reward(config, loaded.source);
   check_qat_start(config, loaded.source);
+  check_lora(config, loaded.source);
   validate(config.algorithm.loss);
   if (files == NamedFiles::kMayBeMissing && missing_file(config)) {
     get_logger("config")->warn(
@@ -271,6 +237,7 @@ RunConfig load_run_config(const std::filesystem::path& file, std::span<const std
          quantization_source(config).string());
   }
   check_calibrated_files(config, loaded.source, plans.train);
+  check_lora_plans(config, loaded.source, plans);
   if (config.algorithm.routing_replay &&
       model_of(config, config.model.path).num_moe_layers() == 0) {
     fail(
@@ -328,6 +295,8 @@ TrainerConfig trainer_config(const RunConfig& c) {
   config.seed = static_cast<uint64_t>(c.run.seed);
   config.reference = c.model.reference.empty() ? c.model.path : c.model.reference;
   config.teacher = c.model.teacher;
+  config.lora = c.lora.shape();
+  if (config.lora) config.base = frozen_base(c, plans.train);
   config.train_plan = std::move(plans.train);
   config.serve_plan = std::move(plans.serve);
   config.draft = std::move(plans.draft);

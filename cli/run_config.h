@@ -17,6 +17,7 @@
 #include "rollout/rollout_service.h"
 #include "trainer/config/critic_config.h"
 #include "trainer/config/guard_config.h"
+#include "trainer/config/lora_config.h"
 #include "trainer/config/train_config.h"
 #include "trainer/trainer_service.h"
 
@@ -28,6 +29,7 @@ struct RunConfig {
   ClusterSection cluster;
   ModelSection model;
   QatSection qat;
+  LoraSection lora;
   DataSection data;
   RolloutConfig rollout;
   RewardConfig reward;
@@ -49,6 +51,7 @@ void visit_fields(Visitor& v, RunConfig& c) {
   v.section("cluster", c.cluster, "processes");
   v.section("model", c.model, "where weights come from");
   v.section("qat", c.qat, "fake quantization in the trainer");
+  v.section("lora", c.lora, "adapters beside frozen weights");
   v.section("data", c.data, "what is trained on");
   v.section("rollout", c.rollout, "what is sampled, and the engine's sizes");
   v.section("reward", c.reward, "how responses are scored");

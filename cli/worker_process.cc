@@ -89,6 +89,7 @@ class Roles {
     options.worker.gpu_sharers = std::max(1, gpu_sharers_);
     options.worker.numerics = config.run.numerics;
     options.worker.model = config.model.path;
+    options.worker.lora = config.lora.shape();
     options.worker.rollout = config.rollout;
     options.worker.reward = config.reward;
     options.worker.reward_command = {reward_binary(), reward_argument(reward_spec(config.reward))};

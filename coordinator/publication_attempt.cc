@@ -83,7 +83,7 @@ std::vector<std::string> PublicationAttempt::membership(int engine) const {
 PublicationId PublicationAttempt::id(int engine) const {
   const std::lock_guard lock(mutex_);
   const auto e = static_cast<size_t>(engine);
-  return {plan_.job, plan_.epoch, plan_.version, digests_[e], bases_[e]};
+  return {plan_.job, plan_.epoch, plan_.version, digests_[e], bases_[e], omits_frozen_[e]};
 }
 
 std::chrono::milliseconds PublicationAttempt::limit_of_move(int engine) const {
@@ -96,6 +96,7 @@ void PublicationAttempt::run(Publication& publication) {
   digests_.resize(plan_.engines.size());
   planned_bytes_.resize(plan_.engines.size());
   bases_.resize(plan_.engines.size());
+  omits_frozen_.resize(plan_.engines.size());
   const auto dispatch = [&](const Calls& calls) {
     for (const PublicationCall& call : calls) {
       if (call.step != PublicationStep::kRecord) {
@@ -303,6 +304,7 @@ void PublicationAttempt::plan_engine(int e) {
   // Nothing is known of what an engine that was restarted serves: it is asked.
   const bool has_base =
       plan_.committed_version > 0 && wanted.served_version == plan_.committed_version;
+  omits_frozen_[static_cast<size_t>(e)] = wanted.has_frozen;
   bases_[static_cast<size_t>(e)] = plan_.sends_changes && has_base ? plan_.committed_version : 0;
 }
 

@@ -80,8 +80,9 @@ class PublicationAttempt {
   mutable std::mutex mutex_;
   std::condition_variable replied_;
   std::deque<PublicationReply> replies_;  // guarded by mutex_, like all that follow
-  std::vector<int64_t> bases_;            // by engine, once planned, like the next
-  std::vector<std::string> digests_;      // by engine, once planned, like the next
+  std::vector<int64_t> bases_;            // by engine, once planned, like the next two
+  std::vector<bool> omits_frozen_;
+  std::vector<std::string> digests_;  // by engine, once planned, like the next
   std::vector<int64_t> planned_bytes_;
   std::optional<Error> first_error_;
   std::optional<Error> disagreement_;

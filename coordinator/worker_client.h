@@ -27,7 +27,8 @@ struct PublicationId {
   int64_t epoch = 0;
   int64_t version = 0;
   std::string plan_digest;
-  int64_t base_version = 0;  ///< not 0: what changed since it travels
+  int64_t base_version = 0;   ///< not 0: what changed since it travels
+  bool omits_frozen = false;  ///< what is the same in every version does not travel
 };
 
 /// How one side plans a publication; sides that differ in the digest must not exchange a byte.
@@ -36,6 +37,7 @@ struct PlanAnswer {
   int64_t bytes = 0;
   std::string manifest_text;
   int64_t served_version = 0;  ///< of an engine
+  bool has_frozen = false;     ///< an engine that has what is the same in every version
 };
 
 /// Where a trained group's samples are.

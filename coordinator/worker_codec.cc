@@ -21,6 +21,7 @@ void encode(const PublicationId& publication, v1::Transaction& message) {
   message.set_version(publication.version);
   message.set_plan_digest(publication.plan_digest);
   message.set_base_version(publication.base_version);
+  message.set_omits_frozen(publication.omits_frozen);
 }
 
 SendAnswer decode_sent(const v1::SendWeightsResponse& response) {
@@ -52,7 +53,7 @@ void retry_connecting(const std::function<void()>& call) {
 
 PlanAnswer decode_plan(const v1::PlanResponse& response) {
   return {response.plan_digest(), response.bytes(), response.manifest_text(),
-          response.served_version()};
+          response.served_version(), response.has_frozen()};
 }
 
 }  // namespace nibble

@@ -42,9 +42,17 @@ EngineConfig engine_config(const RolloutConfig& c, DeviceKind device) {
   return config;
 }
 
-int64_t rank_weight_bytes(const JointParameters& published, const Mesh& mesh, int rank) {
+struct RankWeights {
+  int64_t bytes = 0;   // of one version
+  int64_t frozen = 0;  // of them
+};
+RankWeights rank_weights_of(const JointParameters& published, const Mesh& mesh, int rank) {
   const Manifest manifest = make_manifest(published.table, published.plan);
-  return slices_bytes(manifest, engine_slices(manifest, published.table, mesh, rank));
+  auto slices = engine_slices(manifest, published.table, mesh, rank);
+  RankWeights weights{slices_bytes(manifest, slices), 0};
+  std::erase_if(slices, [&](const Slice& s) { return !manifest.at(s.tensor).is_frozen; });
+  weights.frozen = slices_bytes(manifest, slices);
+  return weights;
 }
 
 // Weights of both, buffers and cache of the engine, and of the draft model beside it.
@@ -71,8 +79,9 @@ EngineConfig plan_gpu_engine(const RolloutWorkerOptions& options, const ModelSpe
                             ? *options.shared_gpu
                             : SharedGpu{ops::free_cuda_bytes(), 0, options.in_place ? 1 : 2};
   const int rank = options.rank != nullptr ? options.rank->rank() : 0;
-  const int64_t own_bytes = rank_weight_bytes(job_parameters(options, spec), config.mesh, rank);
-  const auto [weights, memory] = memory_of(spec, config, gpu.weight_buffers * own_bytes, draft);
+  const RankWeights own = rank_weights_of(job_parameters(options, spec), config.mesh, rank);
+  const auto [weights, memory] =
+      memory_of(spec, config, buffers_bytes(gpu.weight_buffers, own.bytes, own.frozen), draft);
   const int64_t own_part = gpu.free_bytes / options.gpu_sharers;
   const auto budget =
       static_cast<int64_t>(options.rollout.memory_fraction * static_cast<double>(own_part));
@@ -159,9 +168,11 @@ std::unique_ptr<Engine> make_gpu_engine(const RolloutWorkerOptions& options, con
 
 }  // namespace
 
-ModelSpec model_spec(const std::filesystem::path& directory) {
+ModelSpec model_spec(const std::filesystem::path& directory, const std::optional<LoraShape>& lora) {
   const HfDirectory model(directory);
-  return make_model_spec(parse_model_config(model.config(), (directory / "config.json").string()));
+  ModelConfig config = parse_model_config(model.config(), (directory / "config.json").string());
+  config.lora = lora;
+  return make_model_spec(config);
 }
 
 std::optional<ModelSpec> draft_model_spec(const RolloutWorkerOptions& options) {
@@ -189,9 +200,9 @@ EngineRankMemory engine_rank_memory(const RolloutConfig& rollout, const ModelSpe
   const EngineConfig config = engine_config(rollout, device);
   const RunnerMemory runner = device == DeviceKind::kCpu ? cpu_runner_memory(spec, config)
                                                          : cuda_engine_memory(spec, config);
-  return {rank_weight_bytes(published, config.mesh, rank),
-          in_whole_blocks(config).kv_slots * runner.bytes_per_slot, runner.bytes_per_slot,
-          runner.fixed_bytes};
+  const RankWeights weights = rank_weights_of(published, config.mesh, rank);
+  return {weights.bytes, weights.frozen, in_whole_blocks(config).kv_slots * runner.bytes_per_slot,
+          runner.bytes_per_slot, runner.fixed_bytes};
 }
 
 StepRunnerFactory engine_runner(const RolloutWorkerOptions& options,

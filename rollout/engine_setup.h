@@ -15,8 +15,10 @@
 
 namespace nibble {
 
-/// Of a Hugging Face directory. Throws Error naming what is wrong with it.
-ModelSpec model_spec(const std::filesystem::path& directory);
+/// Of a Hugging Face directory, and of adapters that a job trains beside its weights. Throws Error
+/// naming what is wrong with it.
+ModelSpec model_spec(const std::filesystem::path& directory,
+                     const std::optional<LoraShape>& lora = {});
 
 /// Of the draft model that is published with the model; nothing: none. Throws Error naming
 /// rollout.draft_model if it cannot guess for the model.
@@ -33,13 +35,19 @@ EngineConfig plan_engine(const RolloutWorkerOptions& options, const ModelSpec& s
 
 /// What one rank of a job's engine takes of memory; a draft model's cache and a head come on top.
 struct EngineRankMemory {
-  int64_t weight_bytes = 0;  ///< of one version; a shadow takes as much again
+  int64_t weight_bytes = 0;  ///< of one version
+  int64_t frozen_bytes = 0;  ///< of them: a shadow takes as much again but for these
   int64_t kv_bytes = 0;      ///< of rollout.kv_tokens; 0 where they are what is left of a GPU
   int64_t kv_bytes_per_token = 0;
   int64_t buffer_bytes = 0;  ///< activations, logits, the table of cache slots
 };
 EngineRankMemory engine_rank_memory(const RolloutConfig& rollout, const ModelSpec& spec,
                                     const JointParameters& published, DeviceKind device, int rank);
+
+/// Of `buffers` of an engine's versions, which share what is frozen.
+constexpr int64_t buffers_bytes(int64_t buffers, int64_t weight_bytes, int64_t frozen_bytes) {
+  return buffers == 0 ? 0 : frozen_bytes + buffers * (weight_bytes - frozen_bytes);
+}
 
 /// Makes this process's runner, or this rank's part of one. `options` outlives the result.
 StepRunnerFactory engine_runner(const RolloutWorkerOptions& options,

@@ -16,7 +16,7 @@ JobEngine::~JobEngine() {
 }
 
 void JobEngine::start(const Rendezvous& at) {
-  if (!spec_) spec_.emplace(model_spec(options_.model));
+  if (!spec_) spec_.emplace(model_spec(options_.model, options_.lora));
   thread_.run([&] {
     if (!worker_ && !following_) make_engine(at);
   });

@@ -250,7 +250,9 @@ class RolloutService::Impl final : public v1::Rollout::Service {
           request->epoch(), {request->membership().begin(), request->membership().end()},
           request->source());
       response->set_plan_digest(digest_bytes(plan.digest));
-      response->set_bytes(wire_bytes(plan));
+      const bool has_frozen = receiver().has_frozen();
+      response->set_bytes(wire_bytes(plan, has_frozen));
+      response->set_has_frozen(has_frozen);
       response->set_manifest_text(manifest_text(receiver().manifest()));
       response->set_served_version(receiver().served().version);
     });
@@ -267,7 +269,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       SyncPlan plan = make_sync_plan(transaction.epoch,
                                      {request->membership().begin(), request->membership().end()},
                                      request->source());
-      response->set_shadow_bytes(wire_bytes(plan));
+      response->set_shadow_bytes(wire_bytes(plan, transaction.omits_frozen));
       // The shadow is the buffer of the version before the served one.
       readers_->end_before(receiver().served().version);
       receiver().reserve(transaction, std::move(plan));
@@ -294,7 +296,7 @@ class RolloutService::Impl final : public v1::Rollout::Service {
       }
       failpoint(name("received"));
       response->set_wire_ms(clock.elapsed_ms());
-      response->set_bytes(slices_bytes(receiver().manifest(), destination_));
+      response->set_bytes(received_bytes(transaction));
     });
   }
 
@@ -354,8 +356,10 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     return *readers_;
   }
   StreamedModel streamed_model() const {
-    const Json config = read_hf_config(options_.worker.model);
-    return {options_.job, served_config(config, options_.worker.plan).dump(2) + "\n"};
+    const Json model = read_hf_config(options_.worker.model);
+    OrderedJson config = served_config(model, options_.worker.plan);
+    if (options_.worker.lora) config[kLoraKey] = lora_shape_json(*options_.worker.lora);
+    return {options_.job, config.dump(2) + "\n"};
   }
   std::string name(const char* place) const {
     return fmt::format("rollout/{}.{}", options_.engine, place);
@@ -365,9 +369,21 @@ class RolloutService::Impl final : public v1::Rollout::Service {
     if (options_.store == nullptr) return std::nullopt;
     return options_.store->rank();
   }
-  int64_t wire_bytes(const SyncPlan& plan) const {
-    const Edge* own = own_sender() ? plan.edge_of(*own_sender()) : nullptr;
-    return plan.bytes - (own == nullptr ? 0 : own->bytes);
+  int64_t wire_bytes(const SyncPlan& plan, bool omits_frozen) {
+    int64_t bytes = 0;
+    for (const Edge& edge : plan.edges) {
+      if (own_sender() == edge.sender) continue;
+      bytes += travelling_bytes(receiver().manifest(), edge, omits_frozen);
+    }
+    return bytes;
+  }
+  int64_t received_bytes(const Transaction& transaction) {
+    const Manifest& manifest = receiver().manifest();
+    std::vector<Slice> slices = destination_;
+    std::erase_if(slices, [&](const Slice& slice) {
+      return transaction.omits_frozen && manifest.at(slice.tensor).is_frozen;
+    });
+    return slices_bytes(manifest, slices);
   }
   SyncPlan make_sync_plan(int64_t epoch, std::vector<std::string> membership, v1::Source source) {
     const Manifest& manifest = receiver().manifest();

@@ -43,7 +43,7 @@ SampleGroup kept_group(uint64_t prompt_id, std::vector<int32_t> prompt,
 
 RolloutWorker::RolloutWorker(RolloutWorkerOptions options)
     : options_(std::move(options)),
-      spec_(model_spec(options_.model)),
+      spec_(model_spec(options_.model, options_.lora)),
       draft_spec_(draft_model_spec(options_)),
       tokenizer_(Tokenizer::from_directory(options_.model)),
       encoder_(tokenizer_, options_.model.string()),

@@ -38,7 +38,8 @@ struct SharedGpu {
 };
 
 struct RolloutWorkerOptions {
-  std::filesystem::path model;  ///< Hugging Face directory: architecture, tokenizer
+  std::filesystem::path model;    ///< Hugging Face directory: architecture, tokenizer
+  std::optional<LoraShape> lora;  ///< adapters that are published with its weights
   RolloutConfig rollout;
   RewardConfig reward;
   std::vector<std::string> reward_command;  ///< nibble-reward and its argument

@@ -73,6 +73,18 @@ class ActivationSizes {
   int64_t values(int64_t width) const { return load_.tokens * width * element_; }
   int64_t panel(int64_t rows, int64_t cols) const { return rows * cols * element_; }
 
+  // Beside matrices other than those of `others` alone.
+  bool has_adapters(LoraTargets others) const {
+    return whole_.lora && whole_.lora->targets != others;
+  }
+  // What the tape keeps of one adapter: scale * (x A^T).
+  int64_t low() const { return values(whole_.lora->rank); }
+  // Of one adapter's backward pass, beside its matrix's: low() before and after scaling, a second
+  // summand of the input's gradient, a panel.
+  int64_t adapter_backward(int64_t width) const {
+    return 2 * low() + values(width) + panel(whole_.lora->rank, width);
+  }
+
   void add_attention(LayerBytes& bytes) const {
     const int64_t q = values(own_.q_rows()), kv = values(own_.kv_rows());
     const int64_t turned = q + kv;                        // by RoPE
@@ -85,6 +97,9 @@ class ActivationSizes {
     const int64_t input = 2 * stream() + q + 2 * kv + panel(own_.q_rows(), whole_.hidden);
     bytes.attention_backward =
         std::max({stream() + q + output, stream() + 2 * q + 2 * kv + others, input});
+    if (!has_adapters(LoraTargets::kMlp)) return;
+    bytes.attention += 4 * low();
+    bytes.attention_backward += adapter_backward(std::max(whole_.hidden, whole_.q_rows()));
   }
 
   void add_dense(LayerBytes& bytes) const {
@@ -96,6 +111,9 @@ class ActivationSizes {
         stream() + product + gathered + panel(whole_.hidden / mesh_.tensor, whole_.intermediate),
         // Of gate and up; the product is not kept any more.
         stream() + 3 * inner - (mesh_.tensor == 1 ? product : 0));
+    if (!has_adapters(LoraTargets::kAttention)) return;
+    bytes.mlp += 3 * low();
+    bytes.mlp_backward += adapter_backward(std::max(whole_.hidden, whole_.intermediate));
   }
 
   void add_experts(LayerBytes& bytes) const {

@@ -5,7 +5,7 @@
 
 namespace nibble {
 
-std::vector<StoredParameter> load_draft_riders(const DraftPart& draft, int rank,
+std::vector<StoredParameter> load_draft_riders(const DraftPart& draft, int rank, DeviceKind device,
                                                const kernels::Parallel& parallel) {
   const ParameterTable table = model_parameters(draft.config);
   std::vector<StoredParameter> riders(static_cast<size_t>(table.size()));
@@ -18,7 +18,8 @@ std::vector<StoredParameter> load_draft_riders(const DraftPart& draft, int rank,
                              ? load_weights(directory, table)
                              : load_weights_quantized(directory, table, draft.plan, parallel);
     for (int64_t p = 0; p < table.size(); ++p) {
-      riders[static_cast<size_t>(p)] = std::move(weights->stored(p));
+      StoredParameter& own = weights->stored(p);
+      riders[static_cast<size_t>(p)] = device == DeviceKind::kCpu ? std::move(own) : own.to(device);
     }
   });
   return riders;

@@ -13,7 +13,7 @@ constexpr std::array kSharings = {Sharing::kAll, Sharing::kTensor, Sharing::kExp
 // The parameters of a layer, or of none, that the same ranks own (Bundle).
 struct BundleSizes {
   std::vector<int64_t> owner_bytes;  // packed
-  int64_t used_elements = 0;
+  int64_t used_elements = 0;         // that are trained, as the next
   int64_t own_elements = 0;
   GatherBytes received;
 };
@@ -38,12 +38,12 @@ void add_parameter(const ShardLayout& layout, int64_t p, UnitSizes& unit) {
     const int64_t bytes = packed_bytes(layout, p, rows);
     bundle.owner_bytes[static_cast<size_t>(place)] += bytes;
     if (place == owners.place) {
-      bundle.own_elements += rows * layout.table->at(p).cols;
+      if (!layout.is_frozen(p)) bundle.own_elements += rows * layout.table->at(p).cols;
     } else {
       (layout.quantized(p) ? bundle.received.quantized : bundle.received.plain) += bytes;
     }
   }
-  bundle.used_elements += used * layout.table->at(p).cols;
+  if (!layout.is_frozen(p)) bundle.used_elements += used * layout.table->at(p).cols;
 }
 
 // Layers, then what is in none.

@@ -1,5 +1,5 @@
-// Where Trainer's masters start: drawn at random, read, or read and moved into the cells of
-// calibrated codes.
+// Where Trainer's masters start: drawn at random, as adapters are too, read, or read and moved into
+// the cells of calibrated codes.
 #include <optional>
 
 #include "core/base/fail.h"
@@ -12,7 +12,19 @@
 
 namespace nibble {
 
+void Trainer::draw_adapters() {
+  std::vector<float> rows;
+  for (int64_t p = 0; p < spec_.table.size(); ++p) {
+    if (train_layout_.is_frozen(p)) continue;
+    rows.resize(static_cast<size_t>(train_layout_.trained_elements(p)));
+    draw_adapter_rows(spec_.table.at(p), p, train_layout_.trained(p), config_.seed,
+                      ops::torch_parallel(), rows);
+    state_.master[static_cast<size_t>(p)].assign(rows);
+  }
+}
+
 void Trainer::load_masters() {
+  if (config_.lora) return draw_adapters();
   const auto set = [&](int64_t p, const std::vector<float>& rows) {
     state_.master[static_cast<size_t>(p)].assign(rows);
   };

@@ -5,9 +5,11 @@
 
 namespace nibble {
 
-ModelSpec load_spec(const std::filesystem::path& directory, const Mesh& mesh) {
-  const ModelConfig config =
+ModelSpec load_spec(const std::filesystem::path& directory, const Mesh& mesh,
+                    const std::optional<LoraShape>& lora) {
+  ModelConfig config =
       parse_model_config(read_hf_config(directory), (directory / "config.json").string());
+  config.lora = lora;
   if (const auto problem = mesh_problem(config, mesh)) {
     fail(ErrorCode::kInvalidArgument, "'{}' cannot be shared so: {}", directory.string(), *problem);
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 
 #include "core/models/decoder.h"
 #include "core/spec/mesh.h"
@@ -9,6 +10,8 @@ namespace nibble {
 
 /// The model that a Hugging Face directory's config.json describes. Throws Error{kInvalidArgument}
 /// naming what of the mesh does not fit it.
-ModelSpec load_spec(const std::filesystem::path& directory, const Mesh& mesh);
+///   lora  adapters beside its matrices
+ModelSpec load_spec(const std::filesystem::path& directory, const Mesh& mesh,
+                    const std::optional<LoraShape>& lora = {});
 
 }  // namespace nibble

@@ -11,8 +11,12 @@ constexpr int64_t kFloatBytes = 4;
 constexpr int64_t kBf16Bytes = 2;
 
 // A job's model as its ranks share it.
-ModelConfig config_of(const std::filesystem::path& directory) {
-  return parse_model_config(read_hf_config(directory), (directory / "config.json").string());
+ModelConfig config_of(const std::filesystem::path& directory,
+                      const std::optional<LoraShape>& lora = {}) {
+  ModelConfig config =
+      parse_model_config(read_hf_config(directory), (directory / "config.json").string());
+  config.lora = lora;
+  return config;
 }
 
 // A model, and its layout in BF16.
@@ -31,16 +35,17 @@ struct PlainModel {
 
 struct SharedModel {
   SharedModel(const TrainerConfig& config, const Mesh& mesh, int rank)
-      : model(config_of(config.model)),
+      : model(config_of(config.model, config.lora)),
         table(model_parameters(model)),
+        reference_table(model_parameters(config_of(config.model))),
         train{&table, config.train_plan, mesh, rank},
         serve{&table, config.serve_plan, mesh, rank},
-        reference{&table, plan_bf16(table), mesh, rank} {}
+        reference{&reference_table, plan_bf16(reference_table), mesh, rank} {}
   SharedModel(const SharedModel&) = delete;  // layouts point to the table
   SharedModel& operator=(const SharedModel&) = delete;
 
   const ModelConfig model;
-  const ParameterTable table;
+  const ParameterTable table, reference_table;
   const ShardLayout train, serve, reference;
 };
 
@@ -48,6 +53,15 @@ int64_t shard_bytes(const ShardLayout& layout) {
   int64_t bytes = 0;
   for (int64_t p = 0; p < layout.table->size(); ++p) {
     bytes += packed_bytes(layout, p, layout.shard(p).rows());
+  }
+  return bytes;
+}
+
+// Of one packing's own: what is frozen, all packings share.
+int64_t trained_bytes(const ShardLayout& layout) {
+  int64_t bytes = 0;
+  for (int64_t p = 0; p < layout.table->size(); ++p) {
+    bytes += packed_bytes(layout, p, layout.trained(p).rows());
   }
   return bytes;
 }
@@ -70,7 +84,7 @@ int64_t draft_bytes(const DraftPart& draft) {
 // Masters, moments and gradients of a model that is trained.
 void add_trained(const TrainerConfig& config, const ShardLayout& layout, TrainerMemory& memory) {
   int64_t elements = 0;
-  for (int64_t p = 0; p < layout.table->size(); ++p) elements += layout.shard_elements(p);
+  for (int64_t p = 0; p < layout.table->size(); ++p) elements += layout.trained_elements(p);
   const bool is_bf16 = config.optimizer.state == MomentType::kBf16;
   memory.master_bytes += kFloatBytes * elements;
   memory.moment_bytes += 2 * (is_bf16 ? kBf16Bytes : kFloatBytes) * elements;
@@ -86,12 +100,13 @@ void add_state(const TrainerConfig& config, const SharedModel& shared, TrainerMe
 }
 
 int64_t packing_bytes(const TrainerConfig& config, const SharedModel& shared) {
-  int64_t bytes = 2 * shard_bytes(shared.train);
+  const int64_t own = trained_bytes(shared.train);
+  int64_t bytes = shard_bytes(shared.train) - own + 2 * own;
   if (config.train_plan.quantized != config.serve_plan.quantized) {
     bytes += 2 * shard_bytes(shared.serve);
   }
   // One more where a step packs several times: what is served must not be packed into.
-  if (config.optimizer.steps_per_rollout > 1) bytes += shard_bytes(shared.serve);
+  if (config.optimizer.steps_per_rollout > 1) bytes += trained_bytes(shared.serve);
   // Codes of held and of derived scales stand side by side.
   if (!config.calibrated.empty() && config.rescale_every > 0) bytes += shard_bytes(shared.train);
   return bytes;
@@ -168,9 +183,7 @@ TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh,
   memory.device = memory.reference_home = device;
   add_state(config, shared, memory);
   memory.packed_bytes = packing_bytes(config, shared);
-  // In every packing that is served, and as it was loaded on the host.
-  const int draft_copies = device == DeviceKind::kCpu ? 3 : 2;
-  if (config.draft && rank == 0) memory.packed_bytes += draft_copies * draft_bytes(*config.draft);
+  if (config.draft && rank == 0) memory.packed_bytes += draft_bytes(*config.draft);
   memory.ring_bytes = ring_bytes(shared.train, true, ShardHome::kDevice);
   if (config.offload_reference) memory.reference_home = offload_kind(device);
   if (may_need_reference(config.algorithm)) add_frozen(config, shared.reference, memory);

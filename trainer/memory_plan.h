@@ -12,10 +12,11 @@ namespace nibble {
 /// What one trainer rank takes of memory, by the sizes of the parameters alone: before anything is
 /// allocated. A critic's share is in each.
 struct TrainerMemory {
-  int64_t master_bytes = 0;  ///< float32; held scales too
+  int64_t master_bytes = 0;  ///< float32, of what is trained; held scales too
   int64_t moment_bytes = 0;
   int64_t gradient_bytes = 0;    ///< float32 of what the rank owns
-  int64_t packed_bytes = 0;      ///< two of each plan, in use and being made; one of a critic
+  int64_t packed_bytes = 0;      ///< two of each plan, in use and being made; one of a critic; what
+                                 ///< is frozen, and a draft model, once
   int64_t reference_bytes = 0;   ///< BF16; the teacher's too
   int64_t ring_bytes = 0;        ///< layers gathered or uploaded, and their gradients
   int64_t activation_bytes = 0;  ///< of one full micro-batch: peak_activation_bytes()

@@ -16,6 +16,7 @@
 #include "core/ops/torch_parallel.h"
 #include "trainer/draft_riders.h"
 #include "trainer/load_spec.h"
+#include "trainer/state/frozen_base.h"
 #include "trainer/tape_values.h"
 #include "trainer/update_work.h"
 
@@ -30,7 +31,7 @@ Trainer::Trainer(TrainerConfig config, ProcessGroup& group, const MeshGroups& gr
       group_(group),
       groups_(groups),
       backend_(backend),
-      spec_(load_spec(config_.model, groups.mesh())),
+      spec_(load_spec(config_.model, groups.mesh(), config_.lora)),
       train_layout_{&spec_.table, config_.train_plan, groups.mesh(), groups.rank()},
       serve_layout_{&spec_.table, config_.serve_plan, groups.mesh(), groups.rank()},
       rope_(backend.place(
@@ -38,21 +39,35 @@ Trainer::Trainer(TrainerConfig config, ProcessGroup& group, const MeshGroups& gr
       state_(make_state()),
       guard_(config_.guards),
       weights_(train_layout_, groups, backend.weight_kernels()),
-      train_buffers_(has_one_plan() ? riders() : std::vector<StoredParameter>()),
-      serve_buffers_(has_one_plan() ? std::vector<StoredParameter>() : riders()) {
+      train_buffers_(fixed_parameters(has_one_plan())),
+      serve_buffers_(has_one_plan() ? FixedParameters() : fixed_parameters(true)) {
   validate(config_.algorithm.loss);
+  NIBBLE_CHECK(has_one_plan() || !config_.lora, "adapters beside weights of two plans");
   load_masters();
   load_frozen_models();
   weights_.enable_gradients();
   repack();
   if (config_.critic) critic_.emplace(config_, state_device(), group_, groups_, backend_);
+  if (config_.lora) {
+    base_digest_ =
+        frozen_digest(train_layout_, training_->parameters, backend.weight_kernels(), group_);
+  }
 }
 
 Trainer::~Trainer() = default;
 
-std::vector<StoredParameter> Trainer::riders() const {
-  if (!config_.draft) return {};
-  return load_draft_riders(*config_.draft, group_.rank(), ops::torch_parallel());
+FixedParameters Trainer::fixed_parameters(bool with_riders) const {
+  const DeviceKind device = backend_.kind();
+  const kernels::Parallel& parallel = ops::torch_parallel();
+  FixedParameters fixed;
+  if (config_.lora) {
+    const FrozenBase base(config_.base, spec_.table, config_.train_plan);
+    fixed.frozen = load_frozen_rows(base, train_layout_, device, parallel);
+  }
+  if (config_.draft && with_riders) {
+    fixed.riders = load_draft_riders(*config_.draft, group_.rank(), device, parallel);
+  }
+  return fixed;
 }
 
 DeviceKind Trainer::state_device() const {
@@ -78,7 +93,8 @@ OptimizerState Trainer::make_state() const {
 void Trainer::load_frozen_models() {
   const ShardHome home = config_.offload_reference ? ShardHome::kHost : ShardHome::kDevice;
   if (may_need_reference(config_.algorithm)) {
-    reference_.emplace(config_.reference, spec_, groups_, backend_, home, config_.max_positions);
+    reference_.emplace(config_.reference, load_spec(config_.model, groups_.mesh()), groups_,
+                       backend_, home, config_.max_positions);
   }
   if (config_.teacher.empty()) return;
   teacher_.emplace(config_.teacher, load_spec(config_.teacher, groups_.mesh()), groups_, backend_,
@@ -195,8 +211,17 @@ std::vector<float> Trainer::log_probs(std::span<const int32_t> ids) {
   return forward_log_probs(own_model(), pack_sequence(ids));
 }
 
+OrderedJson Trainer::checkpoint_config() const {
+  OrderedJson config = served_config(read_hf_config(config_.model), config_.serve_plan);
+  if (!config_.lora) return config;
+  OrderedJson& adapters = config[kLoraKey] = lora_shape_json(*config_.lora);
+  adapters["base"] = std::filesystem::absolute(config_.base).lexically_normal().string();
+  adapters["base_sha256"] = base_digest_;
+  return config;
+}
+
 std::unique_ptr<const CheckpointSnapshot> Trainer::snapshot(const TrainProgress& progress) const {
-  const OrderedJson config = served_config(read_hf_config(config_.model), config_.serve_plan);
+  const OrderedJson config = checkpoint_config();
   TrainProgress complete = progress;
   complete.updates = state_.updates;
   complete.recent_grad_norms = guard_.recent_norms();
@@ -212,6 +237,15 @@ void Trainer::save(const std::filesystem::path& directory, const TrainProgress& 
 }
 
 TrainProgress Trainer::load(const std::filesystem::path& directory) {
+  const CheckpointReader checkpoint(directory);
+  check_same_adapters(checkpoint, config_.lora);
+  if (config_.lora && checkpoint.base()->digest != base_digest_) {
+    fail(ErrorCode::kDataLoss,
+         "checkpoint '{}' was trained beside the weights in '{}' (digest {}), and '{}' has others "
+         "({}): resume it with the model.int4 or model.path that it has",
+         directory.string(), checkpoint.base()->directory.string(), checkpoint.base()->digest,
+         config_.base.string(), base_digest_);
+  }
   const TrainProgress progress = load_train_checkpoint(directory, train_layout_, state_);
   guard_.restore(progress.recent_grad_norms);
   serving_.reset();

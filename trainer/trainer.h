@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/base/json.h"
 #include "core/comm/process_group.h"
 #include "core/data/sample.h"
 #include "core/kernels/rope.h"
@@ -39,6 +40,9 @@ struct UpdateWork;
 struct TrainerConfig {
   std::filesystem::path model;  ///< Hugging Face directory the masters start from
   ModelInit init = ModelInit::kPretrained;
+  /// Adapters that are trained alone; nothing: all parameters are. Needs one plan for both sides.
+  std::optional<LoraShape> lora;
+  std::filesystem::path base;       ///< directory of the weights that adapters leave as they are
   uint64_t seed = 1;                ///< of a random start, and of the rounding of BF16 moments
   std::filesystem::path reference;  ///< BF16 directory of the reference
   std::filesystem::path teacher;    ///< directory of a model of the same vocabulary; empty: none
@@ -160,7 +164,8 @@ class Trainer {
   /// A whole checkpoint, at once. Collective.
   void save(const std::filesystem::path& directory, const TrainProgress& progress);
   /// Throws Error{kFailedPrecondition} if one of checkpoint and configuration holds scales and the
-  /// other does not.
+  /// other does not, Error{kInvalidArgument} if they differ in adapters, Error{kDataLoss} if those
+  /// were trained beside other weights.
   TrainProgress load(const std::filesystem::path& directory);
 
  private:
@@ -190,9 +195,11 @@ class Trainer {
   void sum_over_ranks(PackChanges& changes);
   bool has_one_plan() const { return config_.train_plan.quantized == config_.serve_plan.quantized; }
   DeviceKind state_device() const;
-  std::vector<StoredParameter> riders() const;
+  FixedParameters fixed_parameters(bool with_riders) const;
   OptimizerState make_state() const;
   void load_masters();
+  void draw_adapters();
+  OrderedJson checkpoint_config() const;
   void load_frozen_models();
   TapeModel own_model() { return {spec_, weights_, rope_}; }
   // Whether the rollout's log-probabilities are, at the weights it sampled from, this one's bits.
@@ -242,6 +249,7 @@ class Trainer {
   std::optional<FrozenModel> reference_;
   std::optional<FrozenModel> teacher_;
   std::optional<Critic> critic_;
+  std::string base_digest_;  // with adapters: of what is frozen
   PackBuffers train_buffers_;
   PackBuffers serve_buffers_;                     // of a plan that differs from training's
   std::shared_ptr<const PackedShards> training_;  // shared: the sender may still ship it

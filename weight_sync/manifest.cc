@@ -65,7 +65,10 @@ Manifest make_manifest(const ParameterTable& table, const QuantizationPlan& plan
           {parameter.name(), StoredKind::kBf16, p, parameter.rows, parameter.cols});
     }
   }
-  for (const StoredTensor& tensor : manifest.tensors) manifest.bytes += tensor.bytes();
+  for (StoredTensor& tensor : manifest.tensors) {
+    tensor.is_frozen = table.at(tensor.parameter).is_frozen;
+    manifest.bytes += tensor.bytes();
+  }
   DigestBuilder builder;
   builder.add(std::string_view(manifest_text(manifest)));
   manifest.digest = builder.digest();
@@ -82,6 +85,9 @@ std::string manifest_text(const Manifest& manifest) {
     fmt::format_to(std::back_inserter(text), "tensor {}={} [{}, {}]\n", tensor.name,
                    kind_name(tensor.kind), tensor.rows, tensor.row_elements);
   }
+  const auto frozen = std::count_if(manifest.tensors.begin(), manifest.tensors.end(),
+                                    [](const StoredTensor& tensor) { return tensor.is_frozen; });
+  if (frozen > 0) fmt::format_to(std::back_inserter(text), "frozen={}\n", frozen);
   return text;
 }
 

@@ -25,6 +25,7 @@ struct StoredTensor {
   int64_t parameter = 0;  ///< index in the ParameterTable
   int64_t rows = 0;
   int64_t row_elements = 0;
+  bool is_frozen = false;  ///< the same in every version (ParameterSpec)
 
   int64_t element_bytes() const { return kind == StoredKind::kWords ? 4 : 2; }
   int64_t row_bytes() const { return row_elements * element_bytes(); }
@@ -59,7 +60,8 @@ constexpr const char* kHeldGrid = "held";
 Manifest make_manifest(const ParameterTable& table, const QuantizationPlan& plan,
                        const std::string& grid = kDerivedGrid);
 
-/// Canonical text: one line a format field and a tensor.
+/// Canonical text: one line a format field and a tensor, and one that counts the frozen ones where
+/// there are any.
 std::string manifest_text(const Manifest& manifest);
 
 /// The first difference between two manifest texts as one sentence for a refusal, or nothing if

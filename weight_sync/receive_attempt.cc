@@ -64,6 +64,9 @@ ReceiveAttempt::ReceiveAttempt(const ReceivingEnd& end, const Transaction& trans
   for (const Edge& edge : plan_.edges) {
     edges_.push_back({edge.sender, {}});
     hashes_.emplace_back(edge.slices.size());
+    const bool omits = transaction_.omits_frozen;
+    travelling_.push_back(travelling_slices(end_.manifest, edge, omits));
+    expected_bytes_ += travelling_bytes(end_.manifest, edge, omits);
   }
 }
 
@@ -72,22 +75,58 @@ bool ReceiveAttempt::is_flip() const {
          end_.destination == replica_slices(end_.manifest);
 }
 
-void ReceiveAttempt::set_shadow(std::shared_ptr<ResidentWeights> shadow) {
-  shadow_ = std::move(shadow);
+void ReceiveAttempt::set_shadow(std::shared_ptr<ResidentWeights> shadow,
+                                std::shared_ptr<FrozenRows> frozen) {
+  frozen_ = std::move(frozen);
+  if (frozen_) {
+    for (int64_t p = 0; p < end_.table.size(); ++p) {
+      if (!end_.table.at(p).is_frozen) continue;
+      shadow->stored(p) = frozen_->parameters[static_cast<size_t>(p)].shared();
+    }
+  }
+  ResidentWeights* const weights = shadow.get();
+  // Whoever holds the weights holds what they have views of.
+  shadow_ = {weights, [shadow = std::move(shadow), kept = frozen_](ResidentWeights*) mutable {
+               shadow.reset();
+               kept.reset();
+             }};
   weights_ = shadow_;
   const auto tensors = shard_tensors(end_.manifest, shadow_->parameters(), end_.destination);
   for (size_t e = 0; e < edges_.size(); ++e) {
     edges_[e].pieces.clear();
-    for (const auto piece : edge_pieces(end_.manifest, plan_.edges[e], tensors)) {
+    const auto pieces = edge_pieces(end_.manifest, plan_.edges[e], tensors);
+    for (const size_t i : travelling_[e]) {
       // The shadow's own memory, which is ours to write.
-      edges_[e].pieces.emplace_back(const_cast<std::byte*>(piece.data()), piece.size());
+      edges_[e].pieces.emplace_back(const_cast<std::byte*>(pieces[i].data()), pieces[i].size());
+    }
+  }
+}
+
+std::shared_ptr<FrozenRows> ReceiveAttempt::frozen() const { return frozen_; }
+
+// What does not travel, hashed once for every cut of it.
+void ReceiveAttempt::hash_omitted(HashBatch& hashes) {
+  if (!transaction_.omits_frozen) return;
+  const auto tensors = shard_tensors(end_.manifest, shadow_->parameters(), end_.destination);
+  for (size_t e = 0; e < edges_.size(); ++e) {
+    const Edge& edge = plan_.edges[e];
+    const auto pieces = edge_pieces(end_.manifest, edge, tensors);
+    for (size_t i = 0; i < pieces.size(); ++i) {
+      if (!end_.manifest.at(edge.slices[i].slice.tensor).is_frozen) continue;
+      const auto known = frozen_->hashes.find(place_of(edge.slices[i].slice));
+      if (known != frozen_->hashes.end()) {
+        hashes_[e][i] = known->second;
+        continue;
+      }
+      const Segment whole{static_cast<int64_t>(i), 0, std::ssize(pieces[i])};
+      hashes.add(end_.manifest, edge.slices[i], whole, pieces[i], &hashes_[e][i]);
     }
   }
 }
 
 void ReceiveAttempt::hash(HashBatch& hashes, size_t edge, const Segment& segment,
                           std::span<const std::byte> piece) {
-  const auto i = static_cast<size_t>(segment.piece);
+  const size_t i = travelling_[edge][static_cast<size_t>(segment.piece)];
   hashes.add(end_.manifest, plan_.edges[edge].slices[i], segment, piece, &hashes_[edge][i]);
   arrived_bytes_ += segment.bytes;
 }
@@ -99,7 +138,9 @@ void ReceiveAttempt::take_held(const HeldPacking& held) {
   HashBatch hashes(end_.kernels, plan_.sizes.bucket_bytes);
   for (size_t e = 0; e < edges_.size(); ++e) {
     if (edges_[e].sender != held.rank) continue;
-    const auto source = edge_pieces(end_.manifest, plan_.edges[e], tensors);
+    const auto pieces = edge_pieces(end_.manifest, plan_.edges[e], tensors);
+    std::vector<std::span<const std::byte>> source;
+    for (const size_t i : travelling_[e]) source.push_back(pieces[i]);
     const auto& target = edges_[e].pieces;  // empty in a flip
     for (size_t i = 0; i < target.size(); ++i) {
       memory.copy(target[i].data(), source[i].data(), std::ssize(source[i]));
@@ -125,8 +166,10 @@ void ReceiveAttempt::receive_delta(std::span<const size_t> edges, Transport& tra
   std::vector<DeltaStream> streams;
   streams.reserve(edges.size());
   for (const size_t e : edges) {
-    streams.emplace_back(end_.kernels, edges_[e], edge_pieces(end_.manifest, plan_.edges[e], base),
-                         plan_.sizes);
+    const auto pieces = edge_pieces(end_.manifest, plan_.edges[e], base);
+    std::vector<std::span<const std::byte>> before;
+    for (const size_t i : travelling_[e]) before.push_back(pieces[i]);
+    streams.emplace_back(end_.kernels, edges_[e], std::move(before), plan_.sizes);
   }
   const auto receive = [&](const auto& incoming_of) {
     std::vector<IncomingEdge> incoming;
@@ -155,11 +198,12 @@ void ReceiveAttempt::receive(Transport& transport, Deadline deadline) {
   std::vector<IncomingEdge> edges;
   std::vector<size_t> place;  // in the plan
   for (size_t e = 0; e < edges_.size(); ++e) {
-    if (end_.own_sender == edges_[e].sender) continue;
+    if (end_.own_sender == edges_[e].sender || edges_[e].pieces.empty()) continue;
     edges.push_back(edges_[e]);
     place.push_back(e);
   }
   HashBatch hashes(end_.kernels, plan_.sizes.bucket_bytes);
+  hash_omitted(hashes);
   if (transaction_.base_version != 0) {
     receive_delta(place, transport, hashes, deadline);
   } else {
@@ -172,6 +216,14 @@ void ReceiveAttempt::receive(Transport& transport, Deadline deadline) {
         deadline);
   }
   hashes.flush();
+  if (!frozen_) return;
+  for (size_t e = 0; e < edges_.size(); ++e) {
+    for (size_t i = 0; i < hashes_[e].size(); ++i) {
+      const Slice& slice = plan_.edges[e].slices[i].slice;
+      if (end_.manifest.at(slice.tensor).is_frozen)
+        frozen_->hashes[place_of(slice)] = hashes_[e][i];
+    }
+  }
 }
 
 void ReceiveAttempt::check_report(size_t edge_index, std::span<const SenderReport> reports) const {
@@ -222,9 +274,9 @@ std::vector<quant::ContentHash> ReceiveAttempt::verify(
   }
   const auto problem = coverage_problem(end_.manifest, written, end_.destination);
   if (problem) fail(ErrorCode::kDataLoss, "version {}: {}", transaction_.version, *problem);
-  if (arrived_bytes_ != plan_.bytes) {
+  if (arrived_bytes_ != expected_bytes_) {
     fail(ErrorCode::kDataLoss, "version {}: {} bytes arrived, the plan has {}",
-         transaction_.version, arrived_bytes_.load(), plan_.bytes);
+         transaction_.version, arrived_bytes_.load(), expected_bytes_);
   }
   return tensor_hashes;
 }

@@ -9,6 +9,7 @@
 
 #include "core/kernels/weight_kernels.h"
 #include "core/models/weights.h"
+#include "weight_sync/frozen_rows.h"
 #include "weight_sync/hash_batch.h"
 #include "weight_sync/packed_store.h"
 #include "weight_sync/plan.h"
@@ -37,8 +38,10 @@ class ReceiveAttempt {
 
   /// The plan's only sender is the own one: nothing travels, and its packing itself is served.
   bool is_flip() const;
-  /// Where bytes go from now on; not for a flip.
-  void set_shadow(std::shared_ptr<ResidentWeights> shadow);
+  /// Where bytes go from now on; not for a flip. `frozen`: rows of `shadow`'s table, which get
+  /// those bytes that are the same in every version, or have them if the transaction omits them;
+  /// null if there are none. Kept as long as what was filled is.
+  void set_shadow(std::shared_ptr<ResidentWeights> shadow, std::shared_ptr<FrozenRows> frozen);
 
   /// The own sender's rows, copied and hashed; in a flip taken as they are.
   void take_held(const HeldPacking& held);
@@ -51,13 +54,17 @@ class ReceiveAttempt {
   /// exactly once.
   std::vector<quant::ContentHash> verify(std::span<const SenderReport> reports) const;
 
+  /// Of a transaction that was verified: what no later one needs to bring; null in a flip, or if
+  /// there is nothing.
+  std::shared_ptr<FrozenRows> frozen() const;
   /// What was filled, or taken.
   std::shared_ptr<const ResidentWeights> take_weights() { return std::move(weights_); }
   const Transaction& transaction() const { return transaction_; }
   int64_t arrived_bytes() const { return arrived_bytes_; }
-  int64_t expected_bytes() const { return plan_.bytes; }
+  int64_t expected_bytes() const { return expected_bytes_; }
 
  private:
+  void hash_omitted(HashBatch& hashes);
   void hash(HashBatch& hashes, size_t edge, const Segment& segment,
             std::span<const std::byte> piece);
   void receive_delta(std::span<const size_t> edges, Transport& transport, HashBatch& hashes,
@@ -70,8 +77,12 @@ class ReceiveAttempt {
   std::shared_ptr<const ResidentWeights> base_;
   std::shared_ptr<ResidentWeights> shadow_;         // null in a flip
   std::shared_ptr<const ResidentWeights> weights_;  // the shadow, or what a flip took
-  std::vector<IncomingEdge> edges_;  // memory of the shadow, in plan order; in a flip no pieces
-  std::vector<std::vector<quant::ContentHash>> hashes_;  // of what arrived
+  std::shared_ptr<FrozenRows> frozen_;              // what the shadow has views of; or null
+  // Memory of the shadow that is to be filled, in plan order; in a flip no pieces.
+  std::vector<IncomingEdge> edges_;
+  std::vector<std::vector<size_t>> travelling_;          // slices of each edge that do, in order
+  std::vector<std::vector<quant::ContentHash>> hashes_;  // of every slice of an edge
+  int64_t expected_bytes_ = 0;
   std::atomic<int64_t> arrived_bytes_ = 0;
 };
 

@@ -1,5 +1,7 @@
 #include "weight_sync/receiver.h"
 
+#include <algorithm>
+
 #include "core/base/fail.h"
 #include "weight_sync/receive_attempt.h"
 
@@ -56,10 +58,10 @@ WeightReceiver::WeightReceiver(std::string job, const ParameterTable& table, Qua
       destination_(options.destination.empty() ? replica_slices(manifest_) : options.destination),
       kernels_(kernels),
       options_(std::move(options)),
-      pool_(options_.destination.empty()
+      held_(options_.destination.empty()
                 ? borrowed(table)
-                : std::make_shared<ParameterTable>(held_table(table, manifest_, destination_)),
-            plan_, kernels.device(), is_in_place() ? 1 : 2) {}
+                : std::make_shared<ParameterTable>(held_table(table, manifest_, destination_))),
+      pool_(held_, plan_, kernels.device(), is_in_place() ? 1 : 2) {}
 
 void WeightReceiver::check_job(const Transaction& transaction) const {
   if (transaction.job != job_) {
@@ -101,6 +103,11 @@ WeightReceiver::Attempt& WeightReceiver::attempt_for(const Transaction& transact
         "{} of version {}: the change since version {} was reserved, not that since {} (0: a whole "
         "version)",
         operation, transaction.version, own.base_version, transaction.base_version);
+  }
+  if (transaction.omits_frozen != own.omits_frozen) {
+    fail(ErrorCode::kFailedPrecondition,
+         "{} of version {}: it was reserved {} what is the same in every version", operation,
+         transaction.version, own.omits_frozen ? "without" : "with");
   }
   return *attempt_;
 }
@@ -168,6 +175,12 @@ void WeightReceiver::reserve(const Transaction& transaction, SyncPlan plan) {
          "reserve of version {}: the change since version {} is offered, but version {} is served",
          transaction.version, transaction.base_version, served_.version);
   }
+  if (transaction.omits_frozen && !frozen_) {
+    fail(ErrorCode::kFailedPrecondition,
+         "reserve of version {}: it leaves out what is the same in every version, which this "
+         "worker does not have",
+         transaction.version);
+  }
   if (attempt_ != nullptr) {
     end_attempt(fmt::format("version {} of epoch {} was left behind for version {} of epoch {}",
                             attempt_->bytes.transaction().version,
@@ -179,7 +192,9 @@ void WeightReceiver::reserve(const Transaction& transaction, SyncPlan plan) {
   auto attempt = std::make_shared<Attempt>(
       ReceivingEnd{manifest_, table_, plan_, destination_, kernels_, options_.own_sender},
       transaction, std::move(plan), keeps_base ? served_.weights : nullptr);
-  if (!is_in_place() && !attempt->bytes.is_flip()) attempt->bytes.set_shadow(pool_.acquire());
+  if (!is_in_place() && !attempt->bytes.is_flip()) {
+    attempt->bytes.set_shadow(pool_.acquire(), frozen_for(transaction));
+  }
   attempt_ = std::move(attempt);
   epoch_ = transaction.epoch;
   state_ = ReceiverState::kReserved;
@@ -203,9 +218,24 @@ void WeightReceiver::empty_buffer(ReceiveAttempt& bytes, Deadline deadline) {
     const std::lock_guard lock(mutex_);
     served_ = {};  // the engine holds it still
     is_poisoned_ = true;
+    // There is no room for them twice.
+    if (!bytes.transaction().omits_frozen) frozen_.reset();
   }
   options_.release_engine();
-  bytes.set_shadow(pool_.acquire(deadline));
+  auto shadow = pool_.acquire(deadline);
+  bytes.set_shadow(std::move(shadow), [&] {
+    const std::lock_guard lock(mutex_);
+    return frozen_for(bytes.transaction());
+  }());
+}
+
+// Of a whole transaction new ones: those that are served must not be written to.
+std::shared_ptr<FrozenRows> WeightReceiver::frozen_for(const Transaction& transaction) const {
+  if (transaction.omits_frozen) return frozen_;
+  const ParameterTable& table = *held_;
+  const auto is_frozen = [](const ParameterSpec& parameter) { return parameter.is_frozen; };
+  if (std::none_of(table.parameters.begin(), table.parameters.end(), is_frozen)) return nullptr;
+  return std::make_shared<FrozenRows>(table, plan_, kernels_.device());
 }
 
 void WeightReceiver::fill(const Transaction& transaction, const HeldPacking* held,
@@ -261,9 +291,12 @@ void WeightReceiver::verify(const Transaction& transaction, std::span<const Send
     attempt.tensor_hashes =
         std::make_shared<const std::vector<quant::ContentHash>>(attempt.bytes.verify(reports));
   } catch (const Error& error) {
+    // What is left out next time must be what the senders have.
+    if (transaction.omits_frozen) frozen_.reset();
     end_attempt(error.what());
     throw;
   }
+  if (!transaction.omits_frozen) frozen_ = attempt.bytes.frozen();
   is_poisoned_ = false;
   state_ = ReceiverState::kVerified;
 }
@@ -324,6 +357,11 @@ void WeightReceiver::abort(const Transaction& transaction, Deadline deadline) {
 ServedWeights WeightReceiver::served() const {
   const std::lock_guard lock(mutex_);
   return served_;
+}
+
+bool WeightReceiver::has_frozen() const {
+  const std::lock_guard lock(mutex_);
+  return frozen_ != nullptr;
 }
 
 ReceiverStatus WeightReceiver::status() const {

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/kernels/weight_kernels.h"
+#include "weight_sync/frozen_rows.h"
 #include "weight_sync/packed_store.h"
 #include "weight_sync/plan.h"
 #include "weight_sync/shadow_pool.h"
@@ -87,8 +88,8 @@ class WeightReceiver {
                  ReceiverOptions options = {});
 
   /// Sets a shadow aside for `transaction`, whose plan this side computed as `plan`. Refused: a
-  /// base version that is not served, a
-  /// lower epoch, a version not above the served one, another plan digest, another transaction in
+  /// base version that is not served, leaving out what this does not have (has_frozen()), a lower
+  /// epoch, a version not above the served one, another plan digest, another transaction in
   /// flight, unless this one's version or epoch is later and no bytes are arriving: then that one
   /// is over. Error{kResourceExhausted} while both buffers are held. A plan of the own sender alone
   /// needs no shadow; in place none is set aside.
@@ -115,6 +116,9 @@ class WeightReceiver {
   void abort(const Transaction& transaction, Deadline deadline);
 
   ServedWeights served() const;
+  /// Whether a transaction may omit the tensors that are the same in every version: one that had
+  /// them was verified. Not while a trainer of this process serves its own memory.
+  bool has_frozen() const;
   ReceiverStatus status() const;
   const Manifest& manifest() const { return manifest_; }
 
@@ -127,25 +131,28 @@ class WeightReceiver {
   void end_attempt(const std::string& failure);
   bool is_in_place() const { return options_.release_engine != nullptr; }
   void empty_buffer(ReceiveAttempt& bytes, Deadline deadline);
+  std::shared_ptr<FrozenRows> frozen_for(const Transaction& transaction) const;
   void fill(const Transaction& transaction, const HeldPacking* held, Transport* transport,
             Deadline deadline);
   bool finish_receive(std::shared_ptr<Attempt> attempt, const std::string& failure);
 
-  const std::string job_;  // constant after construction, like the next six
+  const std::string job_;  // constant after construction, like the next seven
   const ParameterTable& table_;
   const QuantizationPlan plan_;
   const Manifest manifest_;
   const std::vector<Slice> destination_;
   const kernels::WeightKernels& kernels_;
   const ReceiverOptions options_;
-  ShadowPool pool_;  // has its own lock
+  const std::shared_ptr<const ParameterTable> held_;  // of the rows that are held
+  ShadowPool pool_;                                   // has its own lock
 
   mutable std::mutex mutex_;
   std::condition_variable attempt_ended_;
   ReceiverState state_ = ReceiverState::kStale;  // guarded by mutex_, like all that follow
   int64_t epoch_ = 0;
   ServedWeights served_;
-  int64_t highest_version_ = 0;  // that was ever served
+  std::shared_ptr<FrozenRows> frozen_;  // verified; null: not yet. Shared: with buffers
+  int64_t highest_version_ = 0;         // that was ever served
   bool is_poisoned_ = false;
   std::optional<Transaction> last_committed_;
   std::shared_ptr<Attempt> attempt_;  // shared with the receive() that fills it

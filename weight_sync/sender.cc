@@ -2,37 +2,46 @@
 
 #include <deque>
 #include <optional>
-#include <tuple>
 
 #include "core/base/fail.h"
 #include "weight_sync/delta.h"
+#include "weight_sync/frozen_rows.h"
 #include "weight_sync/hash_batch.h"
 
 namespace nibble {
 
-struct WeightSender::Version {
-  std::vector<LocalTensor> tensors;
-  std::shared_ptr<const void> keep_alive;
-  std::mutex mutex;
-  // Receivers of one layout get the same slices: each is hashed once a version. No value: a move
-  // has begun to, or failed before it had.
-  using Place = std::tuple<int64_t, int64_t, int64_t>;
-  std::map<Place, std::optional<quant::ContentHash>> hashes;  // guarded by mutex
-
-  static Place place(const Slice& slice) { return {slice.tensor, slice.row_begin, slice.row_end}; }
-  std::optional<quant::ContentHash> known_hash(const Slice& slice) {
-    const std::lock_guard lock(mutex);
-    const auto found = hashes.find(place(slice));
-    return found == hashes.end() ? std::nullopt : found->second;
+// Receivers of one layout get the same slices: each is hashed once.
+class WeightSender::KnownHashes {
+ public:
+  std::optional<quant::ContentHash> find(const Slice& slice) {
+    const std::lock_guard lock(mutex_);
+    const auto found = hashes_.find(place_of(slice));
+    return found == hashes_.end() ? std::nullopt : found->second;
   }
   // True for the first who asks: to hash it is up to that one.
   bool claim(const Slice& slice) {
-    const std::lock_guard lock(mutex);
-    return hashes.try_emplace(place(slice)).second;
+    const std::lock_guard lock(mutex_);
+    return hashes_.try_emplace(place_of(slice)).second;
   }
   void remember(const SliceHash& slice) {
-    const std::lock_guard lock(mutex);
-    hashes[place(slice.slice)] = slice.hash;
+    const std::lock_guard lock(mutex_);
+    hashes_[place_of(slice.slice)] = slice.hash;
+  }
+
+ private:
+  std::mutex mutex_;
+  // No value: a move has begun to hash it, or failed before it had. Guarded by mutex_.
+  std::map<SliceHashes::key_type, std::optional<quant::ContentHash>> hashes_;
+};
+
+struct WeightSender::Version {
+  std::vector<LocalTensor> tensors;
+  std::shared_ptr<const void> keep_alive;
+  KnownHashes own;
+  std::shared_ptr<KnownHashes> frozen;  // of all versions
+
+  KnownHashes& hashes(const Manifest& manifest, const Slice& slice) {
+    return manifest.at(slice.tensor).is_frozen ? *frozen : own;
   }
 };
 
@@ -54,10 +63,10 @@ class WeightSender::MoveHashes {
   MoveHashes(const MoveHashes&) = delete;  // batch_ points into slices_
   MoveHashes& operator=(const MoveHashes&) = delete;
 
-  // Segments of a piece come in order.
+  // Segments of a piece come in order; of a piece that does not travel none does.
   void add(const Segment& segment) {
     const auto i = static_cast<size_t>(segment.piece);
-    if (segment.offset == 0) is_own_[i] = version_.claim(slices_[i].slice);
+    if (segment.offset == 0) is_own_[i] = known(i).claim(slices_[i].slice);
     if (!is_own_[i]) return;
     batch_.add(manifest_, edge_.slices[i], segment, pieces_[i], &slices_[i].hash);
     if (segment.offset + segment.bytes == std::ssize(pieces_[i])) {
@@ -70,8 +79,8 @@ class WeightSender::MoveHashes {
     share();
     for (size_t i = 0; i < slices_.size(); ++i) {
       if (is_own_[i]) continue;
-      if (const auto known = version_.known_hash(slices_[i].slice)) {
-        slices_[i].hash = *known;
+      if (const auto hash = known(i).find(slices_[i].slice)) {
+        slices_[i].hash = *hash;
         continue;
       }
       batch_.add(manifest_, edge_.slices[i], {static_cast<int64_t>(i), 0, std::ssize(pieces_[i])},
@@ -84,10 +93,11 @@ class WeightSender::MoveHashes {
   }
 
  private:
+  KnownHashes& known(size_t i) { return version_.hashes(manifest_, slices_[i].slice); }
   void share() {
     const int64_t hashed = batch_.num_hashed();
     for (; !whole_.empty() && whole_.front().added <= hashed; whole_.pop_front()) {
-      version_.remember(slices_[whole_.front().piece]);
+      known(whole_.front().piece).remember(slices_[whole_.front().piece]);
     }
   }
 
@@ -106,7 +116,10 @@ class WeightSender::MoveHashes {
 };
 
 WeightSender::WeightSender(int rank, Manifest manifest, const kernels::WeightKernels& kernels)
-    : rank_(rank), manifest_(std::move(manifest)), kernels_(kernels) {}
+    : rank_(rank),
+      manifest_(std::move(manifest)),
+      kernels_(kernels),
+      frozen_hashes_(std::make_shared<KnownHashes>()) {}
 
 void WeightSender::publish(int64_t version, std::vector<LocalTensor> tensors,
                            std::shared_ptr<const void> keep_alive) {
@@ -127,6 +140,7 @@ void WeightSender::publish(int64_t version, std::vector<LocalTensor> tensors,
   auto made = std::make_shared<Version>();
   made->tensors = std::move(tensors);
   made->keep_alive = std::move(keep_alive);
+  made->frozen = frozen_hashes_;
   const std::lock_guard lock(mutex_);
   if (version <= last_version_) {
     fail(ErrorCode::kFailedPrecondition, "version {} is not above version {}, published already",
@@ -176,13 +190,25 @@ SenderReport WeightSender::move(const Transaction& transaction, const SyncPlan& 
 
   const auto pieces = edge_pieces(manifest_, *edge, version->tensors);
   MoveHashes hashes(*this, *version, *edge, pieces, plan.sizes.bucket_bytes);
+  const auto travelling = travelling_slices(manifest_, *edge, transaction.omits_frozen);
+  const auto those_of = [&](const std::vector<std::span<const std::byte>>& all) {
+    std::vector<std::span<const std::byte>> some;
+    for (const size_t i : travelling) some.push_back(all[i]);
+    return some;
+  };
+  const auto sent = those_of(pieces);
   if (transaction.base_version == 0) {
     transport.send(
-        pieces, plan.sizes, [&](const Segment& segment) { hashes.add(segment); }, deadline);
-    report.bytes = edge->bytes;
+        sent, plan.sizes,
+        [&](const Segment& segment) {
+          const size_t i = travelling[static_cast<size_t>(segment.piece)];
+          hashes.add({static_cast<int64_t>(i), segment.offset, segment.bytes});
+        },
+        deadline);
+    report.bytes = travelling_bytes(manifest_, *edge, transaction.omits_frozen);
   } else {
-    report.bytes = send_delta(plan.sizes, edge_pieces(manifest_, *edge, base->tensors), pieces,
-                              transport, deadline);
+    report.bytes = send_delta(plan.sizes, those_of(edge_pieces(manifest_, *edge, base->tensors)),
+                              sent, transport, deadline);
   }
   report.slices = hashes.finish();
   return report;

@@ -24,7 +24,8 @@ class WeightSender {
   WeightSender(int rank, Manifest manifest, const kernels::WeightKernels& kernels);
 
   /// Offers a version: `tensors`, one entry per manifest tensor, whose bytes live as long as
-  /// `keep_alive` (shared: transfers in flight and the trainer hold one packing). Versions rise;
+  /// `keep_alive` (shared: transfers in flight and the trainer hold one packing); those of frozen
+  /// tensors are the same in every version. Versions rise;
   /// Error{kFailedPrecondition} otherwise, Error{kInvalidArgument} naming a tensor whose bytes and
   /// rows disagree.
   void publish(int64_t version, std::vector<LocalTensor> tensors,
@@ -35,7 +36,7 @@ class WeightSender {
   /// MOVE: sends this rank's edge of `plan`, and says what was sent. Blocks until the bytes are on
   /// their way. Throws Error{kFailedPrecondition} for a stale epoch, a version (or a base) that is
   /// not held, or a plan with another digest; else as Transport::send. A rank without an edge
-  /// reports no slices.
+  /// reports no slices. What the transaction omits is reported all the same.
   SenderReport move(const Transaction& transaction, const SyncPlan& plan, Transport& transport,
                     Deadline deadline);
 
@@ -47,6 +48,7 @@ class WeightSender {
 
  private:
   struct Version;
+  class KnownHashes;
   class MoveHashes;
   std::shared_ptr<Version> version_at(int64_t version) const;
   void check_transaction(const Transaction& transaction, const SyncPlan& plan);
@@ -56,6 +58,7 @@ class WeightSender {
   const int rank_;  // constant after construction, like the next two
   const Manifest manifest_;
   const kernels::WeightKernels& kernels_;
+  const std::shared_ptr<KnownHashes> frozen_hashes_;  // shared: every version has them
   mutable std::mutex mutex_;
   int64_t last_version_ = 0;                              // guarded by mutex_
   int64_t epoch_ = 0;                                     // guarded by mutex_

@@ -49,7 +49,8 @@ std::shared_ptr<ResidentWeights> ShadowPool::acquire(Deadline deadline) {
       buffer = std::move(shelf_->free.back());
       shelf_->free.pop_back();
     } else {
-      buffer = std::make_unique<ResidentWeights>(*shelf_->table, shelf_->plan, shelf_->device);
+      buffer = std::make_unique<ResidentWeights>(*shelf_->table, shelf_->plan, shelf_->device,
+                                                 ResidentWeights::Holding::kTrained);
       ++shelf_->num_allocated;
     }
   }

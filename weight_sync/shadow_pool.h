@@ -9,7 +9,8 @@ namespace nibble {
 
 /// The weight buffers of a rollout worker: two, one is served and one is filled; or one, for
 /// weights that are replaced in place. A buffer comes back when its last holder lets go, and is
-/// reused. Any thread may call any method; buffers may outlive the pool.
+/// reused. Frozen parameters have no memory in it. Any thread may call any method; buffers may
+/// outlive the pool.
 class ShadowPool {
  public:
   /// `table` is kept as long as a buffer lives.

@@ -10,11 +10,13 @@ void encode_transaction(const Transaction& transaction, v1::Transaction& message
   message.set_version(transaction.version);
   message.set_plan_digest(digest_bytes(transaction.plan_digest));
   message.set_base_version(transaction.base_version);
+  message.set_omits_frozen(transaction.omits_frozen);
 }
 
 Transaction decode_transaction(const v1::Transaction& message) {
-  return {message.job(), message.epoch(), message.version(),
-          digest_from_bytes(message.plan_digest()), message.base_version()};
+  return {message.job(),          message.epoch(),
+          message.version(),      digest_from_bytes(message.plan_digest()),
+          message.base_version(), message.omits_frozen()};
 }
 
 void encode_report(const SenderReport& report, v1::SenderReport& message) {

@@ -17,6 +17,8 @@ struct Transaction {
   int64_t version = 0;  ///< count of publications, > 0; never goes back
   Digest plan_digest;
   int64_t base_version = 0;  ///< not 0: what changed since this version travels (delta.h)
+  /// The receiver has the tensors that are the same in every version: they do not travel.
+  bool omits_frozen = false;
   friend bool operator==(const Transaction&, const Transaction&) = default;
 };
 

@@ -14,6 +14,8 @@ namespace nibble {
 
 /// Owns `size()` elements on a device, contiguous; copies are deep. Elements of host arrays are
 /// read and written in place; those of device arrays through data() by kernels, or with to().
+/// A view owns nothing: it must not outlive the array that it was made of, and a copy of it is an
+/// array of its own.
 template <typename T>
 class Array {
   static_assert(std::is_trivially_copyable_v<T>);
@@ -44,19 +46,29 @@ class Array {
   Array(Array&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)),
         size_(std::exchange(other.size_, 0)),
-        device_(other.device_) {}
+        device_(other.device_),
+        is_view_(other.is_view_) {}
   Array& operator=(Array other) noexcept {
     std::swap(data_, other.data_);
     std::swap(size_, other.size_);
     std::swap(device_, other.device_);
+    std::swap(is_view_, other.is_view_);
     return *this;
   }
   ~Array() {
-    if (data_ == nullptr) return;
+    if (data_ == nullptr || is_view_) return;
     device_memory(device_).release(data_);
     memory_count(device_).subtract(num_bytes());
   }
 
+  /// The same elements, where they are.
+  Array view() {
+    Array out(device_);
+    out.data_ = data_;
+    out.size_ = size_;
+    out.is_view_ = true;
+    return out;
+  }
   /// The same elements on a device.
   Array to(DeviceKind device) const {
     Array out = uninitialized(size_, device);
@@ -115,6 +127,7 @@ class Array {
   T* data_ = nullptr;
   size_t size_ = 0;
   DeviceKind device_ = DeviceKind::kCpu;
+  bool is_view_ = false;
 };
 
 }  // namespace nibble

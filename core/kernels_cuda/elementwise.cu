@@ -53,6 +53,16 @@ struct AddBody {
   }
 };
 
+struct ScaleBody {
+  uint16_t* x;
+  float factor;
+  __device__ void operator()(int64_t i) const {
+    Bf16x8 a = load8(x + i);
+    for (int k = 0; k < 8; ++k) a.value[k] = to_bf16(to_float(a.value[k]) * factor);
+    store8(x + i, a);
+  }
+};
+
 __device__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 struct SiluMulBody {
@@ -155,6 +165,10 @@ void scatter_values(const int64_t* index, const int32_t* value, int64_t count, i
 
 void add(uint16_t* sum, const uint16_t* x, int64_t count, cudaStream_t stream) {
   for_eights(count, stream, AddBody{sum, x});
+}
+
+void scale(uint16_t* x, float factor, int64_t count, cudaStream_t stream) {
+  for_eights(count, stream, ScaleBody{x, factor});
 }
 
 void silu_mul(const uint16_t* gate, const uint16_t* up, int64_t count, uint16_t* out,

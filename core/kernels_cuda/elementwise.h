@@ -31,6 +31,9 @@ void scatter_values(const int64_t* index, const int32_t* value, int64_t count, i
 /// sum += x, both [count]; count a multiple of 8.
 void add(uint16_t* sum, const uint16_t* x, int64_t count, cudaStream_t stream);
 
+/// x *= factor; x [count], count a multiple of 8.
+void scale(uint16_t* x, float factor, int64_t count, cudaStream_t stream);
+
 /// out = silu(gate) * up, all [count]; count a multiple of 8. `out` may be `gate` or `up`.
 void silu_mul(const uint16_t* gate, const uint16_t* up, int64_t count, uint16_t* out,
               cudaStream_t stream);

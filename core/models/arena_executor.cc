@@ -34,7 +34,10 @@ int64_t arena_floats_per_token(const ModelConfig& config) {
   const int64_t routed = 3 * config.hidden + 2 * moe.num_experts + moe.top_k +
                          moe.top_k * (2 * config.hidden + 3 * moe.intermediate);
   const int64_t joined = config.joins_hidden ? 6 * config.hidden : 0;
-  return std::max(joined, attention + std::max(dense, routed) + config.hidden);
+  // One adapter's at a time.
+  const int64_t widest = std::max({config.hidden, config.intermediate, config.q_rows()});
+  const int64_t adapter = config.lora ? config.lora->rank + widest : 0;
+  return adapter + std::max(joined, attention + std::max(dense, routed) + config.hidden);
 }
 
 int64_t arena_floats(const ModelConfig& whole, int64_t max_tokens, const Mesh& mesh) {
@@ -191,6 +194,7 @@ ArenaExecutor::Value ArenaExecutor::linear(Value x, int64_t parameter) {
   float* y = allocate(w.rows, tokens);
   kernels::linear(x, w, tokens, y, w.rows, parallel_);
   rounded(y, tokens * w.rows);
+  add_adapter(x, parameter, y);
   return gathers ? gather_columns(y) : y;
 }
 
@@ -204,6 +208,7 @@ void ArenaExecutor::multiply(Value x, std::span<const int64_t> parameters, std::
   }
   kernels::linear_many(products_, parallel_);
   for (const kernels::Product& p : products_) rounded(p.y, tokens * p.w.rows);
+  for (size_t i = 0; i < parameters.size(); ++i) add_adapter(x, parameters[i], y[i]);
 }
 
 void ArenaExecutor::all_gather(const float* part, int64_t count, float* all) const {

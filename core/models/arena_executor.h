@@ -92,6 +92,7 @@ class ArenaExecutor {
   void all_gather(const float* part, int64_t count, float* all) const;
   void multiply(Value x, std::span<const int64_t> parameters, std::span<Value> y);
   Value gather_columns(Value x);
+  void add_adapter(Value x, int64_t parameter, Value y);
   void run_held_experts(const float* x, const int32_t* expert, int64_t tokens, int64_t first_expert,
                         float* part);
   void exchange_parts(float* part, const int32_t* expert, const TokenShare& own);

@@ -131,12 +131,26 @@ TapeExecutor::Value TapeExecutor::rms_norm(const Value& x, int64_t parameter) {
   return groups().tensor == nullptr || is_head_norm ? y : ops::sum_gradients(y, *groups().tensor);
 }
 
+// Tensor ranks multiply with all of A and their rows of B: each has a summand of A's gradient.
+TapeExecutor::Value TapeExecutor::project(const Value& x, int64_t parameter) {
+  const auto product = [&](const Value& of, int64_t p) {
+    return rounded(ops::linear(backend_, of, {&source_, p}));
+  };
+  const Value y = product(x, parameter);
+  const AdapterParameters adapter = spec_.table.adapter_of(parameter);
+  if (!adapter.exists()) return y;
+  const float scale = spec_.config.lora->scale();
+  Value low = product(x, adapter.a);
+  if (scale != 1.0f) low = rounded(low.mul(scale));
+  return add(y, product(low, adapter.b));
+}
+
 TapeExecutor::Value TapeExecutor::linear(const Value& x, int64_t parameter) {
   if (groups().tensor == nullptr || !spec_.table.is_output_projection(parameter)) {
-    return rounded(ops::linear(backend_, x, {&source_, parameter}));
+    return project(x, parameter);
   }
   const Value all = ops::gather_columns(x, *groups().tensor, ops::RankGradient::kPartial);
-  const Value rows = rounded(ops::linear(backend_, all, {&source_, parameter}));
+  const Value rows = project(all, parameter);
   return ops::gather_columns(rows, *groups().tensor, ops::RankGradient::kSame);
 }
 

@@ -93,6 +93,8 @@ class TapeExecutor {
     Value operator()(Value value) const;
   };
   Value rounded(Value value) const { return rounding_(std::move(value)); }
+  // x w'^T, and what an adapter adds to it; no rows are gathered.
+  Value project(const Value& x, int64_t parameter);
   ops::Weight stream_weight(int64_t parameter) const;
   int num_tensor_ranks() const { return groups().tensor == nullptr ? 1 : groups().tensor->world(); }
   const ops::RankGroups& groups() const { return inputs_.groups; }

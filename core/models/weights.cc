@@ -133,7 +133,7 @@ StoredParameter StoredParameter::to(DeviceKind device) const {
 }
 
 ResidentWeights::ResidentWeights(const ParameterTable& table, QuantizationPlan plan,
-                                 DeviceKind device)
+                                 DeviceKind device, Holding holding)
     : table_(table), plan_(std::move(plan)), device_(device) {
   if (plan_.any() && plan_.config.bits != 4) {
     fail(ErrorCode::kUnimplemented,
@@ -143,7 +143,8 @@ ResidentWeights::ResidentWeights(const ParameterTable& table, QuantizationPlan p
   }
   for (int64_t i = 0; i < table.size(); ++i) {
     const ParameterSpec& parameter = table.at(i);
-    stored_.push_back(StoredParameter::make(parameter, parameter.rows, plan_,
+    const bool is_held = holding == Holding::kAll || !parameter.is_frozen;
+    stored_.push_back(StoredParameter::make(parameter, is_held ? parameter.rows : 0, plan_,
                                             plan_.quantized[static_cast<size_t>(i)], device));
   }
 }

@@ -25,6 +25,8 @@ struct StoredParameter {
   static StoredParameter make(const ParameterSpec& spec, int64_t rows, const QuantizationPlan& plan,
                               bool quantized, DeviceKind device);
   StoredParameter to(DeviceKind device) const;
+  /// The same bytes where they are (Array::view).
+  StoredParameter shared() { return {bf16.view(), words.view(), scale.view()}; }
   /// Some rows of a parameter in host memory.
   StoredParameter rows(const ParameterSpec& spec, const QuantizationPlan& plan,
                        RowShard rows) const;
@@ -40,9 +42,14 @@ using SharedPacking = std::shared_ptr<const std::vector<StoredParameter>>;
 /// commands run on. With enable_gradients() also a trainer's source for tests and small models.
 class ResidentWeights : public ops::WeightSource {
  public:
+  /// Which parameters get memory.
+  enum class Holding {
+    kAll,
+    kTrained,  ///< frozen ones are to be views of what somebody else keeps
+  };
   /// Zeros of the right sizes.
   ResidentWeights(const ParameterTable& table, QuantizationPlan plan,
-                  DeviceKind device = DeviceKind::kCpu);
+                  DeviceKind device = DeviceKind::kCpu, Holding holding = Holding::kAll);
   /// Weights that somebody else packed and may hold on to, read only: one entry per parameter of
   /// `table`, on `device`. Nothing is copied.
   ResidentWeights(const ParameterTable& table, QuantizationPlan plan, SharedPacking packing,

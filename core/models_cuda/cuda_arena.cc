@@ -39,7 +39,11 @@ int64_t arena_values(const ModelConfig& config, int64_t tokens) {
                          moe.top_k * (2 * config.hidden + 3 * moe.intermediate);
   constexpr int64_t kNumValues = 32;  // each may be padded
   const int64_t joined = config.joins_hidden ? 5 * config.hidden : 0;
-  return tokens * std::max(joined, attention + std::max(dense, routed) + config.hidden) +
+  // One adapter's at a time.
+  const int64_t widest = std::max({config.hidden, config.intermediate, config.q_rows()});
+  const int64_t adapter = config.lora ? config.lora->rank + widest : 0;
+  return tokens *
+             (adapter + std::max(joined, attention + std::max(dense, routed) + config.hidden)) +
          kNumValues * kAlignment + 4 * moe.num_experts;
 }
 
@@ -62,7 +66,8 @@ int64_t panel_values(const ParameterTable& table, const Mesh& mesh) {
   int64_t most = 0;
   for (int64_t p = 0; p < table.size(); ++p) {
     const ParameterRole role = table.at(p).role;
-    if (role == ParameterRole::kAttention || role == ParameterRole::kMlp) {
+    if (role == ParameterRole::kAttention || role == ParameterRole::kMlp ||
+        role == ParameterRole::kLoraA || role == ParameterRole::kLoraB) {
       most = std::max(most, used_rows(table, p, mesh, 0).rows() * table.at(p).cols);
     }
   }
@@ -214,6 +219,21 @@ CudaArena::Value CudaArena::linear(Value x, int64_t parameter) {
 }
 
 CudaArena::Value CudaArena::own_linear(Value x, int64_t parameter) {
+  const Value y = product(x, parameter);
+  const AdapterParameters adapter = spec_.table.adapter_of(parameter);
+  if (!adapter.exists()) return y;
+  const int64_t used = used_;
+  const Value low = product(x, adapter.a);
+  if (const float scale = spec_.config.lora->scale(); scale != 1.0f) {
+    kernels::cuda::scale(bf16(low), scale, step_->num_tokens * low.width, stream_);
+  }
+  const Value added = product(low, adapter.b);
+  kernels::cuda::add(bf16(y), bf16(added), step_->num_tokens * y.width, stream_);
+  used_ = used;  // what follows on the stream may have its memory
+  return y;
+}
+
+CudaArena::Value CudaArena::product(Value x, int64_t parameter) {
   const auto w = weight(parameter);
   const int64_t tokens = step_->num_tokens;
   const Value y{allocate(w.view.rows * tokens), w.view.rows};
@@ -253,8 +273,9 @@ CudaArena::Value CudaArena::router_logits(Value x, int64_t parameter) {
 }
 
 CudaArena::Value CudaArena::rope(Value x) {
-  kernels::cuda::rope(bf16(x), bf16(x), step_->position, step_->num_tokens, x.width / spec_.config.head_dim,
-                      *rope_, kernels::RopeDirection::kForward, stream_);
+  kernels::cuda::rope(bf16(x), bf16(x), step_->position, step_->num_tokens,
+                      x.width / spec_.config.head_dim, *rope_, kernels::RopeDirection::kForward,
+                      stream_);
   return x;
 }
 

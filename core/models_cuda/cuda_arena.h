@@ -109,7 +109,9 @@ class CudaArena {
   uint16_t* allocate(int64_t values);  // BF16, aligned; float32 and int32 take two each
   void all_gather(const uint16_t* part, int64_t count, uint16_t* all) const;
   Value gather_columns(Value x);
+  // x w'^T, and what an adapter adds to it; no rows are gathered.
   Value own_linear(Value x, int64_t parameter);
+  Value product(Value x, int64_t parameter);
   // Rows by expert, and the place there of each pair (token, choice).
   struct PairParts {
     const uint16_t* part;

@@ -25,7 +25,7 @@ JointParameters join_parameters(const ParameterTable& table, const QuantizationP
   if (!plan.any()) joint.plan.config = draft->plan.config;
   for (ParameterSpec parameter : model_parameters(draft->config).parameters) {
     parameter.module = "draft." + parameter.module;
-    parameter.is_draft = true;
+    parameter.is_draft = parameter.is_frozen = true;
     parameter.layer = -1;  // none of the model's
     joint.table.parameters.push_back(std::move(parameter));
   }

@@ -8,6 +8,7 @@ Sharing sharing_of(const ParameterSpec& parameter, const Mesh& mesh) {
   switch (parameter.role) {
     case ParameterRole::kAttention:
     case ParameterRole::kMlp:
+    case ParameterRole::kLoraB:  // rows as its matrix's
       return mesh.tensor > 1 ? Sharing::kTensor : Sharing::kAll;
     case ParameterRole::kExpert:
       return mesh.expert > 1 ? Sharing::kExpert : Sharing::kAll;

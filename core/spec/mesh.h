@@ -42,7 +42,7 @@ struct Mesh {
 /// Who multiplies with which rows of a parameter.
 enum class Sharing {
   kAll,     ///< every rank with all of them
-  kTensor,  ///< each tensor rank with its part: attention and dense MLPs
+  kTensor,  ///< each tensor rank with its part: attention, dense MLPs, B of adapters
   kExpert,  ///< the expert rank that has this expert, with all of them
 };
 Sharing sharing_of(const ParameterSpec& parameter, const Mesh& mesh);

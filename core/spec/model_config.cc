@@ -294,6 +294,7 @@ ModelConfig parse_model_config(const Json& json, const std::string& what) {
       }
     }
   }
+  if (fields.has(kLoraKey)) config.lora = parse_lora_shape(fields.raw(kLoraKey), what);
   fields.finish();
   check_shape(config, what);
   return config;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/base/json.h"
+#include "core/spec/lora_shape.h"
 
 namespace nibble {
 
@@ -51,6 +52,7 @@ struct ModelConfig {
   std::vector<bool> layer_is_moe;  ///< one per layer
   bool joins_hidden = false;       ///< a draft head: its input is more than tokens (HiddenJoin)
   bool gives_values = false;       ///< a critic: value_model()
+  std::optional<LoraShape> lora;   ///< adapters, beside which all else is frozen
 
   int64_t q_rows() const { return num_heads * head_dim; }
   int64_t kv_rows() const { return num_kv_heads * head_dim; }

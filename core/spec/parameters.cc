@@ -5,6 +5,14 @@
 namespace nibble {
 namespace {
 
+bool has_adapter(const ParameterSpec& parameter, LoraTargets targets) {
+  if (parameter.layer < 0) return false;
+  const bool is_attention = parameter.role == ParameterRole::kAttention;
+  const bool is_mlp = parameter.role == ParameterRole::kMlp;
+  return (is_attention && targets != LoraTargets::kMlp) ||
+         (is_mlp && targets != LoraTargets::kAttention);
+}
+
 class TableBuilder {
  public:
   explicit TableBuilder(const ModelConfig& config) : config_(config) {}
@@ -72,6 +80,25 @@ class TableBuilder {
     layer_ = -1;
   }
 
+  void add_adapter(int64_t index, const LoraShape& lora) {
+    const ParameterSpec base = table_.at(index);
+    layer_ = base.layer;
+    AdapterParameters& adapter = table_.adapters[static_cast<size_t>(index)];
+    adapter.a = add(base.module + ".lora_A", ParameterRole::kLoraA, lora.rank, base.cols);
+    adapter.b = add(base.module + ".lora_B", ParameterRole::kLoraB, base.rows, lora.rank);
+    layer_ = -1;
+  }
+
+  void add_adapters(const LoraShape& lora) {
+    const int64_t base_size = table_.size();
+    for (ParameterSpec& parameter : table_.parameters) parameter.is_frozen = true;
+    table_.adapters.resize(static_cast<size_t>(base_size));
+    for (int64_t p = 0; p < base_size; ++p) {
+      if (has_adapter(table_.at(p), lora.targets)) add_adapter(p, lora);
+    }
+    table_.adapters.resize(static_cast<size_t>(table_.size()));
+  }
+
   ParameterTable build() {
     table_.embedding =
         add("model.embed_tokens", ParameterRole::kEmbedding, config_.vocab, config_.hidden);
@@ -80,6 +107,7 @@ class TableBuilder {
     table_.final_norm = add("model.norm", ParameterRole::kNorm, 1, config_.hidden);
     table_.lm_head = config_.tied_embeddings ? table_.embedding : add_head();
     table_.num_experts = config_.moe.num_experts;
+    if (config_.lora) add_adapters(*config_.lora);
     return std::move(table_);
   }
 

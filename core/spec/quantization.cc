@@ -8,8 +8,10 @@
 namespace nibble {
 namespace {
 
+// A Linear module of the model that other engines know.
 bool is_linear(ParameterRole role) {
-  return role != ParameterRole::kEmbedding && role != ParameterRole::kNorm;
+  return role != ParameterRole::kEmbedding && role != ParameterRole::kNorm &&
+         role != ParameterRole::kLoraA && role != ParameterRole::kLoraB;
 }
 
 bool can_be_quantized(ParameterRole role) {

@@ -17,6 +17,7 @@ ModelSpec draft_head_spec(const ModelConfig& model) {
   config.moe = {};
   config.layer_is_moe = {false};
   config.joins_hidden = true;
+  config.lora.reset();
   return make_model_spec(config);
 }
 

@@ -42,6 +42,20 @@ class AlgorithmKeys(CliTestCase):
             code, again, error = nibble("config", effective)
             self.assertEqual((code, again), (0, shown), error)
 
+    def test_a_learning_rate_that_cannot_be_followed_is_refused(self):
+        decays = {"optimizer.schedule": "cosine", "optimizer.warmup_steps": 3}
+        self.refused_key("optimizer.decay_steps", 0, "optimizer.warmup_steps", **decays)
+        self.refused_key("optimizer.decay_steps", 3, "optimizer.warmup_steps", **decays)
+        self.refused_key("optimizer.min_lr", 0.5, "optimizer.lr", **decays, **{"optimizer.decay_steps": 9})
+        self.refused_key("optimizer.decay_steps", 9, "optimizer.schedule")
+        self.refused_key("optimizer.min_lr", 0.0001, "optimizer.schedule")
+        self.refused_key("optimizer.beta1", 1)
+        self.refused_key("optimizer.beta2", 1)
+        self.refused_key("critic.decay_steps", 2, "critic.lr_warmup_steps",
+                         **{"advantage": "gae", "critic.schedule": "linear", "critic.lr_warmup_steps": 2})
+        self.refused_key("optimizer.mapped_in", "/tmp", "optimizer.offload", **{"optimizer.offload": "true"})
+        self.refused_key("optimizer.mapped_in", "/tmp", "cluster.device", **{"cluster.device": "cuda"})
+
     def test_a_critic_belongs_to_gae_and_to_nothing_else(self):
         gae = {"advantage": "gae"}
         keys = {"critic.model": "tests/oracles/models/moe_norm/bf16", "critic.lr": 0.001, "critic.schedule": "linear",

@@ -5,6 +5,7 @@
 #include "core/base/json.h"
 #include "core/base/memory_count.h"
 #include "core/tensor/tensor_memory.h"
+#include "tests/trainer/lora_trainer.h"
 #include "tests/trainer/mesh_member.h"
 #include "tests/trainer/oracle_records.h"
 #include "tests/trainer/tiny_critic.h"
@@ -170,6 +171,52 @@ int64_t peak_of(const TrainerConfig& config, const std::vector<SampleGroup>& gro
   }
   const DeviceKind device = member.device().kind();
   return device == DeviceKind::kCpu ? count.peak_bytes() - before : ops::peak_cuda_bytes();
+}
+
+// Adapters beside a frozen base, which is read from a file.
+TEST(MemoryPeakOfAdapters, IsPlannedAndGradientsOfTheBaseAreNowhere) {
+  for (const auto& [name, variant] :
+       {std::pair{"dense_untied", "int4_sym7"}, std::pair{"moe_mixed", "bf16"}}) {
+    for (const Mesh mesh : {Mesh{1}, Mesh{2}, Mesh{2, 2, 1}}) {
+      for (const Recompute recompute :
+           {Recompute::kNone, Recompute::kSelective, Recompute::kFull}) {
+        const std::string what =
+            fmt::format("{} with adapters on {} ranks, tensor {}, recompute {}", name, mesh.world,
+                        mesh.tensor, static_cast<int>(recompute));
+        EXPECT_EQ(run_members(Wire::kGloo, mesh,
+                              [&](const MeshMember& member) {
+                                TrainerConfig config = lora_config(name, variant);
+                                config.algorithm.reference = ReferenceMode::kNever;
+                                config.algorithm.loss.kl_coef = 0.0;
+                                config.algorithm.loss.objective = PolicyObjective::kSft;
+                                config.algorithm.loss.aggregation = Aggregation::kTokenMean;
+                                config.recompute = recompute;
+                                config.max_tokens_per_device = kMicroBatch;
+                                config.max_positions = kSequence + 1;
+                                count_tensor_memory();
+                                MemoryCount& count = memory_count(DeviceKind::kCpu);
+                                const int64_t before = count.bytes();
+                                Trainer trainer = member.trainer(config);
+                                const auto records = records_of(mesh);
+                                const int rank = member.all->rank();
+                                const auto share = share_records(
+                                    pointers(records), mesh.data_rank(rank), mesh.num_data());
+                                GatherBytes gathered;
+                                for (int step = 0; step < 2; ++step) {
+                                  gathered = trainer.train_records(share).gathered;
+                                }
+                                expect_gathers(plan_trainer_gathers(config, mesh, rank).training,
+                                               gathered, what);
+                                const TrainerMemory plan =
+                                    plan_trainer_memory(config, mesh, rank, DeviceKind::kCpu);
+                                expect_near(plan.bytes_in(DeviceKind::kCpu),
+                                            count.peak_bytes() - before, 0.1, what + ": peak");
+                              }),
+                  mesh.world)
+            << what;
+      }
+    }
+  }
 }
 
 // Two packings, a reference, moments in BF16, and a micro-batch that is one group.

@@ -187,6 +187,33 @@ TEST(TrainerMemory, WhatIsComputedAgainIsNotKept) {
   }
 }
 
+TEST(TrainerMemory, AdaptersHaveStateAndTwoPackingsTheBaseOneAndTheReferenceIsTheModels) {
+  Job job("dense_untied");
+  job.config.algorithm.reference = ReferenceMode::kAlways;
+  const TrainerMemory whole = plan(job, Mesh{1});
+  job.config.lora = LoraShape{32, 32.0, LoraTargets::kLinear};
+  job.config.base = job.int4.path();
+  ModelConfig model = parse_model_config(job.int4.config(), "int4");
+  model.lora = job.config.lora;
+  const ParameterTable table = model_parameters(model);
+  job.config.train_plan = job.config.serve_plan = checkpoint_plan(job.int4, table);
+  int64_t adapters = 0;
+  for (const ParameterSpec& p : table.parameters) adapters += p.is_frozen ? 0 : p.num_elements();
+  for (const int world : {1, 2, 3}) {
+    int64_t state = 0, packed = 0, reference = 0;
+    for (int rank = 0; rank < world; ++rank) {
+      const TrainerMemory memory = plan(job, Mesh{world}, rank);
+      state += state_bytes(memory);
+      packed += memory.packed_bytes;
+      reference += memory.reference_bytes;
+    }
+    EXPECT_EQ(state, 16 * adapters);
+    EXPECT_EQ(packed, whole.packed_bytes / 2 + 2 * 2 * adapters);
+    EXPECT_EQ(reference, whole.reference_bytes);
+  }
+  EXPECT_GT(plan(job, Mesh{1}).activation_bytes, whole.activation_bytes);
+}
+
 TEST(TrainerMemory, KnowsTheReferenceAndASecondPlan) {
   Job job("dense_untied");
   const int64_t packed = plan(job, Mesh{1}).packed_bytes;

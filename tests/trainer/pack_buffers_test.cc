@@ -65,7 +65,9 @@ TEST(PackBuffers, RidersStandUnchangedBehindEveryPackingAndCountAsNoChange) {
   const Model model("dense_untied");
   const ShardLayout layout{&model.table, model.plan, Mesh{1}, 0};
   const std::vector<uint16_t> values = {1, 2, 3};
-  PackBuffers buffers({{Array<uint16_t>(std::span<const uint16_t>(values)), {}, {}}, {}});
+  std::vector<StoredParameter> riders(2);
+  riders[0].bf16 = Array<uint16_t>(std::span<const uint16_t>(values));
+  PackBuffers buffers({{}, std::move(riders)});
   const auto first = pack_shards(layout, model.masters(layout, 1.0f), model.kernels, buffers);
   const auto second = pack_shards(layout, model.masters(layout, 2.0f), model.kernels, buffers);
   for (const auto& packing : {first, second}) {

@@ -11,7 +11,7 @@
 
 namespace nibble {
 
-/// The parameters of a unit (a layer, or what is in none) that the same ranks own. They travel
+/// Parameters of a unit (a layer, or what is in none) that the same ranks own. They travel
 /// together, in this order; a quantized one as words, then scales.
 struct Bundle {
   ProcessGroup* group = nullptr;  ///< of the owners, by place
@@ -49,7 +49,8 @@ class BundleGather {
 class BundleReduction {
  public:
   explicit BundleReduction(DeviceKind device) : send_(device), receive_(device) {}
-  /// `grads`: of the unit's parameters. They may change once this returns.
+  /// `bundle`: of parameters that are trained. `grads`: of all the unit's. They may change once
+  /// this returns.
   void start(const ShardLayout& layout, const Bundle& bundle,
              const std::vector<Array<float>>& grads);
   /// Adds to `shards`, one array per parameter of the model. Nothing if none was started.

@@ -16,6 +16,7 @@ constexpr size_t kNumSharings = 3;
 struct GatheredWeights::Unit {
   std::vector<int64_t> parameters;
   std::map<Sharing, Bundle> bundles;  // of what has several owners
+  std::map<Sharing, Bundle> trained;  // the same less what is frozen: gradients travel
 };
 
 struct GatheredWeights::Slot {
@@ -57,9 +58,21 @@ GatheredWeights::GatheredWeights(const ShardLayout& layout, const MeshGroups& gr
   }
   for (size_t u = 0; u < units_.size(); ++u) {
     for (auto& [sharing, members] : shared[u]) {
+      auto& [parameters, index] = members;
+      std::vector<int64_t> trained;
+      std::vector<size_t> trained_index;
+      for (size_t i = 0; i < parameters.size(); ++i) {
+        if (layout_.is_frozen(parameters[i])) continue;
+        trained.push_back(parameters[i]);
+        trained_index.push_back(index[i]);
+      }
+      ProcessGroup& owners = groups.owners(sharing);
+      if (!trained.empty()) {
+        units_[u].trained.emplace(
+            sharing, make_bundle(layout_, owners, std::move(trained), std::move(trained_index)));
+      }
       units_[u].bundles.emplace(
-          sharing, make_bundle(layout_, groups.owners(sharing), std::move(members.first),
-                               std::move(members.second)));
+          sharing, make_bundle(layout_, owners, std::move(parameters), std::move(index)));
     }
   }
   for (int i = 0; i < 2; ++i) ring_.push_back(std::make_unique<Slot>(kernels_.device()));
@@ -165,7 +178,8 @@ void GatheredWeights::zero_slot_gradients(Slot& slot) {
   const Unit& unit = units_[static_cast<size_t>(slot.unit)];
   while (slot.grads.size() < unit.parameters.size()) slot.grads.emplace_back(kernels_.device());
   for (size_t i = 0; i < slot.grads.size(); ++i) {
-    const bool is_summed = i < unit.parameters.size() && is_shared(unit.parameters[i]);
+    const bool is_summed = i < unit.parameters.size() && is_shared(unit.parameters[i]) &&
+                           !layout_.is_frozen(unit.parameters[i]);
     slot.grads[i].resize(
         is_summed
             ? static_cast<size_t>(used_[static_cast<size_t>(unit.parameters[i])].num_elements())
@@ -181,7 +195,7 @@ void GatheredWeights::leave_layer(int64_t layer, ops::Pass pass) {
 }
 
 void GatheredWeights::start_reduction(Slot& slot) {
-  for (const auto& [sharing, bundle] : units_[static_cast<size_t>(slot.unit)].bundles) {
+  for (const auto& [sharing, bundle] : units_[static_cast<size_t>(slot.unit)].trained) {
     reductions_[static_cast<size_t>(sharing)]->start(layout_, bundle, slot.grads);
   }
 }
@@ -211,7 +225,7 @@ kernels::WeightView GatheredWeights::weight(int64_t parameter) const {
 
 float* GatheredWeights::grad(int64_t parameter) {
   const auto p = static_cast<size_t>(parameter);
-  if (gradient_shards_.empty()) return nullptr;
+  if (gradient_shards_.empty() || layout_.is_frozen(parameter)) return nullptr;
   if (!is_shared(parameter)) return gradient_shards_[p].data();
   const auto [unit, index] = place_[p];
   Slot& slot = slot_of_unit(unit);
@@ -222,7 +236,7 @@ float* GatheredWeights::grad(int64_t parameter) {
 void GatheredWeights::enable_gradients() {
   gradient_shards_.clear();
   for (int64_t p = 0; p < layout_.table->size(); ++p) {
-    gradient_shards_.emplace_back(static_cast<size_t>(layout_.shard_elements(p)),
+    gradient_shards_.emplace_back(static_cast<size_t>(layout_.trained_elements(p)),
                                   kernels_.device());
   }
 }

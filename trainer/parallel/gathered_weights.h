@@ -63,10 +63,11 @@ class GatheredWeights final : public ops::WeightSource {
   kernels::WeightView weight(int64_t parameter) const override;
   float* grad(int64_t parameter) override;
 
-  /// From now on passes leave gradients; allocates the float32 shards.
+  /// From now on passes leave gradients of what is not frozen (grad() of what is stays null);
+  /// allocates the float32 shards.
   void enable_gradients();
   void zero_gradients();
-  /// This rank's rows of dL/dw', one array per parameter.
+  /// This rank's rows of dL/dw', one array per parameter; empty where it is frozen.
   std::vector<Array<float>>& gradients() { return gradient_shards_; }
 
   GatherBytes take_bytes();

@@ -11,6 +11,10 @@ int64_t ShardLayout::shard_elements(int64_t parameter) const {
   return shard(parameter).rows() * table->at(parameter).cols;
 }
 
+int64_t ShardLayout::trained_elements(int64_t parameter) const {
+  return trained(parameter).rows() * table->at(parameter).cols;
+}
+
 int64_t packed_bytes(const ShardLayout& layout, int64_t parameter, int64_t rows) {
   const int64_t cols = layout.table->at(parameter).cols;
   if (!layout.quantized(parameter)) return rows * cols * 2;
@@ -18,12 +22,14 @@ int64_t packed_bytes(const ShardLayout& layout, int64_t parameter, int64_t rows)
 }
 
 struct PackBuffers::Shelf {
+  explicit Shelf(FixedParameters f) : fixed(std::move(f)) {}
+  FixedParameters fixed;  // that all buffers have views of
   std::mutex mutex;
   std::vector<std::unique_ptr<PackedShards>> free;  // guarded by mutex
 };
 
-PackBuffers::PackBuffers(std::vector<StoredParameter> riders)
-    : riders_(std::move(riders)), shelf_(std::make_shared<Shelf>()) {}
+PackBuffers::PackBuffers(FixedParameters fixed)
+    : shelf_(std::make_shared<Shelf>(std::move(fixed))) {}
 
 std::shared_ptr<PackedShards> PackBuffers::acquire(const ShardLayout& layout, DeviceKind device) {
   std::unique_ptr<PackedShards> buffer;
@@ -39,11 +45,16 @@ std::shared_ptr<PackedShards> PackBuffers::acquire(const ShardLayout& layout, De
   }
   if (!buffer) {
     buffer = std::make_unique<PackedShards>();
+    FixedParameters& fixed = shelf_->fixed;
     for (int64_t p = 0; p < layout.table->size(); ++p) {
+      if (layout.is_frozen(p)) {
+        buffer->parameters.push_back(fixed.frozen.at(static_cast<size_t>(p)).shared());
+        continue;
+      }
       buffer->parameters.push_back(StoredParameter::make(
           layout.table->at(p), layout.shard(p).rows(), layout.plan, layout.quantized(p), device));
     }
-    for (const StoredParameter& rider : riders_) buffer->parameters.push_back(rider.to(device));
+    for (StoredParameter& rider : fixed.riders) buffer->parameters.push_back(rider.shared());
   }
   return {buffer.release(), [shelf = shelf_](PackedShards* shards) {
             const std::lock_guard lock(shelf->mutex);
@@ -60,7 +71,7 @@ std::vector<kernels::PackJob> pack_jobs(const ShardLayout& layout,
     StoredParameter& out = packed.parameters[static_cast<size_t>(p)];
     const int64_t group = layout.quantized(p) ? layout.plan.config.group_size : 0;
     jobs.push_back({masters[static_cast<size_t>(p)].data(),
-                    {layout.shard(p).rows(), whole.cols, group},
+                    {layout.trained(p).rows(), whole.cols, group},
                     out.words.data(),
                     out.scale.data(),
                     out.bf16.data(),
@@ -105,6 +116,10 @@ PackChanges count_changes(const ShardLayout& layout, const PackedShards& before,
   for (size_t p = 0; p < static_cast<size_t>(layout.table->size()); ++p) {
     const StoredParameter& a = before.parameters[p];
     const StoredParameter& b = after.parameters[p];
+    if (layout.is_frozen(static_cast<int64_t>(p))) {
+      jobs.emplace_back();
+      continue;
+    }
     const bool quantized = layout.quantized(static_cast<int64_t>(p));
     const auto& values = [&](const StoredParameter& of) -> const auto& {
       return quantized ? of.scale : of.bf16;

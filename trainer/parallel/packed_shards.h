@@ -29,6 +29,13 @@ struct ShardLayout {
   RowShard used(int64_t parameter) const { return used_rows(*table, parameter, mesh, rank); }
   Sharing sharing(int64_t parameter) const { return sharing_of(table->at(parameter), mesh); }
   int64_t shard_elements(int64_t parameter) const;
+  bool is_frozen(int64_t parameter) const { return table->at(parameter).is_frozen; }
+  /// Rows that this rank keeps masters of: shard() of what is trained, else none.
+  RowShard trained(int64_t parameter) const {
+    const RowShard own = shard(parameter);
+    return is_frozen(parameter) ? RowShard{own.begin, own.begin} : own;
+  }
+  int64_t trained_elements(int64_t parameter) const;
   bool quantized(int64_t parameter) const { return plan.quantized[static_cast<size_t>(parameter)]; }
 };
 
@@ -42,21 +49,29 @@ struct PackedShards {
   std::vector<StoredParameter> parameters;
 };
 
+/// What no packing changes: a frozen base, and what is published with the model. In the memory that
+/// packings are in.
+struct FixedParameters {
+  /// One a parameter of the layout, this rank's rows, nothing where it is trained; or none at all
+  /// where all are.
+  std::vector<StoredParameter> frozen;
+  std::vector<StoredParameter> riders;  ///< behind the layout's parameters: a draft model
+};
+
 /// Memory of the packings of one layout, used again and again. A buffer comes back when its last
 /// holder lets go (trainer, sender, an engine of this process), so that nobody packs into weights
-/// that are in use. Any thread may let go; buffers may outlive this. One thread acquires.
+/// that are in use. What is fixed exists once: every buffer has views of it. Any thread may let go;
+/// buffers may outlive this. One thread acquires.
 class PackBuffers {
  public:
-  /// `riders` stand behind the layout's parameters in every buffer, unchanged: a draft model.
-  explicit PackBuffers(std::vector<StoredParameter> riders = {});
-  /// A buffer that nobody holds, its contents undefined (but for riders): a free one, else a new
-  /// one.
+  explicit PackBuffers(FixedParameters fixed = {});
+  /// A buffer that nobody holds, its contents undefined (but for what is fixed): a free one, else a
+  /// new one.
   std::shared_ptr<PackedShards> acquire(const ShardLayout& layout, DeviceKind device);
   int num_allocated() const { return num_allocated_; }
 
  private:
   struct Shelf;
-  const std::vector<StoredParameter> riders_;
   std::shared_ptr<Shelf> shelf_;  // shared: buffers find their way back after this is gone
   int num_allocated_ = 0;
 };
@@ -76,7 +91,7 @@ struct PartChanges {
   PartChanges& operator+=(PartChanges other);
 };
 
-/// Differences between two packings of the same layout, riders left out.
+/// Differences between two packings of the same layout, what is fixed left out.
 struct PackChanges {
   std::vector<PartChanges> layers;  ///< decoder layers
   PartChanges rest;                 ///< embedding, last norm, head
@@ -87,7 +102,8 @@ struct PackChanges {
 /// quantized. None: every packing derives its own (sym7).
 using HeldScales = std::span<const Array<uint16_t>>;
 
-/// One job a parameter that packs `masters` (this rank's rows) into `packed`.
+/// One job a parameter that packs `masters` (this rank's rows) into `packed`; of no rows where the
+/// parameter is frozen.
 std::vector<kernels::PackJob> pack_jobs(const ShardLayout& layout,
                                         std::span<const Array<float>> masters, HeldScales held,
                                         PackedShards& packed);

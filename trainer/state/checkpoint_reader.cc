@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <mutex>
 
 #include "core/base/fail.h"
 #include "core/base/file.h"
@@ -60,6 +61,18 @@ ModelSpec critic_spec(const OrderedJson& critic, const fs::path& path) {
   return make_model_spec(value_model(spec_of(config, path).config));
 }
 
+std::optional<AdapterBase> base_of(const OrderedJson& config, const fs::path& path) {
+  if (!config.contains(kLoraKey)) return std::nullopt;
+  const auto text = [&](const char* key) {
+    const OrderedJson value = config[kLoraKey].value(key, OrderedJson());
+    if (!value.is_string()) {
+      fail(ErrorCode::kInvalidArgument, "'{}': {}.{} is no text", path.string(), kLoraKey, key);
+    }
+    return value.get<std::string>();
+  };
+  return AdapterBase{text("base"), text("base_sha256")};
+}
+
 QuantizationPlan plan_of(const OrderedJson& config, const ModelSpec& spec, const fs::path& path) {
   const auto quantization =
       parse_quantization_config(parse_json(config.dump(), path.string()), path.string());
@@ -104,7 +117,13 @@ std::string checkpoint_meta_sha256(const OrderedJson& meta, std::string_view con
   return sha.finish();
 }
 
-CheckpointReader::CheckpointReader(const fs::path& directory) : directory_(directory) {
+struct CheckpointReader::OpenedBase {
+  std::once_flag once;
+  std::optional<FrozenBase> base;  // written once
+};
+
+CheckpointReader::CheckpointReader(const fs::path& directory)
+    : directory_(directory), opened_base_(std::make_shared<OpenedBase>()) {
   const fs::path meta_path = directory / "meta.json";
   const OrderedJson meta = read_meta(directory);
   constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
@@ -123,6 +142,7 @@ CheckpointReader::CheckpointReader(const fs::path& directory) : directory_(direc
   holds_scales_ = meta.contains("scales");
   config_ = parse_ordered_json(config_text, config_path.string());
   spec_ = spec_of(config_, config_path);
+  base_ = base_of(config_, config_path);
   plan_ = plan_of(config_, spec_, config_path);
   const auto world = static_cast<int>(read_count(meta, "world", kMaxWorld, meta_path));
   rows_.emplace(directory, RowsOf::kModel, world);
@@ -144,9 +164,32 @@ void CheckpointReader::read_scales(int64_t parameter, RowShard rows,
   rows_->read_scales(spec, spec.cols / plan_.config.group_size, rows, out);
 }
 
+const FrozenBase& CheckpointReader::open_base(const kernels::Parallel& parallel) const {
+  std::call_once(opened_base_->once, [&] {
+    const fs::path& directory = base_->directory;
+    if (!fs::is_directory(directory)) {
+      fail(ErrorCode::kNotFound,
+           "checkpoint '{}' holds adapters alone, and the weights beside which they were trained "
+           "are not in '{}' any more: put them back",
+           directory_.string(), directory.string());
+    }
+    FrozenBase base(directory, spec_.table, plan_);
+    const std::string found = frozen_digest(base, spec_.table, plan_, parallel);
+    if (found != base_->digest) {
+      fail(ErrorCode::kDataLoss,
+           "checkpoint '{}' holds adapters alone, and '{}' has other weights than those beside "
+           "which they were trained (digest {} instead of {}): put those back",
+           directory_.string(), directory.string(), found, base_->digest);
+    }
+    opened_base_->base.emplace(std::move(base));
+  });
+  return *opened_base_->base;
+}
+
 StoredParameter CheckpointReader::served(int64_t parameter,
                                          const kernels::Parallel& parallel) const {
   const ParameterSpec& spec = spec_.table.at(parameter);
+  if (spec.is_frozen) return open_base(parallel).parameter(parameter, parallel);
   std::vector<float> master;
   read_rows("master", parameter, {0, spec.rows}, master);
   StoredParameter stored;

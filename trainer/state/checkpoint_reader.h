@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -14,6 +15,7 @@
 #include "core/models/weights.h"
 #include "core/spec/mesh.h"
 #include "core/spec/quantization.h"
+#include "trainer/state/frozen_base.h"
 #include "trainer/state/row_files.h"
 
 namespace nibble {
@@ -48,6 +50,12 @@ struct StoredCritic {
   RowFiles rows;
 };
 
+/// Where the frozen weights of a checkpoint with adapters are: beside LoraShape in its config.json.
+struct AdapterBase {
+  std::filesystem::path directory;
+  std::string digest;  ///< frozen_digest()
+};
+
 /// A finished training checkpoint, mapped: any rows of any parameter, however many ranks wrote it.
 /// Immutable after construction; any thread may read.
 class CheckpointReader {
@@ -68,6 +76,8 @@ class CheckpointReader {
   const StoredCritic* critic() const { return critic_ ? &*critic_ : nullptr; }
   /// Whether scales are held (qat.start: calibrated) rather than derived from the masters.
   bool holds_scales() const { return holds_scales_; }
+  /// Of a checkpoint that trains adapters beside frozen weights (spec().config.lora).
+  const std::optional<AdapterBase>& base() const { return base_; }
 
   /// RowFiles::read_rows() of the model.
   void read_rows(const std::string& kind, int64_t parameter, RowShard rows,
@@ -76,11 +86,15 @@ class CheckpointReader {
   /// RowFiles::read_scales() of a quantized parameter, [rows, cols/group].
   void read_scales(int64_t parameter, RowShard rows, std::vector<uint16_t>& out) const;
 
-  /// A parameter as it is served, made from its master: packed INT4, or rounded to BF16. Throws
-  /// Error{kInvalidArgument} naming tensor, row and group that cannot be quantized.
+  /// A parameter as it is served, made from its master: packed INT4, or rounded to BF16; a frozen
+  /// one from base(), which the first such call reads as a whole. Throws Error{kInvalidArgument}
+  /// naming tensor, row and group that cannot be quantized, Error{kNotFound} if the base is gone,
+  /// Error{kDataLoss} if it holds other weights.
   StoredParameter served(int64_t parameter, const kernels::Parallel& parallel) const;
 
  private:
+  const FrozenBase& open_base(const kernels::Parallel& parallel) const;
+
   std::filesystem::path directory_;
   OrderedJson config_;
   TrainProgress progress_;
@@ -89,6 +103,9 @@ class CheckpointReader {
   bool holds_scales_ = false;
   std::optional<RowFiles> rows_;  // there once the constructor is done
   std::optional<StoredCritic> critic_;
+  std::optional<AdapterBase> base_;
+  struct OpenedBase;
+  std::shared_ptr<OpenedBase> opened_base_;  // shared: copies of this open it once
 };
 
 }  // namespace nibble

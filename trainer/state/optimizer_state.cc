@@ -12,7 +12,7 @@ namespace nibble {
 
 OptimizerState::OptimizerState(const ShardLayout& layout, DeviceKind device, MomentType moments) {
   for (int64_t p = 0; p < layout.table->size(); ++p) {
-    const auto count = static_cast<size_t>(layout.shard_elements(p));
+    const auto count = static_cast<size_t>(layout.trained_elements(p));
     master.emplace_back(count, device);
     if (moments == MomentType::kBf16) {
       m_bf16.emplace_back(count, device);

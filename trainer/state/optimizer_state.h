@@ -19,8 +19,8 @@ struct UpdateStats {
   int64_t projected = 0;  ///< masters of all ranks that left the range of their held scales
 };
 
-/// This rank's rows of every parameter in float32 with AdamW's moments, which may be BF16: the
-/// state that training changes and checkpoints keep.
+/// This rank's rows of every parameter that is trained (the arrays of others are empty) in float32
+/// with AdamW's moments, which may be BF16: the state that training changes and checkpoints keep.
 struct OptimizerState {
   std::vector<Array<float>> master;
   std::vector<Array<float>> m;  ///< empty, like v, if moments are BF16

@@ -27,4 +27,10 @@ double initializer_range(const Json& config, const std::string& what);
 void draw_rows(const ParameterSpec& spec, int64_t parameter, RowShard rows, const RandomInit& init,
                const kernels::Parallel& parallel, std::span<float> out);
 
+/// The same of an adapter's matrices: A is uniform in (-1/sqrt(in), 1/sqrt(in)), B is 0, so that a
+/// model with new adapters computes what it computes without. PEFT's start: LoraLayer's
+/// reset_lora_parameters() (peft/tuners/lora/layer.py) is kaiming_uniform_(A, a = sqrt(5)).
+void draw_adapter_rows(const ParameterSpec& spec, int64_t parameter, RowShard rows, uint64_t seed,
+                       const kernels::Parallel& parallel, std::span<float> out);
+
 }  // namespace nibble

@@ -81,7 +81,7 @@ void write_row_file(const fs::path& path, const ShardLayout& layout, const Optim
   for (const char* kind : {"m", "master", "v"}) {  // sorted
     for (int64_t p = 0; p < layout.table->size(); ++p) {
       const ParameterSpec& whole = layout.table->at(p);
-      const RowShard shard = layout.shard(p);
+      const RowShard shard = layout.trained(p);
       if (shard.rows() == 0) continue;
       metadata["first_row/" + whole.name()] = std::to_string(shard.begin);
       const MomentRows rows = arrays_of(kind, p);

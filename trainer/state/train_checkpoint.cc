@@ -37,6 +37,7 @@ void read_state(const fs::path& directory, const ParameterTable& stored, const R
                 const ShardLayout& layout, OptimizerState& state) {
   for (int64_t p = 0; p < layout.table->size(); ++p) {
     check_parameter(directory, stored, layout.table->at(p), p);
+    if (layout.is_frozen(p)) continue;
     const auto index = static_cast<size_t>(p);
     std::vector<float> rows;
     const auto read = [&](const char* kind) -> const std::vector<float>& {
@@ -61,6 +62,20 @@ std::map<std::string, int64_t> by_name(const ParameterTable& table) {
 }
 
 }  // namespace
+
+void check_same_adapters(const CheckpointReader& checkpoint, const std::optional<LoraShape>& lora) {
+  const std::optional<LoraShape>& stored = checkpoint.spec().config.lora;
+  if (stored == lora) return;
+  const auto text = [](const std::optional<LoraShape>& shape) {
+    if (!shape) return std::string("lora.rank 0");
+    return fmt::format("lora.rank {}, lora.alpha {} and lora.targets {}", shape->rank, shape->alpha,
+                       lora_targets_name(shape->targets));
+  };
+  fail(ErrorCode::kInvalidArgument,
+       "checkpoint '{}' was trained with {}, this run has {}: resume it with those that it has, or "
+       "`nibble export` it and begin anew",
+       checkpoint.path().string(), text(stored), text(lora));
+}
 
 TrainProgress load_train_checkpoint(const fs::path& directory, const ShardLayout& layout,
                                     OptimizerState& state) {
@@ -113,6 +128,7 @@ CheckpointDigest digest_checkpoint(const fs::path& directory) {
   std::vector<float> rows;
   for (const auto& [name, p] : by_name(table)) {
     for (const char* kind : kKinds) {
+      if (table.at(p).is_frozen) break;
       reader.read_rows(kind, p, {0, table.at(p).rows}, rows);
       state.update(std::as_bytes(std::span(rows)));
     }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <set>
+#include <tuple>
 
 #include "core/base/error.h"
 #include "core/checkpoint/hf_directory.h"
@@ -47,6 +48,82 @@ TEST(ValueModel, IsTheDecoderWithAHeadOfOneRowThatIsNeverTied) {
     for (int64_t p = 0; p < critic.lm_head; ++p) {
       EXPECT_EQ(critic.at(p).name(), model.at(p).name());
       EXPECT_EQ(critic.at(p).num_elements(), model.at(p).num_elements());
+    }
+  }
+}
+
+TEST(ModelParameters, AdaptersStandBehindAModelWhosePlacesStay) {
+  for (const char* name : kNames) {
+    ModelConfig config = parse_model_config(HfDirectory(kModels / name / "bf16").config(), name);
+    const ParameterTable base = model_parameters(config);
+    for (const LoraTargets targets :
+         {LoraTargets::kAttention, LoraTargets::kMlp, LoraTargets::kLinear}) {
+      config.lora = LoraShape{32, 16.0, targets};
+      const ParameterTable table = model_parameters(config);
+      int64_t next = base.size();
+      for (int64_t p = 0; p < base.size(); ++p) {
+        const ParameterSpec& matrix = table.at(p);
+        EXPECT_EQ(matrix.module, base.at(p).module);
+        EXPECT_TRUE(matrix.is_frozen);
+        const bool is_attention = matrix.role == ParameterRole::kAttention;
+        const bool is_mlp = matrix.role == ParameterRole::kMlp;
+        const bool wanted = (is_attention && targets != LoraTargets::kMlp) ||
+                            (is_mlp && targets != LoraTargets::kAttention);
+        const AdapterParameters adapter = table.adapter_of(p);
+        ASSERT_EQ(adapter.exists(), wanted) << matrix.module;
+        if (!wanted) continue;
+        EXPECT_EQ(adapter.a, next++);
+        EXPECT_EQ(adapter.b, next++);
+        const ParameterSpec &a = table.at(adapter.a), &b = table.at(adapter.b);
+        EXPECT_EQ(a.name(), matrix.module + ".lora_A.weight");
+        EXPECT_EQ(b.name(), matrix.module + ".lora_B.weight");
+        EXPECT_EQ(std::tuple(a.rows, a.cols, a.layer), std::tuple(32, matrix.cols, matrix.layer));
+        EXPECT_EQ(std::tuple(b.rows, b.cols, b.layer), std::tuple(matrix.rows, 32, matrix.layer));
+        EXPECT_FALSE(a.is_frozen || b.is_frozen || table.adapter_of(adapter.a).exists());
+      }
+      EXPECT_EQ(table.size(), next);
+      EXPECT_EQ(table.lm_head, base.lm_head);
+    }
+  }
+}
+
+TEST(ModelParameters, AdaptersAreNeitherQuantizedNorInAnIgnoreList) {
+  ModelConfig config =
+      parse_model_config(HfDirectory(kModels / "moe_mixed" / "bf16").config(), "m");
+  const ParameterTable base = model_parameters(config);
+  const QuantizationPlan want = plan_quantization(base, QuantTargets::kLinear, 4, 32);
+  config.lora = LoraShape{32, 16.0, LoraTargets::kLinear};
+  const ParameterTable table = model_parameters(config);
+  for (const QuantizationPlan& plan : {plan_quantization(table, QuantTargets::kLinear, 4, 32),
+                                       plan_from_config(table, want.config)}) {
+    EXPECT_EQ(plan.config.ignore, want.config.ignore);
+    for (int64_t p = 0; p < table.size(); ++p) {
+      EXPECT_EQ(plan.quantized[static_cast<size_t>(p)],
+                p < base.size() && want.quantized[static_cast<size_t>(p)]);
+    }
+  }
+}
+
+TEST(LoraShapeJson, IsReadAsItWasWrittenAndRefusedByField) {
+  const LoraShape shape{64, 24.5, LoraTargets::kAttention};
+  const auto read = [](const OrderedJson& json) {
+    return parse_lora_shape(parse_json(json.dump(), "c"), "c");
+  };
+  EXPECT_EQ(read(lora_shape_json(shape)), shape);
+  EXPECT_EQ(LoraShape({64, 32.0}).scale(), 0.5f);
+  const std::pair<const char*, OrderedJson> wrong[] = {
+      {"rank", 48}, {"rank", 0},     {"rank", "64"},         {"rank", 8192},
+      {"alpha", 0}, {"alpha", "16"}, {"targets", "experts"}, {"targets", 1}};
+  for (const auto& [field, value] : wrong) {
+    OrderedJson json = lora_shape_json(shape);
+    json[field] = value;
+    try {
+      read(json);
+      FAIL() << json.dump();
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(std::string("nibble_lora.") + field),
+                std::string::npos)
+          << error.what();
     }
   }
 }
