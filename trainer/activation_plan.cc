@@ -1,6 +1,7 @@
 #include "trainer/activation_plan.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "core/ops/logit_chunk.h"
 
@@ -73,47 +74,53 @@ class ActivationSizes {
   int64_t values(int64_t width) const { return load_.tokens * width * element_; }
   int64_t panel(int64_t rows, int64_t cols) const { return rows * cols * element_; }
 
-  // Beside matrices other than those of `others` alone.
-  bool has_adapters(LoraTargets others) const {
-    return whole_.lora && whole_.lora->targets != others;
+  // What the tape keeps of one adapter, scale * (x A^T); 0 where `targets` get none.
+  int64_t low(LoraTargets targets) const {
+    const std::optional<LoraShape>& lora = whole_.lora;
+    const bool has_any =
+        lora && (lora->targets == targets || lora->targets == LoraTargets::kLinear);
+    return has_any ? values(lora->rank) : 0;
   }
-  // What the tape keeps of one adapter: scale * (x A^T).
-  int64_t low() const { return values(whole_.lora->rank); }
-  // Of one adapter's backward pass, beside its matrix's: low() before and after scaling, a second
-  // summand of the input's gradient, a panel.
-  int64_t adapter_backward(int64_t width) const {
-    return 2 * low() + values(width) + panel(whole_.lora->rank, width);
+  // What the backward pass of a product takes more with an adapter, beside the gradient of its
+  // input [tokens, width]: low() before and after scaling, a second summand, A.
+  int64_t adapter_backward(LoraTargets targets, int64_t width) const {
+    if (low(targets) == 0) return 0;
+    return 2 * low(targets) + values(width) + panel(whole_.lora->rank, width);
   }
 
   void add_attention(LayerBytes& bytes) const {
+    const auto targets = LoraTargets::kAttention;
     const int64_t q = values(own_.q_rows()), kv = values(own_.kv_rows());
     const int64_t turned = q + kv;                        // by RoPE
     const int64_t others = 2 * kv * (mesh_.context - 1);  // keys and values of other ranks' tokens
     const int64_t gathered = mesh_.tensor > 1 ? values(whole_.q_rows()) : 0;
     bytes.attention = stream() + (own_.qk_norm ? q + kv : 0) + turned + kv + others + q +
-                      kFloatBytes * load_.tokens * own_.num_heads + gathered + stream();
+                      kFloatBytes * load_.tokens * own_.num_heads + gathered + stream() +
+                      4 * low(targets);
     bytes.attention_dropped = stream() + (own_.qk_norm ? turned : 0);
-    const int64_t output = 2 * gathered + panel(whole_.hidden / mesh_.tensor, whole_.q_rows());
-    const int64_t input = 2 * stream() + q + 2 * kv + panel(own_.q_rows(), whole_.hidden);
+    // Ranks' columns get their gradient after the adapter has given its summand.
+    const int64_t output = std::max(2 * gathered, adapter_backward(targets, whole_.q_rows())) +
+                           panel(whole_.hidden / mesh_.tensor, whole_.q_rows());
+    const int64_t input = 2 * stream() + q + 2 * kv + panel(own_.q_rows(), whole_.hidden) +
+                          adapter_backward(targets, whole_.hidden);
     bytes.attention_backward =
         std::max({stream() + q + output, stream() + 2 * q + 2 * kv + others, input});
-    if (!has_adapters(LoraTargets::kMlp)) return;
-    bytes.attention += 4 * low();
-    bytes.attention_backward += adapter_backward(std::max(whole_.hidden, whole_.q_rows()));
   }
 
   void add_dense(LayerBytes& bytes) const {
+    const auto targets = LoraTargets::kMlp;
     const int64_t inner = values(own_.intermediate), product = values(whole_.intermediate);
-    bytes.mlp = stream() + 2 * inner + product + stream();
+    bytes.mlp = stream() + 2 * inner + product + stream() + 3 * low(targets);
     bytes.mlp_dropped = stream() + (mesh_.tensor == 1 ? product : 0);
     const int64_t gathered = mesh_.tensor > 1 ? 2 * product : 0;
-    bytes.mlp_backward = std::max(
-        stream() + product + gathered + panel(whole_.hidden / mesh_.tensor, whole_.intermediate),
-        // Of gate and up; the product is not kept any more.
-        stream() + 3 * inner - (mesh_.tensor == 1 ? product : 0));
-    if (!has_adapters(LoraTargets::kAttention)) return;
-    bytes.mlp += 3 * low();
-    bytes.mlp_backward += adapter_backward(std::max(whole_.hidden, whole_.intermediate));
+    const int64_t output = std::max(gathered, adapter_backward(targets, whole_.intermediate)) +
+                           panel(whole_.hidden / mesh_.tensor, whole_.intermediate);
+    // Of gate and up; the product is not kept any more.
+    const int64_t given_up = mesh_.tensor == 1 ? product : 0;
+    const int64_t input =
+        low(targets) == 0 ? 0 : 2 * stream() + 2 * inner + adapter_backward(targets, whole_.hidden);
+    bytes.mlp_backward =
+        std::max({stream() + product + output, stream() + 3 * inner - given_up, input - given_up});
   }
 
   void add_experts(LayerBytes& bytes) const {

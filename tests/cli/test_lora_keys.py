@@ -48,9 +48,12 @@ class LoraKeys(CliTestCase):
         self.refused({"lora.rank": 32, "qat.enabled": "false"}, "lora.rank", "qat.enabled",
                      "rollout.quantize")
         self.refused({"lora.rank": 32, "lora.targets": "mlp"}, "lora.targets", "experts", file=MOE)
-        random = {"model.init": "random", "algorithm.loss": "sft", "rollout.quantize": "false",
-                  "cluster.rollout_workers": 0}
-        self.refused({"lora.rank": 32, **random}, "lora.rank", "model.init")
+        supervised = self.folder / "supervised.yaml"
+        supervised.write_text("cluster: { trainers: 1, rollout_workers: 0 }\n"
+                              f"model: {{ path: {MODELS}/dense_untied/bf16, init: random }}\n"
+                              f"data: {{ train: {ROOT}/configs/ci/data/digits.jsonl }}\n"
+                              "qat: { enabled: false }\nalgorithm: { loss: sft }\n")
+        self.refused({"lora.rank": 32}, "lora.rank", "model.init", file=supervised)
 
     def plan(self, **keys):
         sets = [part for key, value in keys.items()

@@ -1,5 +1,5 @@
 """rollout.draft_model: a small model that guesses is published with the model; engines have it from
-nowhere else, it travels as the model does, and what is drawn stays what it was."""
+nowhere else, it travels to each of them once, and what is drawn stays what it was."""
 
 import unittest
 
@@ -37,7 +37,7 @@ class DraftModel(JobTest):
     def sync_bytes(self, directory):
         return [row["sync_bytes"] for row in read_metrics(directory)[0]]
 
-    def test_it_travels_with_every_version_whatever_the_layout(self):
+    def test_it_travels_with_the_first_version_whatever_the_layout(self):
         reference = self.reference()
         plain = self.sync_bytes(reference)
         for name, extra in (("int4", ()),
@@ -53,8 +53,8 @@ class DraftModel(JobTest):
                 self.train(directory, *FEW_STEPS, *drafts(), *extra)
                 self.expect_run_of(directory, own)
                 if name == "int4":
-                    # The same sizes once more.
-                    self.assertEqual(self.sync_bytes(directory), [2 * n for n in plain])
+                    # Versions of steps are later ones.
+                    self.assertEqual(self.sync_bytes(directory), plain)
 
     def test_bf16_weights_are_rounded_as_the_models_are(self):
         reference = self.reference()
@@ -72,7 +72,7 @@ class DraftModel(JobTest):
         self.train(whole, *FEW_STEPS)
         for found, plain, all_of_it in zip(self.sync_bytes(directory), self.sync_bytes(reference),
                                            self.sync_bytes(whole)):
-            # A header for each of its tensors that says so.
+            # It came with the first version.
             self.assertLess(found - plain, 0.01 * all_of_it)
 
     def test_workers_that_are_trainers_too(self):

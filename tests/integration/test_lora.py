@@ -52,7 +52,7 @@ class Lora(JobTest):
     def test_resume_is_the_uninterrupted_run_also_with_other_ranks(self):
         reference, directory = self.folder / "reference", self.folder / "run"
         self.train(reference, *LORA)
-        self.train(directory, *LORA, *settings(run__steps=4))
+        self.train(directory, *LORA, *settings(run__steps=3))
         result = self.start("--log-level", "debug", "train", "configs/ci/tiny-dense.yaml", *LORA,
                             *settings(run__directory=directory), "--resume").wait()
         self.assertEqual(result.code, 0, result.err[-3000:])
