@@ -69,12 +69,13 @@ class Lora(JobTest):
                                  "--resume").wait()
             self.expect_refusal(refused, 2, said, "was trained with lora.rank 32")
 
-    def test_in_place_colocated_and_deltas_give_the_same_run(self):
+    def test_every_way_of_publishing_gives_the_same_run(self):
         reference = self.folder / "reference"
         self.train(reference, *LORA)
         for name, keys in (("in_place", settings(weight_sync__in_place="true")),
                            ("delta", settings(weight_sync__delta="true", weight_sync__whole_every=2)),
-                           ("colocated", settings(cluster__placement="colocated"))):
+                           ("colocated", settings(cluster__placement="colocated")),
+                           ("engine_ranks", settings(rollout__tensor=2))):
             with self.subTest(name):
                 directory = self.folder / name
                 self.train(directory, *LORA, *keys)
