@@ -10,7 +10,7 @@ namespace nibble {
 namespace {
 
 // What a supervised job does not look at; a name that ends with a dot is a whole section.
-constexpr std::array<std::string_view, 19> kRolloutOnly = {"rollout.",
+constexpr std::array<std::string_view, 20> kRolloutOnly = {"rollout.",
                                                            "guards.",
                                                            "reward.",
                                                            "cluster.external_engines",

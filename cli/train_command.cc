@@ -20,6 +20,7 @@
 #include "cli/run_directory.h"
 #include "cli/worker_process.h"
 #include "coordinator/coordinator_service.h"
+#include "coordinator/run_files.h"
 #include "core/base/fail.h"
 #include "core/base/file.h"
 #include "core/base/log.h"

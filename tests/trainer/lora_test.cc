@@ -184,7 +184,7 @@ TEST(Lora, ResumeContinuesBitForBitAndACheckpointHoldsAdaptersAlone) {
     if (!p.is_frozen) trained += p.num_elements();
   }
   int64_t stored = 0;
-  for (const TensorInfo& info : reader.files()[0].tensors()) stored += info.num_elements();
+  for (const TensorInfo& info : reader.rows().files()[0].tensors()) stored += info.num_elements();
   EXPECT_EQ(stored, 3 * trained);
   // Served are the base's bytes, and what the trainer published.
   const kernels::Serial serial;
