@@ -27,7 +27,8 @@ void visit_fields(Visitor& v, RewardConfig& c) {
           "TYPE=WEIGHT,TYPE=WEIGHT adds several up");
   v.field("timeout_ms", c.timeout_ms, "ms", "for one response", AtLeast{1});
   v.field("memory_mb", c.memory_mb, "MiB", "address space of the reward process", AtLeast{64});
-  v.field("url", c.url, "", "http://HOST:PORT/PATH or grpc://HOST:PORT that scores for type remote");
+  v.field("url", c.url, "",
+          "http://HOST:PORT/PATH or grpc://HOST:PORT that scores for type remote");
   v.field("remote_timeout_ms", c.remote_timeout_ms, "ms", "for one request to it", AtLeast{1});
   v.field("remote_attempts", c.remote_attempts, "",
           "requests before a response counts as not scored", Range{1, 10});

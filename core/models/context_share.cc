@@ -10,7 +10,7 @@ namespace {
 // hardly grows along them and which are better left whole.
 std::vector<std::vector<int64_t>> parts_of(const ops::PackedIndex& index, int ranks) {
   const int64_t total = index.tokens();
-  const int64_t shortest = total / (2 * ranks);  // that is cut
+  const int64_t shortest = total / (8 * ranks);  // that is cut
   std::vector<std::vector<int64_t>> parts(1);
   for (int64_t begin = 0, end = 0; begin < total; begin = end) {
     const auto first = [&](int64_t row) { return index.first[static_cast<size_t>(row)]; };

@@ -92,7 +92,7 @@ struct CudaIndex final : PlacedIndex {
   int64_t max_q = 0, max_k = 0;
   // Some row is a key of several segments or of none; otherwise rows are 0, 1, ... of the tokens.
   bool is_shared = false;
-  IndexRuns row_runs;      // of rows, if shared
+  IndexRuns row_runs;  // of rows, if shared
 };
 
 inline uint16_t* bf16_bits(const at::Tensor& tensor) {

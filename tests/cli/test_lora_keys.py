@@ -1,6 +1,7 @@
 """`lora`: what makes no sense is refused naming both keys, and `nibble plan` knows what it saves."""
 
 import json
+import os
 import unittest
 
 from nibble_cli import MODELS, ROOT, CliTestCase, nibble
@@ -10,6 +11,11 @@ MOE = ROOT / "configs/ci/tiny-moe.yaml"
 
 
 class LoraKeys(CliTestCase):
+    def setUp(self):
+        super().setUp()
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(ROOT)  # the paths in CONFIG begin there
+
     def config(self, keys, file=CONFIG):
         sets = [part for key, value in keys.items() for part in ("--set", f"{key}={value}")]
         return nibble("config", file, *sets)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import unittest
 
-from nibble_job import BINARY, ROOT, query, read_metrics, settings
+from nibble_job import BINARY, ROOT, descendants, query, read_metrics, settings, wait_until
 from proto_stubs import ProtocolTest
 
 FUNCTION = '''
@@ -47,6 +47,9 @@ class PythonRewards(ProtocolTest):
         self.server.kill()
         self.server.wait()
         self.server.stdout.close()
+
+    def expect_nothing_left(self, job=None):  # but for the server, which is another's
+        wait_until(lambda: descendants(os.getpid()) <= {self.server.pid}, 5, "the end of all other processes")
 
     def score(self, url, responses, *flags):
         lines = "".join(json.dumps({"response": text, "label": {"plus": 0.5}}) + "\n" for text in responses)
@@ -89,8 +92,10 @@ class PythonRewards(ProtocolTest):
         data = self.folder / "data.jsonl"
         data.write_text("".join(json.dumps({"prompt": str(i), "label": {"plus": i}}) + "\n" for i in range(8)))
         directory = self.folder / "run"
-        self.train(directory, *settings(run__steps=2, reward__type="remote", reward__url=self.urls[1],
-                                        data__train=data, eval__data='""'))
+        done = self.run_nibble("train", "configs/ci/tiny-dense.yaml", *settings(
+            run__directory=directory, run__steps=2, reward__type="remote", reward__url=self.urls[1], data__train=data,
+            eval__data='""'))
+        self.assertEqual(done.code, 0, done.err)
         steps, _ = read_metrics(directory)
         self.assertEqual([row["samples_dropped"] for row in steps], [0, 0])
         samples = query(directory, "SELECT reward, response_text FROM samples WHERE reward IS NOT NULL")
