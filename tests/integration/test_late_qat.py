@@ -1,6 +1,7 @@
 """A run that began in BF16 goes on with QAT, in its own directory or another, and the two are compared."""
 
 import json
+import shutil
 import unittest
 
 from nibble_job import (TINY_DENSE, TINY_MOE, JobTest, last_checkpoint, query, rank_bytes, read_metrics,
@@ -75,6 +76,17 @@ class LateQat(JobTest):
         result = self.train(elsewhere, "--resume", *QAT, *settings(run__steps=8))
         self.assertNotIn("other values", result.err)
         self.assertEqual([row["step"] for row in read_metrics(elsewhere)[0]], [5, 6, 7, 8])
+
+    def test_a_run_without_a_checkpoint_of_its_own_goes_on_where_it_began(self):
+        before = self.begin()
+        elsewhere = self.folder / "elsewhere"
+        self.train(elsewhere, "--resume", before, *QAT, *settings(run__steps=7))
+        whole = state_sha256(last_checkpoint(elsewhere))
+        for checkpoint in (elsewhere / "checkpoints").glob("step-*"):  # as if it had been killed before the first
+            shutil.rmtree(checkpoint)
+        self.train(elsewhere, "--resume", *QAT, *settings(run__steps=7))
+        self.assertEqual([row["step"] for row in read_metrics(elsewhere)[0]], [5, 6, 7])
+        self.assertEqual(state_sha256(last_checkpoint(elsewhere)), whole)
 
     def test_what_changed_is_what_changed_since_the_checkpoint(self):
         """A run that was killed before it wrote a checkpoint leaves its config.yaml behind."""

@@ -1,4 +1,4 @@
-"""parallel.tensor and parallel.expert: however the trainers share the model, the job is the same."""
+"""parallel.tensor, expert and context: however the trainers share the model, the job is the same."""
 
 import os
 import signal
@@ -7,14 +7,14 @@ import unittest
 from nibble_job import (TINY_DENSE, TINY_MOE, JobTest, last_checkpoint, rank_bytes, read_metrics,
                         settings)
 
-# Trainers, tensor, expert.
-DENSE = ((2, 2, 1), (4, 2, 1))
-MOE = ((2, 1, 2), (2, 2, 1), (2, 2, 2), (4, 2, 4))
+# Trainers, tensor, expert, context.
+DENSE = ((2, 2, 1), (4, 2, 1), (2, 1, 1, 2), (4, 2, 1, 2))
+MOE = ((2, 1, 2), (2, 2, 1), (2, 2, 2), (4, 2, 4), (4, 1, 2, 2))
 
 
-def mesh(trainers, tensor, expert, **others):
-    return settings(cluster__trainers=trainers, cluster__rollout_workers=1,
-                    parallel__tensor=tensor, parallel__expert=expert, **others)
+def mesh(trainers, tensor, expert, context=1, **others):
+    return settings(cluster__trainers=trainers, cluster__rollout_workers=1, parallel__tensor=tensor,
+                    parallel__expert=expert, parallel__context=context, **others)
 
 
 class Meshes(JobTest):
@@ -23,7 +23,7 @@ class Meshes(JobTest):
         self.train(alone, *mesh(1, 1, 1), config=config)
         want = read_metrics(alone)[0]
         for shape in shapes:
-            with self.subTest(trainers=shape[0], tensor=shape[1], expert=shape[2]):
+            with self.subTest(shape):
                 directory = self.folder / "-".join(map(str, shape))
                 self.train(directory, *mesh(*shape), config=config)
                 rows = read_metrics(directory)[0]
@@ -49,7 +49,7 @@ class Meshes(JobTest):
     def test_a_checkpoint_of_one_mesh_is_resumed_in_another(self):
         directory = self.folder / "run"
         self.train(directory, *mesh(2, 2, 2, run__steps=2), config=TINY_MOE)
-        self.train(directory, *mesh(2, 1, 2, run__steps=4), "--resume", config=TINY_MOE)
+        self.train(directory, *mesh(2, 1, 2, 2, run__steps=4), "--resume", config=TINY_MOE)
         self.train(directory, *mesh(1, 1, 1, run__steps=6), "--resume", config=TINY_MOE)
         rows = read_metrics(directory)[0]
         self.assertEqual([row["step"] for row in rows], list(range(1, 7)))

@@ -156,6 +156,21 @@ class Resume(JobTest):
                 self.check_history(directory)
                 self.expect_same_run(directory, reference)
 
+    def test_a_damaged_checkpoint_does_not_push_out_those_that_are_whole(self):
+        directory = self.folder / "run"
+        self.train(directory, *settings(run__steps=4))
+        path = directory / "checkpoints/step-000004/rank-000-of-002.safetensors"
+        data = path.read_bytes()
+        path.write_bytes(data[:-7] + bytes([data[-7] ^ 1]) + data[-6:])
+        result = self.train(directory, "--resume", *settings(run__steps=4, checkpoint__keep=1, checkpoint__every=3))
+        self.assertIn("hash differs", result.err)
+        self.assertEqual([name.name for name in sorted((directory / "checkpoints").glob("step-*"))], ["step-000004"])
+        events = query(directory, "SELECT message FROM events WHERE kind = 'resumed'")
+        self.assertIn(("went on from step-000002: step-000004 is damaged",), events)
+        # Step 3 came first, beside which the damaged one was older by number alone.
+        self.train(directory, "--resume", *settings(run__steps=5))
+        self.assertEqual([row["step"] for row in read_metrics(directory)[0]], [1, 2, 3, 4, 5])
+
     def test_a_finished_job_that_is_resumed_stays_as_it_is(self):
         directory = self.folder / "run"
         self.train(directory, *settings(run__steps=4))
