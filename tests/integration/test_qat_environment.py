@@ -14,7 +14,7 @@ class QatEnvironment(JobTest):
         """Section qat of the effective configuration."""
         result = self.run_nibble("config", TINY_DENSE, *arguments, environment=environment)
         self.assertEqual(result.code, 0, result.err)
-        section = result.out.split("\nqat:", 1)[1].split("\ndata:", 1)[0]
+        section = result.out.split("\nqat:", 1)[1].split("\nlora:", 1)[0]
         return {line.split("#")[0].split(":")[0].strip(): line.split("#")[0].split(":")[1].strip()
                 for line in section.splitlines()[1:]}
 
