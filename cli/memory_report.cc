@@ -51,13 +51,8 @@ StepGathers step_gathers(const TrainerConfig& config, const Mesh& mesh, int rank
                          int64_t micro_batches) {
   const TrainerGathers plan = plan_trainer_gathers(config, mesh, rank);
   const int64_t updates = config.optimizer.steps_per_rollout;
-  const GatherBytes update = plan.training.of(micro_batches);
   StepGathers step;
-  const GatherBytes old = plan.old_log_probs.of(updates * micro_batches);
-  // What is in no layer is there for the first update.
-  const int64_t outer = plan.old_log_probs.first.plain - plan.old_log_probs.further.plain;
-  step.training = {updates * update.quantized + old.quantized,
-                   updates * update.plain + old.plain - outer};
+  step.training = plan_training_gathers(config, mesh, rank, micro_batches);
   // Frozen models stay as they are, and so does what their rings have of them.
   step.reference.plain =
       updates * micro_batches * (plan.reference.further.plain + plan.teacher.further.plain);

@@ -147,7 +147,8 @@ GatherPlan plan_gathers(const ShardLayout& layout, bool with_gradients) {
   return plan;
 }
 
-GatherBytes plan_value_gathers(const ShardLayout& layout, int64_t updates, int64_t micro_batches) {
+GatherBytes plan_gathers_with_old_pass(const ShardLayout& layout, int64_t updates,
+                                       int64_t micro_batches) {
   GatherBytes received;
   const auto add = [&](RingWalk& walk, int64_t passes, bool with_gradients) {
     for (int64_t i = 0; i < passes; ++i) {

@@ -24,9 +24,12 @@ struct GatherPlan {
 /// Of micro-batches that are trained on, or of passes without gradients.
 GatherPlan plan_gathers(const ShardLayout& layout, bool with_gradients);
 
-/// Bytes that a rank receives of a critic in one step: old values of all updates' micro-batches,
-/// then each update's passes with gradients, the first one's under the same weights.
+/// Bytes that a rank receives in one step of a model that is asked first for what it says under its
+/// old weights (old log-probabilities, a critic's values): passes without gradients over all
+/// updates' micro-batches, then each update's with gradients, the first one's under the same
+/// weights.
 ///   micro_batches  of one update
-GatherBytes plan_value_gathers(const ShardLayout& layout, int64_t updates, int64_t micro_batches);
+GatherBytes plan_gathers_with_old_pass(const ShardLayout& layout, int64_t updates,
+                                       int64_t micro_batches);
 
 }  // namespace nibble

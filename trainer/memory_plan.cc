@@ -199,14 +199,22 @@ TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh,
   return memory;
 }
 
-TrainerGathers plan_trainer_gathers(const TrainerConfig& config, const Mesh& mesh, int rank) {
+GatherBytes plan_training_gathers(const TrainerConfig& config, const Mesh& mesh, int rank,
+                                  int64_t micro_batches) {
   const SharedModel shared(config, mesh, rank);
-  TrainerGathers gathers{plan_gathers(shared.train, true), {}, {}, {}};
+  const int64_t updates = config.optimizer.steps_per_rollout;
   const bool is_exact =
       config.exact_rollout && config.train_plan.quantized == config.serve_plan.quantized;
-  if (needs_old_pass(config.algorithm, config.optimizer.steps_per_rollout, is_exact)) {
-    gathers.old_log_probs = plan_gathers(shared.train, false);
+  if (needs_old_pass(config.algorithm, updates, is_exact)) {
+    return plan_gathers_with_old_pass(shared.train, updates, micro_batches);
   }
+  const GatherBytes update = plan_gathers(shared.train, true).of(micro_batches);
+  return {updates * update.quantized, updates * update.plain};
+}
+
+TrainerGathers plan_trainer_gathers(const TrainerConfig& config, const Mesh& mesh, int rank) {
+  const SharedModel shared(config, mesh, rank);
+  TrainerGathers gathers{plan_gathers(shared.train, true), {}, {}};
   if (may_need_reference(config.algorithm)) {
     gathers.reference = plan_gathers(shared.reference, false);
   }
@@ -220,7 +228,8 @@ GatherBytes plan_critic_gathers(const TrainerConfig& config, const Mesh& mesh, i
                                 int64_t micro_batches) {
   if (!config.critic) return {};
   const PlainModel critic(critic_config(config), mesh, rank);
-  return plan_value_gathers(critic.layout, config.optimizer.steps_per_rollout, micro_batches);
+  return plan_gathers_with_old_pass(critic.layout, config.optimizer.steps_per_rollout,
+                                    micro_batches);
 }
 
 }  // namespace nibble

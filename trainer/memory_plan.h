@@ -45,13 +45,16 @@ TrainerMemory plan_trainer_memory(const TrainerConfig& config, const Mesh& mesh,
 /// Bytes that the rank gathers for one version of the weights.
 struct TrainerGathers {
   GatherPlan training;
-  /// Of the pass for old log-probabilities before the first update; zeros where none is needed.
-  GatherPlan old_log_probs;
   GatherPlan reference;  ///< of the reference's own ring; zeros without one
   GatherPlan teacher;
 };
+/// Of the model that is trained, over all updates of a step, with the pass for old
+/// log-probabilities where one is needed.
+///   micro_batches  of one update
+GatherBytes plan_training_gathers(const TrainerConfig& config, const Mesh& mesh, int rank,
+                                  int64_t micro_batches);
 TrainerGathers plan_trainer_gathers(const TrainerConfig& config, const Mesh& mesh, int rank);
-/// plan_value_gathers() of the job's critic; zeros without one.
+/// plan_gathers_with_old_pass() of the job's critic; zeros without one.
 GatherBytes plan_critic_gathers(const TrainerConfig& config, const Mesh& mesh, int rank,
                                 int64_t micro_batches);
 

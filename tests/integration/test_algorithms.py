@@ -1,5 +1,6 @@
 """Jobs of algorithms other than the shipped ones' GRPO: what each step measures."""
 
+import json
 import math
 import unittest
 
@@ -63,6 +64,20 @@ class Algorithms(JobTest):
             self.assertGreater(row["old_log_probs_ms"], 0)
             # Nothing was learned, so that only other experts could make a difference.
             self.assertEqual(row["ratio_max"], 1, row)
+
+    def test_a_pass_for_old_log_probabilities_gathers_what_is_planned(self):
+        model = "tests/oracles/models/dense_tied"
+        keys = settings(run__directory=self.folder / "old", run__steps=1, model__path=f"{model}/bf16",
+                        model__int4=f"{model}/int4_sym7", parallel__max_tokens_per_device=4096,
+                        optimizer__steps_per_rollout=2, optimizer__global_batch=8, eval__data='""',
+                        rollout__schedule="one_step_off", algorithm__correction="tis")
+        self.assertEqual(self.run_nibble("train", TINY_DENSE, *keys).code, 0)
+        row = read_metrics(self.folder / "old")[0][0]
+        plan = json.loads(self.run_nibble("plan", TINY_DENSE, *keys, "--device", "cpu", "--json").out)
+        step = plan["trainers"][0]["gathered_per_step"]
+        self.assertGreater(row["old_log_probs_ms"], 0)
+        self.assertEqual((step["quantized_bytes"], step["rest_bytes"]),
+                         (row["gathered_quantized_bytes"], row["gathered_plain_bytes"]))
 
     def test_a_teacher_of_another_architecture_is_approached(self):
         rows = self.rows("distilled", algorithm__advantage="opd", run__steps=25, eval__every=100,
