@@ -97,13 +97,14 @@ TEST_P(LoraMesh, AnyMeshTrainsAsOneRankAndResumesAnothersCheckpointToTheBit) {
   };
   const OptimizerState expected = load(one);
   int tried = 0;
-  for (const Mesh mesh : {Mesh{2}, Mesh{2, 2, 1}, Mesh{2, 1, 2}, Mesh{4, 2, 1}, Mesh{4, 2, 4}}) {
+  for (const Mesh mesh : {Mesh{2}, Mesh{2, 2, 1}, Mesh{2, 1, 2}, Mesh{4, 2, 1}, Mesh{4, 2, 4},
+                          Mesh{2, 1, 1, 2}, Mesh{4, 2, 1, 2}}) {
     if (mesh_problem(config, mesh)) continue;
     ++tried;
-    SCOPED_TRACE(
-        fmt::format("{} ranks, tensor {}, expert {}", mesh.world, mesh.tensor, mesh.expert));
-    const fs::path out =
-        folder.path / fmt::format("{}-{}-{}", mesh.world, mesh.tensor, mesh.expert);
+    SCOPED_TRACE(fmt::format("{} ranks, tensor {}, expert {}, context {}", mesh.world, mesh.tensor,
+                             mesh.expert, mesh.context));
+    const fs::path out = folder.path / fmt::format("{}-{}-{}-{}", mesh.world, mesh.tensor,
+                                                   mesh.expert, mesh.context);
     ASSERT_EQ(train_in_children({model, wire, mesh, out, one}), mesh.world);
     EXPECT_EQ(state_of(out.string() + ".begin"), state_of(one.string() + ".begin"));
     EXPECT_EQ(state_of(out.string() + ".again"), state_of(one.string()));
@@ -128,7 +129,7 @@ TEST_P(LoraMesh, AnyMeshTrainsAsOneRankAndResumesAnothersCheckpointToTheBit) {
     EXPECT_GT(norm, 0.0);
     EXPECT_LE(std::sqrt(apart), 10 * tolerance * std::sqrt(norm));
   }
-  EXPECT_GE(tried, 3);
+  EXPECT_GE(tried, 5);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, LoraMesh,
